@@ -1,0 +1,136 @@
+//! The facts of one request, gathered by whichever layer learns them and reported by the outermost one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::openai::usage::Usage;
+
+/// The id of a request: printable ASCII without spaces, at most 128 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(Arc<str>);
+
+/// What is known of a request so far.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// [`Endpoint::label`](crate::openai::endpoint::Endpoint::label)
+    pub endpoint: Option<&'static str>,
+    /// The name of the gateway key.
+    pub key: Option<Arc<str>>,
+    /// The key's team.
+    pub team: Option<Arc<str>>,
+    /// The configured pattern that the asked model matched: a closed set, unlike the name that was asked for.
+    pub route: Option<Arc<str>>,
+    /// The upstream that answered.
+    pub upstream: Option<Arc<str>>,
+    /// Tries at upstreams.
+    pub attempts: u32,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// Time spent waiting for the upstream before the answer's head could be sent.
+    pub upstream_time: Option<Duration>,
+    /// When the first content left for the client, counted from the request's arrival.
+    pub first_token: Option<Duration>,
+    /// Counted tokens.
+    pub usage: Option<Usage>,
+    /// Why the request failed: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
+    pub cause: Option<&'static str>,
+    /// Details for the log, never for the client.
+    pub detail: Option<String>,
+    /// The upstream's own request id.
+    pub upstream_request_id: Option<String>,
+}
+
+/// The shared notebook of one request.
+#[derive(Debug)]
+pub struct Record {
+    /// The request's id, ours or the client's.
+    pub id: RequestId,
+    /// When the request head had arrived.
+    pub received: Instant,
+    facts: Mutex<Facts>,
+}
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// Returns a fresh random id.
+    pub fn random() -> Self {
+        let mut bytes = [0_u8; 16];
+        // An id needs to be unlikely to repeat, not secret: the clock will do where the system has no randomness.
+        if getrandom::fill(&mut bytes).is_err() {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default();
+            bytes = now.as_nanos().to_le_bytes();
+        }
+        let mut id = String::with_capacity(36);
+        id.push_str("req_");
+        for byte in bytes {
+            for nibble in [byte >> 4, byte & 15] {
+                id.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
+            }
+        }
+        Self(id.into())
+    }
+
+    /// Takes a client's id when it is fit for a header and a log line.
+    pub fn from_client(id: &[u8]) -> Option<Self> {
+        let fit = (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
+        fit.then(|| Self(String::from_utf8_lossy(id).into()))
+    }
+
+    /// Returns the id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for RequestId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Opens the record of a request that has just arrived.
+    pub fn new(id: RequestId, received: Instant) -> Self {
+        Self {
+            id,
+            received,
+            facts: Mutex::default(),
+        }
+    }
+
+    /// Gives access to the facts. Hold it for a few assignments, never across an await.
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the first content has left for the client, if nobody has before.
+    pub fn first_token_now(&self) {
+        let age = self.received.elapsed();
+        self.facts().first_token.get_or_insert(age);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ids_must_be_fit_for_a_header() {
+        assert!(RequestId::from_client(b"abc-123").is_some());
+        assert!(RequestId::from_client(b"").is_none());
+        assert!(RequestId::from_client(b"two words").is_none());
+        assert!(RequestId::from_client(&[b'a'; 129]).is_none());
+        assert!(RequestId::from_client(b"line\nbreak").is_none());
+    }
+
+    #[test]
+    fn random_ids_differ() {
+        assert_ne!(RequestId::random(), RequestId::random());
+        assert_eq!(RequestId::random().as_str().len(), 36);
+    }
+}

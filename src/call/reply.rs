@@ -1,0 +1,271 @@
+//! A [`Reply`] is a response whose end somebody waits for.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+
+/// A body of unknown kind that can fail as an upstream fails.
+pub type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
+
+/// How an answer can break after its status has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The upstream's connection broke, or its framing did.
+    #[error("the upstream ended its answer too early")]
+    Broken,
+    /// Nothing came from the upstream for longer than its idle timeout.
+    #[error("the upstream stopped sending")]
+    Idle,
+    /// The answer took longer than the upstream's total timeout.
+    #[error("the answer took longer than the total timeout")]
+    Overdue,
+    /// One event, or the decoded answer, grew beyond its bound.
+    #[error("the upstream's answer is too large")]
+    TooLarge,
+    /// Weir is shutting down and its drain timeout is over.
+    #[error("the gateway is shutting down")]
+    Drained,
+    /// The local model failed.
+    #[error("the local model failed")]
+    Engine,
+    /// The client's own upload broke, stalled or grew too large.
+    #[error("the request body broke")]
+    Upload,
+}
+
+/// How an answer ended, as seen by whoever registered with [`Reply::on_end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every byte was handed to the client's connection.
+    Complete,
+    /// It broke on the way.
+    Failed(StreamError),
+    /// The client went away first.
+    ClientGone,
+}
+
+/// The answer to a [`Call`](super::Call).
+pub struct Reply {
+    /// The status for the client.
+    pub status: StatusCode,
+    /// End-to-end headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: ReplyBody,
+}
+
+type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
+
+/// A body that tells once, and exactly once, how it ended.
+pub struct ReplyBody {
+    kind: Kind,
+    on_end: Vec<OnEnd>,
+}
+
+enum Kind {
+    Full(Option<Bytes>),
+    Stream(BoxBody),
+}
+
+// === impl Reply ===
+
+impl Reply {
+    /// Builds a reply from a whole body.
+    pub fn full(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self {
+            status,
+            headers,
+            body: ReplyBody {
+                kind: Kind::Full(Some(body)),
+                on_end: Vec::new(),
+            },
+        }
+    }
+
+    /// Builds a reply whose body is still to come.
+    pub fn stream(status: StatusCode, headers: HeaderMap, body: BoxBody) -> Self {
+        Self {
+            status,
+            headers,
+            body: ReplyBody {
+                kind: Kind::Stream(body),
+                on_end: Vec::new(),
+            },
+        }
+    }
+
+    /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. The last to register
+    /// runs first, so that outer layers see what inner ones have settled.
+    #[must_use]
+    pub fn on_end(mut self, f: impl FnOnce(Outcome) + Send + 'static) -> Self {
+        self.body.on_end.push(Box::new(f));
+        self
+    }
+
+    /// Returns whether the answer is a stream of events.
+    pub fn is_event_stream(&self) -> bool {
+        let content_type = self
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok());
+        content_type.is_some_and(|v| {
+            v.trim_start()
+                .to_ascii_lowercase()
+                .starts_with("text/event-stream")
+        })
+    }
+}
+
+// === impl ReplyBody ===
+
+impl ReplyBody {
+    /// Returns the bytes of a body that is already whole.
+    pub fn as_full(&self) -> Option<&Bytes> {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.as_ref(),
+            Kind::Stream(_) => None,
+        }
+    }
+
+    /// Wraps a body that is still to come; one that is already whole stays as it is.
+    #[must_use]
+    pub fn map_stream(mut self, f: impl FnOnce(BoxBody) -> BoxBody) -> Self {
+        self.kind = match std::mem::replace(&mut self.kind, Kind::Full(None)) {
+            Kind::Stream(body) => Kind::Stream(f(body)),
+            full @ Kind::Full(_) => full,
+        };
+        self
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        for f in self.on_end.drain(..) {
+            f(outcome);
+        }
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let this = self.get_mut();
+        match &mut this.kind {
+            Kind::Full(bytes) => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                this.end(Outcome::Complete);
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Kind::Stream(body) => {
+                let frame = std::task::ready!(body.as_mut().poll_frame(cx));
+                match &frame {
+                    None => this.end(Outcome::Complete),
+                    Some(Err(error)) => this.end(Outcome::Failed(*error)),
+                    // hyper does not poll again once the announced length is through.
+                    Some(Ok(_)) if body.is_end_stream() => this.end(Outcome::Complete),
+                    Some(Ok(_)) => {}
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let outcome = if self.is_end_stream() {
+            Outcome::Complete
+        } else {
+            Outcome::ClientGone
+        };
+        self.end(outcome);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    struct Scripted(VecDeque<Result<Frame<Bytes>, StreamError>>);
+
+    impl Body for Scripted {
+        type Data = Bytes;
+        type Error = StreamError;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    fn watched(
+        frames: Vec<Result<Frame<Bytes>, StreamError>>,
+    ) -> (Reply, Arc<Mutex<Vec<Outcome>>>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let body = Box::pin(Scripted(frames.into()));
+        let reply = Reply::stream(StatusCode::OK, HeaderMap::new(), body)
+            .on_end(move |outcome| sink.lock().unwrap().push(outcome));
+        (reply, seen)
+    }
+
+    #[tokio::test]
+    async fn the_end_is_told_once() {
+        let (reply, seen) = watched(vec![Ok(Frame::data(Bytes::from_static(b"a")))]);
+        let bytes = reply.body.collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, "a");
+        assert_eq!(*seen.lock().unwrap(), [Outcome::Complete]);
+    }
+
+    #[tokio::test]
+    async fn a_broken_stream_is_told_with_its_cause() {
+        let (reply, seen) = watched(vec![Err(StreamError::Idle)]);
+        assert!(reply.body.collect().await.is_err());
+        assert_eq!(*seen.lock().unwrap(), [Outcome::Failed(StreamError::Idle)]);
+    }
+
+    #[test]
+    fn a_dropped_stream_means_that_the_client_has_gone() {
+        let (reply, seen) = watched(vec![Ok(Frame::data(Bytes::from_static(b"a")))]);
+        drop(reply);
+        assert_eq!(*seen.lock().unwrap(), [Outcome::ClientGone]);
+    }
+
+    #[test]
+    fn an_empty_body_is_complete_without_being_read() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        drop(
+            Reply::full(StatusCode::NO_CONTENT, HeaderMap::new(), Bytes::new())
+                .on_end(move |outcome| sink.lock().unwrap().push(outcome)),
+        );
+        assert_eq!(*seen.lock().unwrap(), [Outcome::Complete]);
+    }
+}

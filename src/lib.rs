@@ -1,0 +1,5 @@
+//! Weir, an OpenAI-compatible LLM gateway.
+
+pub mod call;
+pub mod openai;
+pub mod upstream;

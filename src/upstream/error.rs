@@ -1,0 +1,84 @@
+//! How an upstream can fail before its answer has begun.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// A call that brought no answer fit for the client. `Display` is for the log: it may name addresses.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No connection, or TLS failed.
+    #[error("cannot connect")]
+    Connect(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The connection broke before the answer was whole.
+    #[error("the connection broke")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// One of the upstream's timeouts ran out.
+    #[error("no answer within the {phase} timeout of {limit:?}")]
+    Timeout {
+        /// Which of the timeouts: `connect`, `first_byte`, `idle` or `total`.
+        phase: &'static str,
+        /// Its length.
+        limit: Duration,
+    },
+    /// It answered with a status that stands for its own failure.
+    #[error("answered {0}")]
+    Status(StatusCode),
+    /// It refused our credential.
+    #[error("refused our credential with {0}")]
+    Refused(StatusCode),
+    /// It answered something that is not an answer of the OpenAI API.
+    #[error("invalid answer: {0}")]
+    Invalid(&'static str),
+    /// Its answer is larger than we hold.
+    #[error("the answer is larger than {limit} bytes")]
+    TooLarge {
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// The client's upload broke, stalled or grew too large on its way.
+    #[error("the request body broke")]
+    Upload(#[source] UploadError),
+    /// The local queue is full.
+    #[error("the queue is full")]
+    Overloaded {
+        /// When a place can be expected.
+        retry_after: Duration,
+    },
+    /// The local model is not there (yet, or any more).
+    #[error("the model is not loaded")]
+    NotLoaded,
+    /// The local model failed in the middle of its work.
+    #[error("the model failed: {0}")]
+    Engine(String),
+    /// The call itself is at fault, found out by the local model: an error for the client.
+    #[error("bad request: {message}")]
+    BadRequest {
+        /// What is wrong, for the client.
+        message: String,
+        /// The field at fault.
+        param: Option<&'static str>,
+        /// The error's code, as the OpenAI API spells it.
+        code: &'static str,
+    },
+}
+
+/// How an upload can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// It grew beyond the configured bound.
+    #[error("larger than {limit} bytes")]
+    TooLarge {
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// Nothing came for too long.
+    #[error("nothing came for {limit:?}")]
+    Stalled {
+        /// The idle timeout.
+        limit: Duration,
+    },
+    /// The client's connection or framing broke.
+    #[error("the client's connection broke")]
+    Broken,
+}
