@@ -339,8 +339,8 @@ mod tests {
             assert_eq!(
                 parse(Method::POST, path)
                     .map(|t| t.endpoint)
-                    .or_else(|e| match e {
-                        TargetError::UnknownPath => Err(()),
+                    .map_err(|e| match e {
+                        TargetError::UnknownPath => (),
                         TargetError::MethodNotAllowed { .. } => panic!("{path} is a known path"),
                     }),
                 Err(()),

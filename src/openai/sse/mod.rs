@@ -1,0 +1,17 @@
+//! Event streams, after <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
+//!
+//! Events pass through as the upstream's own bytes. A [`Framer`] cuts what arrives into blocks of whole events, an
+//! [`StreamObserver`] learns from a block what Weir must know of the answer, and a [`UsageRemover`] takes out of it what the
+//! client did not ask for.
+
+mod event;
+mod framer;
+mod observer;
+mod remover;
+#[cfg(test)]
+mod tests;
+
+pub use self::event::{Event, Events};
+pub use self::framer::{EventTooLarge, Framer, MAX_EVENT, Tail};
+pub use self::observer::{Observed, StreamObserver};
+pub use self::remover::UsageRemover;

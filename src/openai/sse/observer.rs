@@ -1,0 +1,198 @@
+//! Learns from a passing stream what accounting and health must know of it.
+//!
+//! Nothing is parsed but usage objects: strings that are rare in an event are searched for, and only where one is
+//! found are the event's members walked. In JSON a quoted key can stand inside a string only with its quotes
+//! escaped, so that a search for it never hits generated text.
+
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
+use super::event::{Event, Events};
+use crate::openai::endpoint::Endpoint;
+use crate::openai::json::top_level_member;
+use crate::openai::usage::Usage;
+
+/// What has been seen of a stream so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The usage reported last. Zero is a value.
+    pub usage: Option<Usage>,
+    /// Whether `[DONE]` came.
+    pub done: bool,
+    /// Whether a choice gave its reason to finish.
+    pub finish_reason: bool,
+    /// Whether `response.completed`, `response.incomplete` or `response.failed` came: nothing follows them.
+    pub terminal: bool,
+    /// Whether an error came as an event.
+    pub error: bool,
+    /// How many events had data, `[DONE]` not counted.
+    pub events: u64,
+    /// How many of them brought something generated: text, reasoning, a part of a tool call. The first one is the
+    /// first token; a token or more came with each.
+    pub deltas: u64,
+}
+
+/// Reads the blocks of a stream as they pass.
+#[derive(Clone, Debug, Default)]
+pub struct StreamObserver {
+    observed: Observed,
+}
+
+/// The searches, prepared once.
+pub(super) struct Needles {
+    pub usage: Key,
+    error: Key,
+    finish_reason: Key,
+    /// Members that hold what is generated, the most frequent first.
+    deltas: [Key; 7],
+    delta_type: Finder<'static>,
+    response_type: Finder<'static>,
+}
+
+/// A key to search for, quotes included.
+pub(super) struct Key(Finder<'static>);
+
+pub(super) static NEEDLES: LazyLock<Needles> = LazyLock::new(|| Needles {
+    usage: Key::new("\"usage\""),
+    error: Key::new("\"error\""),
+    finish_reason: Key::new("\"finish_reason\""),
+    deltas: [
+        Key::new("\"content\""),
+        Key::new("\"text\""),
+        Key::new("\"reasoning_content\""),
+        Key::new("\"reasoning\""),
+        Key::new("\"tool_calls\""),
+        Key::new("\"refusal\""),
+        Key::new("\"function_call\""),
+    ],
+    delta_type: Finder::new(".delta\""),
+    response_type: Finder::new("\"response."),
+});
+
+// === impl StreamObserver ===
+
+impl StreamObserver {
+    /// Builds an observer for one stream.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns what has been seen so far.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Reads a block of whole events.
+    pub fn observe(&mut self, block: &[u8], endpoint: &Endpoint) {
+        for event in Events::new(block) {
+            if event.is_done() {
+                self.observed.done = true;
+            } else if let Some(data) = event.data() {
+                self.observe_event(&event, &data, endpoint);
+            }
+        }
+    }
+
+    fn observe_event(&mut self, event: &Event<'_>, data: &[u8], endpoint: &Endpoint) {
+        let needles = &*NEEDLES;
+        let seen = &mut self.observed;
+        seen.events += 1;
+        seen.deltas += u64::from(is_delta(event, data, endpoint));
+        seen.finish_reason |= !seen.finish_reason
+            && needles
+                .finish_reason
+                .values(data)
+                .any(|value| value.starts_with(b"\"") && !value.starts_with(b"\"\""));
+        seen.error |= !seen.error && is_error(event, data);
+
+        let is_terminal = !endpoint.has_stream_options() && is_terminal(event, data);
+        seen.terminal |= is_terminal;
+        if needles
+            .usage
+            .values(data)
+            .any(|value| value.starts_with(b"{"))
+        {
+            let usage = member(data, "usage").and_then(Usage::from_json);
+            let usage = usage.or_else(|| {
+                let response = is_terminal.then(|| member(data, "response"))??;
+                Usage::from_json(member(response, "usage")?)
+            });
+            seen.usage = usage.or(seen.usage);
+        }
+    }
+}
+
+fn is_delta(event: &Event<'_>, data: &[u8], endpoint: &Endpoint) -> bool {
+    match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => NEEDLES
+            .deltas
+            .iter()
+            .any(|key| key.values(data).any(is_something)),
+        Endpoint::Responses => match event.name() {
+            Some(name) => name.ends_with(b".delta"),
+            None => NEEDLES.delta_type.find(data).is_some(),
+        },
+        _ => true,
+    }
+}
+
+fn is_error(event: &Event<'_>, data: &[u8]) -> bool {
+    event.name() == Some(b"error")
+        || (NEEDLES.error.is_in(data)
+            && (member(data, "error").is_some_and(is_something)
+                || member(data, "type") == Some(b"\"error\"")))
+}
+
+fn is_terminal(event: &Event<'_>, data: &[u8]) -> bool {
+    const TERMINAL: [&[u8]; 3] = [
+        b"response.completed",
+        b"response.incomplete",
+        b"response.failed",
+    ];
+    if let Some(name) = event.name() {
+        return TERMINAL.contains(&name);
+    }
+    // Without a name the type tells; it is the same word.
+    let kind = NEEDLES
+        .response_type
+        .find(data)
+        .and_then(|_| member(data, "type"));
+    kind.is_some_and(|kind| {
+        TERMINAL
+            .iter()
+            .any(|name| kind.len() == name.len() + 2 && &kind[1..=name.len()] == *name)
+    })
+}
+
+/// Returns whether a value, which may have more behind it, is neither null nor empty.
+fn is_something(value: &[u8]) -> bool {
+    !(value.starts_with(b"null") || value.starts_with(b"\"\"") || value.starts_with(b"[]"))
+}
+
+/// Returns the value of a top-level member.
+fn member<'a>(object: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    object.get(top_level_member(object, name)?)
+}
+
+// === impl Key ===
+
+impl Key {
+    fn new(quoted: &'static str) -> Self {
+        Self(Finder::new(quoted))
+    }
+
+    /// Returns whether the key, or a string that looks like it, stands anywhere.
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.0.find(bytes).is_some()
+    }
+
+    /// Returns what begins behind each place where the key stands, at whatever depth.
+    pub fn values<'a>(&'a self, data: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let width = self.0.needle().len();
+        self.0.find_iter(data).filter_map(move |at| {
+            let rest = data.get(at + width..)?.trim_ascii_start();
+            Some(rest.strip_prefix(b":")?.trim_ascii_start())
+        })
+    }
+}
