@@ -1,20 +1,28 @@
 //! What travels inside the stack: a [`Call`] inwards, a [`Reply`] outwards, and the [`Record`] of facts that the outer
 //! layers report.
 
+pub mod headers;
+mod inbound;
+mod join;
 mod record;
 mod reply;
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
+use hyper::upgrade::OnUpgrade;
 
+pub use self::inbound::{Authenticated, Routed};
+pub use self::join::{Join, TooLarge};
 pub use self::record::{Facts, Record, RequestId};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;
+use crate::pattern::Pattern;
 
 /// Who calls: what a gateway key says of its holder. Never holds the key.
 #[derive(Debug)]
@@ -23,6 +31,17 @@ pub struct Caller {
     pub key: Arc<str>,
     /// The team that the key belongs to.
     pub team: Option<Arc<str>>,
+    /// Allow-lists of models, the key's and its team's: a model must match each of them.
+    pub models: Vec<Vec<Pattern>>,
+}
+
+impl Caller {
+    /// Returns whether every allow-list has the model.
+    pub fn may_use(&self, model: &str) -> bool {
+        self.models
+            .iter()
+            .all(|list| list.iter().any(|pattern| pattern.matches(model)))
+    }
 }
 
 /// One authenticated, inspected request.
@@ -41,8 +60,8 @@ pub struct Call {
     pub head: Head,
     /// The body.
     pub body: CallBody,
-    /// When the request head had arrived.
-    pub received: Instant,
+    /// Where the client's connection will be when it has been switched to another protocol.
+    pub upgrade: Option<OnUpgrade>,
     /// Where the layers note what they learn.
     pub record: Arc<Record>,
 }
@@ -58,8 +77,33 @@ pub struct Head {
     pub headers: HeaderMap,
 }
 
+/// A request body on its way from the client.
+pub type UploadBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = UploadError> + Send>>;
+
+/// How a request body can break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UploadError {
+    /// It grew beyond the configured bound.
+    #[error("larger than {limit} bytes")]
+    TooLarge {
+        /// The bound in bytes.
+        limit: u64,
+    },
+    /// Nothing came for too long.
+    #[error("nothing came for {limit:?}")]
+    Stalled {
+        /// The idle timeout.
+        limit: Duration,
+    },
+    /// The client's connection or framing broke.
+    #[error("the connection or its framing broke")]
+    Broken,
+}
+
 /// The body of a call.
 pub enum CallBody {
+    /// Nothing: the call is in the path alone.
+    Empty,
     /// A JSON object, whole, and what was found in it.
     Json {
         /// The bytes as they came.
@@ -70,7 +114,7 @@ pub enum CallBody {
     /// A pass-through body on its way.
     Stream {
         /// The bytes to come.
-        body: BoxBody,
+        body: UploadBody,
         /// Their number, where the client announced it.
         length: Option<u64>,
     },
@@ -81,12 +125,7 @@ impl Call {
     pub fn json(&self) -> Option<(&Bytes, &Members)> {
         match &self.body {
             CallBody::Json { bytes, members } => Some((bytes, members)),
-            CallBody::Stream { .. } => None,
+            CallBody::Stream { .. } | CallBody::Empty => None,
         }
-    }
-
-    /// Returns how long ago the request head had arrived.
-    pub fn age(&self) -> Duration {
-        self.received.elapsed()
     }
 }

@@ -1,8 +1,11 @@
 //! The facts of one request, gathered by whichever layer learns them and reported by the outermost one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::reply::Outcome;
 use crate::openai::usage::Usage;
 
 /// The id of a request: printable ASCII without spaces, at most 128 bytes.
@@ -22,6 +25,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// The upstream that answered.
     pub upstream: Option<Arc<str>>,
+    /// Bytes of the JSON body that the client sent.
+    pub received: u64,
     /// Tries at upstreams.
     pub attempts: u32,
     /// Whether the client asked for a stream.
@@ -32,6 +37,10 @@ pub struct Facts {
     pub first_token: Option<Duration>,
     /// Counted tokens.
     pub usage: Option<Usage>,
+    /// Time that the client took to send the body.
+    pub upload_time: Option<Duration>,
+    /// How the answer ended; `None` for answers of the gateway itself.
+    pub outcome: Option<Outcome>,
     /// Why the request failed: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
     pub cause: Option<&'static str>,
     /// Details for the log, never for the client.
@@ -53,24 +62,12 @@ pub struct Record {
 // === impl RequestId ===
 
 impl RequestId {
-    /// Returns a fresh random id.
-    pub fn random() -> Self {
-        let mut bytes = [0_u8; 16];
-        // An id needs to be unlikely to repeat, not secret: the clock will do where the system has no randomness.
-        if getrandom::fill(&mut bytes).is_err() {
-            let now = std::time::SystemTime::now()
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default();
-            bytes = now.as_nanos().to_le_bytes();
-        }
-        let mut id = String::with_capacity(36);
-        id.push_str("req_");
-        for byte in bytes {
-            for nibble in [byte >> 4, byte & 15] {
-                id.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-            }
-        }
-        Self(id.into())
+    /// Returns an id that no other request has: a number of this run, which is random, and one of the request.
+    pub fn fresh() -> Self {
+        static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(format!("req_{:016x}{number:016x}", *RUN).into())
     }
 
     /// Takes a client's id when it is fit for a header and a log line.
@@ -88,6 +85,17 @@ impl RequestId {
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// Returns how much of the time until the answer's head was the gateway's own: spent waiting neither for the
+    /// client's body nor for the upstream.
+    pub fn overhead(&self, age: Duration) -> Duration {
+        let others = self.upload_time.unwrap_or_default() + self.upstream_time.unwrap_or_default();
+        age.saturating_sub(others)
     }
 }
 
@@ -129,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn random_ids_differ() {
-        assert_ne!(RequestId::random(), RequestId::random());
-        assert_eq!(RequestId::random().as_str().len(), 36);
+    fn fresh_ids_differ() {
+        assert_ne!(RequestId::fresh(), RequestId::fresh());
+        assert_eq!(RequestId::fresh().as_str().len(), 36);
     }
 }

@@ -31,9 +31,6 @@ pub enum StreamError {
     /// The local model failed.
     #[error("the local model failed")]
     Engine,
-    /// The client's own upload broke, stalled or grew too large.
-    #[error("the request body broke")]
-    Upload,
 }
 
 /// How an answer ended, as seen by whoever registered with [`Reply::on_end`].
@@ -68,6 +65,7 @@ pub struct ReplyBody {
 enum Kind {
     Full(Option<Bytes>),
     Stream(BoxBody),
+    Events(BoxBody),
 }
 
 // === impl Reply ===
@@ -97,25 +95,24 @@ impl Reply {
         }
     }
 
-    /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. The last to register
-    /// runs first, so that outer layers see what inner ones have settled.
+    /// Builds a reply of server-sent events. Each frame holds whole events, so that an error can be told as one more.
+    pub fn events(status: StatusCode, headers: HeaderMap, body: BoxBody) -> Self {
+        Self {
+            status,
+            headers,
+            body: ReplyBody {
+                kind: Kind::Events(body),
+                on_end: Vec::new(),
+            },
+        }
+    }
+
+    /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. What
+    /// registers first runs first: inner layers settle, then outer ones see it settled.
     #[must_use]
     pub fn on_end(mut self, f: impl FnOnce(Outcome) + Send + 'static) -> Self {
         self.body.on_end.push(Box::new(f));
         self
-    }
-
-    /// Returns whether the answer is a stream of events.
-    pub fn is_event_stream(&self) -> bool {
-        let content_type = self
-            .headers
-            .get(http::header::CONTENT_TYPE)
-            .and_then(|v| v.to_str().ok());
-        content_type.is_some_and(|v| {
-            v.trim_start()
-                .to_ascii_lowercase()
-                .starts_with("text/event-stream")
-        })
     }
 }
 
@@ -126,23 +123,43 @@ impl ReplyBody {
     pub fn as_full(&self) -> Option<&Bytes> {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_ref(),
-            Kind::Stream(_) => None,
+            Kind::Stream(_) | Kind::Events(_) => None,
         }
     }
 
-    /// Wraps a body that is still to come; one that is already whole stays as it is.
+    /// Returns whether the body is a stream of events, each frame holding whole ones.
+    pub fn is_events(&self) -> bool {
+        matches!(self.kind, Kind::Events(_))
+    }
+
+    /// Wraps a stream of events; any other body stays as it is. What `f` returns holds whole events again.
     #[must_use]
-    pub fn map_stream(mut self, f: impl FnOnce(BoxBody) -> BoxBody) -> Self {
+    pub fn map_events(mut self, f: impl FnOnce(BoxBody) -> BoxBody) -> Self {
         self.kind = match std::mem::replace(&mut self.kind, Kind::Full(None)) {
-            Kind::Stream(body) => Kind::Stream(f(body)),
-            full @ Kind::Full(_) => full,
+            Kind::Events(body) => Kind::Events(f(body)),
+            other => other,
         };
         self
     }
 
+    /// Ends the body from outside: it is read no further.
+    pub fn fail(&mut self, error: StreamError) {
+        self.kind = Kind::Full(None);
+        self.end(Outcome::Failed(error));
+    }
+
     fn end(&mut self, outcome: Outcome) {
-        for f in self.on_end.drain(..) {
+        for f in std::mem::take(&mut self.on_end) {
             f(outcome);
+        }
+    }
+}
+
+impl From<Bytes> for ReplyBody {
+    fn from(bytes: Bytes) -> Self {
+        Self {
+            kind: Kind::Full(Some(bytes)),
+            on_end: Vec::new(),
         }
     }
 }
@@ -162,7 +179,7 @@ impl Body for ReplyBody {
                 this.end(Outcome::Complete);
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
-            Kind::Stream(body) => {
+            Kind::Stream(body) | Kind::Events(body) => {
                 let frame = std::task::ready!(body.as_mut().poll_frame(cx));
                 match &frame {
                     None => this.end(Outcome::Complete),
@@ -179,14 +196,14 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Stream(body) => body.is_end_stream(),
+            Kind::Stream(body) | Kind::Events(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Kind::Stream(body) => body.size_hint(),
+            Kind::Stream(body) | Kind::Events(body) => body.size_hint(),
         }
     }
 }
