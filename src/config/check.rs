@@ -1,0 +1,391 @@
+//! What the fields say of each other: names that must be unique, names that must exist, and what nothing can reach.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::builtin;
+use super::file::{Admin, File, Key, Kind, Route, Server, Team, Upstream};
+use super::problem::At;
+use super::reader::{Placed, Reader, Text, quote, suggest};
+use super::types::{
+    Config, KeyConfig, LocalModel, RemoteConfig, RouteConfig, TargetConfig, TeamConfig,
+    UpstreamConfig, UpstreamKind,
+};
+use crate::keys;
+use crate::pattern::Pattern;
+
+/// Without keys in the file the environment's is the only one.
+fn made_key(keys: &[Key], reader: &mut Reader<'_>) {
+    let Some(key) =
+        (reader.context.env)("WEIR_KEY").filter(|key| keys.is_empty() && !key.is_empty())
+    else {
+        return;
+    };
+    if let Err(error) = keys::check(&key) {
+        let at = At {
+            path: "WEIR_KEY".into(),
+            offset: None,
+        };
+        reader.error(&at, format!("the key in this environment variable {error}"));
+    }
+}
+
+/// Judges the file as a whole. What comes back counts only if nothing wrong was found.
+pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
+    addresses(&file.server, &file.admin, reader);
+    unique(
+        file.upstreams
+            .iter()
+            .flatten()
+            .map(|upstream| &upstream.name),
+        "upstream",
+        reader,
+    );
+    unique(file.teams.iter().map(|team| &team.name), "team", reader);
+    unique(file.keys.iter().map(|key| &key.name), "key", reader);
+    digests(&file, reader);
+    made_key(&file.keys, reader);
+    route_patterns(&file.routes, reader);
+    team_names(&file.keys, &file.teams, reader);
+    expiries(&file.keys, reader);
+
+    let mut routes = Vec::new();
+    let upstreams = match file.upstreams {
+        Some(upstreams) => {
+            if upstreams.is_empty() {
+                let at = At {
+                    path: "upstream".into(),
+                    offset: None,
+                };
+                reader.error(
+                    &at,
+                    "is empty; write an [[upstream]], or none for the built-in ones",
+                );
+            }
+            upstream_names(
+                upstreams
+                    .iter()
+                    .map(|u| u.name.as_ref().map(|name| name.value.as_str())),
+                &file.routes,
+                reader,
+            );
+            reachable(&upstreams, &file.routes, reader);
+            let mut first_remote = true;
+            upstreams
+                .into_iter()
+                .filter_map(|upstream| typed(upstream, &mut first_remote))
+                .collect()
+        }
+        None => {
+            let defaults = builtin::upstreams(reader);
+            upstream_names(
+                defaults.iter().map(|u| Some(u.name.as_str())),
+                &file.routes,
+                reader,
+            );
+            routes = builtin::routes(&defaults);
+            defaults
+        }
+    };
+    // The file's own routes go before the built-in ones of the same name.
+    let written: Vec<RouteConfig> = file.routes.into_iter().filter_map(route).collect();
+    routes.retain(|route| written.iter().all(|written| written.model != route.model));
+    Config {
+        server: file.server.config,
+        admin: file.admin.config,
+        upstreams,
+        routes: written.into_iter().chain(routes).collect(),
+        teams: file.teams.into_iter().filter_map(team).collect(),
+        keys: file.keys.into_iter().filter_map(key).collect(),
+        log: file.log,
+    }
+}
+
+fn addresses(server: &Server, admin: &Admin, reader: &mut Reader<'_>) {
+    let (data, control) = (server.config.listen, admin.config.listen);
+    if collide(data, control) {
+        // Whichever was written is to blame; the admin plane's where both were.
+        let at = if admin.listen.path.ends_with("listen") {
+            &admin.listen
+        } else {
+            &server.listen
+        };
+        reader.error(
+            at,
+            format!("the data plane listens on {data} and the admin plane on {control}; write another port"),
+        );
+    }
+}
+
+fn collide(one: SocketAddr, two: SocketAddr) -> bool {
+    let same_host = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+    one.port() != 0 && one.port() == two.port() && same_host
+}
+
+fn unique<'t>(names: impl Iterator<Item = &'t Option<Text>>, what: &str, reader: &mut Reader<'_>) {
+    let mut seen = Vec::new();
+    for name in names.flatten() {
+        if seen.contains(&name.value.as_str()) {
+            let message = format!(
+                "{} is the name of another {what} before it; write another name",
+                quote(&name.raw)
+            );
+            reader.error(&name.at, message);
+        }
+        seen.push(&name.value);
+    }
+}
+
+/// One secret stands for one caller, and for the admin or a caller, never both.
+fn digests(file: &File, reader: &mut Reader<'_>) {
+    let mut seen: HashMap<[u8; 32], String> = HashMap::new();
+    if let Some(token) = &file.admin.token {
+        let digest = keys::digest(token.value.expose().as_bytes());
+        seen.insert(digest, "the admin token".to_owned());
+    }
+    for key in &file.keys {
+        let Some(digest) = &key.digest else {
+            continue;
+        };
+        let name = key
+            .name
+            .as_ref()
+            .map_or("another", |name| name.raw.as_str());
+        if let Some(other) = seen.insert(digest.value, format!("key {}", quote(name))) {
+            reader.error(
+                &digest.at,
+                format!("is the same secret as {other}; make one with `weir keys hash --new`"),
+            );
+        }
+    }
+}
+
+fn route_patterns(routes: &[Route], reader: &mut Reader<'_>) {
+    let patterns: Vec<&Placed<Pattern>> = routes
+        .iter()
+        .filter_map(|route| route.model.as_ref())
+        .collect();
+    for (i, pattern) in patterns.iter().enumerate() {
+        let covering = patterns[..i].iter().find(|other| {
+            let equal = other.value.specificity() == pattern.value.specificity();
+            equal && other.value.covers(&pattern.value)
+        });
+        if let Some(other) = covering {
+            let message = if other.value == pattern.value {
+                "another route before it has this model; write each model once".to_owned()
+            } else {
+                format!(
+                    "is never reached: a route before it has {}; leave one out",
+                    quote(other.value.as_str())
+                )
+            };
+            reader.error(&pattern.at, message);
+        }
+    }
+}
+
+fn team_names(keys: &[Key], teams: &[Team], reader: &mut Reader<'_>) {
+    let names = teams
+        .iter()
+        .map(|team| team.name.as_ref().map(|name| name.value.as_str()));
+    let wanted = keys.iter().filter_map(|key| key.team.as_ref());
+    references(names, wanted, "team", reader);
+}
+
+fn upstream_names<'t>(
+    names: impl Iterator<Item = Option<&'t str>>,
+    routes: &'t [Route],
+    reader: &mut Reader<'_>,
+) {
+    let wanted = routes.iter().filter_map(|route| route.upstream.as_ref());
+    references(names, wanted, "upstream", reader);
+}
+
+/// Reports names that stand for nothing.
+fn references<'t>(
+    names: impl Iterator<Item = Option<&'t str>>,
+    wanted: impl Iterator<Item = &'t Text>,
+    what: &str,
+    reader: &mut Reader<'_>,
+) {
+    let names: Vec<Option<&str>> = names.collect();
+    let known: Vec<&str> = names.iter().flatten().copied().collect();
+    for text in wanted {
+        if known.contains(&text.value.as_str()) {
+            continue;
+        }
+        // A name that could not be read may have been meant; it has been reported already.
+        if names.contains(&None) {
+            continue;
+        }
+        let message = match known.is_empty() {
+            true => format!(
+                "there is no {what} {}; write a [[{what}]] of that name",
+                quote(&text.raw)
+            ),
+            false => format!(
+                "there is no {what} {}; {}",
+                quote(&text.raw),
+                suggest(&text.value, &known)
+            ),
+        };
+        reader.error(&text.at, message);
+    }
+}
+
+fn expiries(keys: &[Key], reader: &mut Reader<'_>) {
+    for expires in keys.iter().filter_map(|key| key.expires.as_ref()) {
+        if expires.value <= reader.context.now {
+            reader.warning(
+                &expires.at,
+                "has passed, and the key is refused; write a later time, or remove the key",
+            );
+        }
+    }
+}
+
+/// Doubts patterns that an upstream before takes all of, and refuses upstreams that nothing can lead to.
+fn reachable(upstreams: &[Upstream], routes: &[Route], reader: &mut Reader<'_>) {
+    let mut first_remote = true;
+    for (i, upstream) in upstreams.iter().enumerate() {
+        let Some(kind) = &upstream.kind else {
+            continue;
+        };
+        let takes_paths = match kind {
+            Kind::Remote { paths, .. } => {
+                let is_first = std::mem::take(&mut first_remote);
+                paths.as_ref().map_or(is_first, |paths| !paths.is_empty())
+            }
+            Kind::Local(_) => false,
+        };
+        let before = |pattern: &Pattern| {
+            upstreams[..i].iter().find(|other| {
+                let kind = other.kind.as_ref();
+                let mut patterns = kind
+                    .map(|kind| models_of(other, kind))
+                    .unwrap_or_default()
+                    .into_iter();
+                patterns.any(|other| other.covers(pattern))
+            })
+        };
+        let models = models_of(upstream, kind);
+        let all_taken = models.iter().all(|pattern| before(pattern).is_some());
+        let named = routes
+            .iter()
+            .filter_map(|route| route.upstream.as_ref())
+            .any(|target| {
+                upstream
+                    .name
+                    .as_ref()
+                    .is_some_and(|name| name.value == target.value)
+            });
+        if all_taken && !named && !takes_paths {
+            reader.error(
+                &upstream.at,
+                "is never used: upstreams before it take all of its `models`; put it before them, or write a [[route]] to it",
+            );
+            continue;
+        }
+        for pattern in &upstream.models {
+            if let Some(other) = before(&pattern.value) {
+                let name = other.name.as_ref().map_or("?", |name| name.raw.as_str());
+                reader.warning(
+                    &pattern.at,
+                    format!(
+                        "goes to the upstream {} before it, which takes it too; put this upstream first, or write a [[route]]",
+                        quote(name)
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// Returns the models that an upstream serves, written or by default.
+fn models_of(upstream: &Upstream, kind: &Kind) -> Vec<Pattern> {
+    if !upstream.models.is_empty() {
+        return upstream
+            .models
+            .iter()
+            .map(|pattern| pattern.value.clone())
+            .collect();
+    }
+    let own = match kind {
+        Kind::Remote { .. } => None,
+        Kind::Local(local) => match &local.model {
+            LocalModel::Bundled(name) => Some(name.as_str()),
+            LocalModel::Folder(path) => path.file_name().and_then(|name| name.to_str()),
+            LocalModel::Gguf(path) => path.file_stem().and_then(|name| name.to_str()),
+        },
+    };
+    let own = own.and_then(|name| Pattern::parse(name).ok());
+    vec![own.unwrap_or_else(Pattern::any)]
+}
+
+fn typed(upstream: Upstream, first_remote: &mut bool) -> Option<UpstreamConfig> {
+    let name = upstream.name.as_ref().map(|name| name.value.clone())?;
+    let models = models_of(&upstream, upstream.kind.as_ref()?);
+    let kind = match upstream.kind? {
+        Kind::Remote { config, paths } => {
+            let default = match std::mem::take(first_remote) {
+                true => vec![Pattern::any()],
+                false => Vec::new(),
+            };
+            let written = paths.map(|paths| paths.into_iter().map(|path| path.value).collect());
+            UpstreamKind::Remote(RemoteConfig {
+                paths: written.unwrap_or(default),
+                ..config
+            })
+        }
+        Kind::Local(local) => UpstreamKind::Local(local),
+    };
+    Some(UpstreamConfig { name, models, kind })
+}
+
+fn route(route: Route) -> Option<RouteConfig> {
+    Some(RouteConfig {
+        model: route.model?.value,
+        target: TargetConfig {
+            upstream: route.upstream?.value,
+            model: route.rename.map(|text| text.value),
+        },
+    })
+}
+
+fn team(team: Team) -> Option<TeamConfig> {
+    Some(TeamConfig {
+        name: team.name?.value,
+        models: team.models,
+    })
+}
+
+fn key(key: Key) -> Option<KeyConfig> {
+    Some(KeyConfig {
+        name: key.name?.value,
+        team: key.team.map(|team| team.value),
+        digest: key.digest?.value,
+        models: key.models,
+        paths: key.paths,
+        expires: key.expires.map(|expires| expires.value),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_collide_on_one_port_of_one_host() {
+        for (one, two, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("0.0.0.0:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "[::]:80", true),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "127.0.0.1:81", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let (one, two) = (one.parse().unwrap(), two.parse().unwrap());
+            assert_eq!(collide(one, two), expected, "{one} {two}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The file as written: which tables and fields there are, and what may stand in each. What one field says of another
+//! is not judged here, see `check`.
+
+mod access;
+mod remote;
+mod server;
+mod upstream;
+
+use toml::de::DeTable;
+
+pub(super) use self::access::{Key, Route, Team};
+pub(super) use self::server::{Admin, Server};
+pub(super) use self::upstream::{Kind, Upstream};
+use super::reader::{Field, Placed, Reader, Table, Text, quote};
+use super::types::LogConfig;
+use crate::keys;
+use crate::pattern::Pattern;
+use crate::secret::Secret;
+
+/// Everything in the file, defaults filled in where they depend on nothing else.
+pub(super) struct File {
+    pub(super) server: Server,
+    pub(super) admin: Admin,
+    /// None where the file has no such table at all.
+    pub(super) upstreams: Option<Vec<Upstream>>,
+    pub(super) routes: Vec<Route>,
+    pub(super) teams: Vec<Team>,
+    pub(super) keys: Vec<Key>,
+    pub(super) log: LogConfig,
+}
+
+impl File {
+    pub(super) fn read(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Self {
+        let mut root = Table::root(document);
+        let file = Self {
+            server: server::server(&mut root, reader),
+            admin: server::admin(&mut root, reader),
+            upstreams: upstream::upstreams(&mut root, reader),
+            routes: access::routes(&mut root, reader),
+            teams: access::teams(&mut root, reader),
+            keys: access::keys(&mut root, reader),
+            log: server::log(&mut root, reader),
+        };
+        reader.not_built(&mut root, "limits");
+        off_only(&mut root, reader, "cache", "enabled = false", |table| {
+            let field = table.field("enabled");
+            field.is_some_and(|field| field.value.as_bool() == Some(false))
+        });
+        off_only(&mut root, reader, "retry", "attempts = 0", |table| {
+            let field = table.field("attempts");
+            field.is_some_and(|field| field.is_integer(0))
+        });
+        reader.not_built(&mut root, "ledger");
+        reader.not_built(&mut root, "redis");
+        if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
+            reader.not_built(&mut telemetry, "otlp");
+            reader.finish(&telemetry);
+        }
+        reader.finish(&root);
+        file
+    }
+}
+
+/// Reads the table of a feature to come, which may only say what is true already: that it is off.
+fn off_only<'i>(
+    root: &mut Table<'_, 'i>,
+    reader: &mut Reader<'_>,
+    name: &'static str,
+    off: &str,
+    is_off: impl FnOnce(&mut Table<'_, 'i>) -> bool,
+) {
+    let at = root.name_at(name);
+    let Some(mut table) = reader.table(root, name) else {
+        return;
+    };
+    let alone = table.all().count() == 1;
+    if !(is_off(&mut table) && alone) {
+        reader.error(
+            &at,
+            format!(
+                "`{name}` is not built yet; it comes with a later version, write `{off}` alone or leave the table out"
+            ),
+        );
+    }
+}
+
+/// Reports a secret of the user's choice that is none.
+fn secret_problem(secret: &Placed<Secret>, reader: &mut Reader<'_>) {
+    if let Err(why) = keys::check(secret.value.expose()) {
+        reader.error(
+            &secret.at,
+            format!(
+                "{why}; write {} or more printable characters without spaces",
+                keys::MIN_LENGTH
+            ),
+        );
+    }
+}
+
+/// Reads the name of an upstream, a team or a key: a label in metrics and a word in logs.
+fn name(table: &mut Table<'_, '_>, reader: &mut Reader<'_>, example: &str) -> Option<Text> {
+    const LONGEST: usize = 64;
+    let text = reader.required(table, "name", example)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if text.value.is_empty() || text.value.len() > LONGEST || !text.value.chars().all(is_plain) {
+        reader.error(
+            &text.at,
+            format!(
+                "{} cannot be a name; write 1 to {LONGEST} of A-Z a-z 0-9 - _ . @",
+                quote(&text.raw)
+            ),
+        );
+        return None;
+    }
+    Some(text)
+}
+
+/// Reads patterns of paths of the data plane.
+fn paths(field: &Field<'_, '_>, reader: &mut Reader<'_>) -> Vec<Placed<Pattern>> {
+    let paths = reader.patterns(field, "patterns such as [\"/v1/*\"]");
+    for path in &paths {
+        let text = path.value.as_str();
+        if !text.starts_with("/v1/") && !text.starts_with('*') {
+            reader.error(
+                &path.at,
+                "matches no path, since all begin with \"/v1/\"; write such as \"/v1/files*\"",
+            );
+        }
+    }
+    paths
+}

@@ -1,0 +1,250 @@
+//! `[server]`, `[admin]` and `[log]`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::super::defaults;
+use super::super::problem::At;
+use super::super::reader::{Placed, Reader, Table, quote};
+use super::super::tls;
+use super::super::types::{AdminConfig, LogConfig, LogFormat, ServerConfig, TlsConfig};
+use super::secret_problem;
+use crate::secret::Secret;
+
+/// Timeouts shorter than this fire on a healthy network.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// Longer waits are a slip of the unit.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// What no machine holds in memory; for sizes of bodies that are streamed, or a slip of the unit.
+const LARGEST: u64 = 1 << 40;
+
+/// `[server]`, and where it stands.
+pub(in super::super) struct Server {
+    pub(in super::super) config: ServerConfig,
+    pub(in super::super) listen: At,
+}
+
+/// `[admin]`, and where it stands.
+pub(in super::super) struct Admin {
+    pub(in super::super) config: AdminConfig,
+    pub(in super::super) listen: At,
+    pub(in super::super) token: Option<Placed<Secret>>,
+}
+
+pub(super) fn server(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Server {
+    let table = &mut reader.table_or_empty(root, "server");
+    let timeouts = SHORTEST..=LONGEST;
+    let listen = address(table, reader, defaults::LISTEN);
+    let tls = reader
+        .table(table, "tls")
+        .and_then(|table| tls_files(table, reader));
+    let config = ServerConfig {
+        listen: listen.value,
+        tls,
+        workers: count(table, reader, "workers", defaults::WORKERS, 0, 1024),
+        max_connections: count(
+            table,
+            reader,
+            "max_connections",
+            defaults::MAX_CONNECTIONS,
+            1,
+            10_000_000,
+        ),
+        max_body: reader.size(table, "max_body", defaults::MAX_BODY, 1 << 10..=LARGEST),
+        max_upload: reader.size(table, "max_upload", defaults::MAX_UPLOAD, 1 << 10..=LARGEST),
+        max_answer: reader.size(table, "max_answer", defaults::MAX_ANSWER, 1 << 10..=LARGEST),
+        // hyper reads a head into a buffer that cannot be smaller than 8 KiB.
+        max_head: small(
+            table,
+            reader,
+            "max_head",
+            defaults::MAX_HEAD,
+            8 << 10,
+            16 << 20,
+        ),
+        // Below 16 the SDKs' own headers do not fit; `http` holds no more than 32 768.
+        max_headers: count(
+            table,
+            reader,
+            "max_headers",
+            defaults::MAX_HEADERS,
+            16,
+            10_000,
+        ),
+        // `http` takes no URI of more than 65 534 bytes.
+        max_uri: small(table, reader, "max_uri", defaults::MAX_URI, 128, 65_534),
+        // Below 8 a plain tool call does not fit; above 1 000 a recursive reader behind us may run out of stack.
+        max_json_depth: count(
+            table,
+            reader,
+            "max_json_depth",
+            defaults::MAX_JSON_DEPTH,
+            8,
+            1000,
+        ),
+        header_timeout: reader.duration(
+            table,
+            "header_timeout",
+            defaults::HEADER_TIMEOUT,
+            timeouts.clone(),
+        ),
+        body_idle_timeout: reader.duration(
+            table,
+            "body_idle_timeout",
+            defaults::BODY_IDLE_TIMEOUT,
+            timeouts.clone(),
+        ),
+        body_timeout: reader.duration(
+            table,
+            "body_timeout",
+            defaults::BODY_TIMEOUT,
+            timeouts.clone(),
+        ),
+        write_timeout: reader.duration(
+            table,
+            "write_timeout",
+            defaults::WRITE_TIMEOUT,
+            timeouts.clone(),
+        ),
+        keep_alive: reader.duration(table, "keep_alive", defaults::KEEP_ALIVE, timeouts),
+        drain_timeout: reader.duration(
+            table,
+            "drain_timeout",
+            defaults::DRAIN_TIMEOUT,
+            Duration::ZERO..=LONGEST,
+        ),
+    };
+    if config.max_uri > config.max_head {
+        let at = table.name_at(if table.has("max_head") {
+            "max_head"
+        } else {
+            "max_uri"
+        });
+        reader.error(
+            &at,
+            "a URI of `max_uri` does not fit into `max_head`; write a larger `max_head` or a smaller `max_uri`",
+        );
+    }
+    reader.finish(table);
+    Server {
+        config,
+        listen: listen.at,
+    }
+}
+
+pub(super) fn admin(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Admin {
+    let table = &mut reader.table_or_empty(root, "admin");
+    let listen = address(table, reader, defaults::ADMIN_LISTEN);
+    let token = table.field("token").and_then(|field| reader.secret(&field));
+    // `${WEIR_ADMIN_TOKEN:-}` is how a file says that the variable may be absent.
+    let token = token.filter(|token| !token.value.expose().is_empty());
+    if let Some(token) = &token {
+        secret_problem(token, reader);
+    }
+    reader.finish(table);
+    Admin {
+        config: AdminConfig {
+            listen: listen.value,
+            token: token.as_ref().map(|token| token.value.clone()),
+        },
+        listen: listen.at,
+        token,
+    }
+}
+
+pub(super) fn log(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> LogConfig {
+    let table = &mut reader.table_or_empty(root, "log");
+    let formats = [
+        ("auto", LogFormat::Auto),
+        ("text", LogFormat::Text),
+        ("json", LogFormat::Json),
+    ];
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+        ("trace", tracing::Level::TRACE),
+    ];
+    let format = reader.choice(table, "format", &formats);
+    let level = reader.choice(table, "level", &levels);
+    let log = LogConfig {
+        format: format.unwrap_or(LogFormat::Auto),
+        level: level.unwrap_or(tracing::Level::INFO),
+        access: reader.flag(table, "access", true),
+    };
+    reader.finish(table);
+    log
+}
+
+fn tls_files(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Option<TlsConfig> {
+    let cert = reader.required(&mut table, "cert", "`cert = \"tls.crt\"`, a PEM file");
+    let key = reader.required(&mut table, "key", "`key = \"tls.key\"`, a PEM file");
+    reader.finish(&table);
+    let (cert, key) = (cert?, key?);
+    let files = TlsConfig {
+        cert: reader.folder.join(&cert.value),
+        key: reader.folder.join(&key.value),
+    };
+    let errors = tls::check(&files);
+    for error in &errors {
+        let at = if error.is_in_key() { &key.at } else { &cert.at };
+        reader.error(at, error.to_string());
+    }
+    errors.is_empty().then_some(files)
+}
+
+fn address(
+    table: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    default: SocketAddr,
+) -> Placed<SocketAddr> {
+    let absent = Placed {
+        at: table.at.clone(),
+        value: default,
+    };
+    let Some(text) = table.field("listen").and_then(|field| reader.text(&field)) else {
+        return absent;
+    };
+    match text.value.parse() {
+        Ok(value) => Placed { at: text.at, value },
+        Err(_) => {
+            reader.error(
+                &text.at,
+                format!(
+                    "{} is no address; write \"IP:PORT\", such as \"{default}\"",
+                    quote(&text.raw)
+                ),
+            );
+            absent
+        }
+    }
+}
+
+/// Reads a whole number that counts things in memory.
+fn count(
+    table: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    name: &'static str,
+    default: usize,
+    from: u32,
+    to: u32,
+) -> usize {
+    let range = u64::from(from)..=u64::from(to);
+    let fallback = u64::try_from(default).unwrap_or(u64::MAX);
+    usize::try_from(reader.integer(table, name, fallback, range)).unwrap_or(default)
+}
+
+/// Reads a size of something held in memory.
+fn small(
+    table: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    name: &'static str,
+    default: usize,
+    from: u32,
+    to: u32,
+) -> usize {
+    let range = u64::from(from)..=u64::from(to);
+    let fallback = u64::try_from(default).unwrap_or(u64::MAX);
+    usize::try_from(reader.size(table, name, fallback, range)).unwrap_or(default)
+}

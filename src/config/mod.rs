@@ -1,0 +1,172 @@
+//! The configuration: one TOML file, read and checked before anything starts.
+//!
+//! `file` reads the file as written, `check` judges what its fields say of each other, and [`Config`] is what comes
+//! out: every default filled in, nothing left to parse. All mistakes are reported at once, each with its line. Only the
+//! program's entry and `app` see this module; every other room has parameters of its own.
+
+mod builtin;
+mod check;
+pub mod defaults;
+mod expand;
+mod file;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod types;
+mod units;
+
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use self::file::File;
+use self::problem::{At, Found};
+pub use self::problem::{Problem, Report, Severity};
+use self::reader::{Reader, plain};
+pub use self::types::{
+    AdminConfig, Config, KeyConfig, LocalConfig, LocalModel, LogConfig, LogFormat, RemoteConfig,
+    RouteConfig, ServerConfig, TargetConfig, TeamConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
+    UpstreamKind,
+};
+pub use crate::secret::Secret;
+
+/// What checking a configuration needs from outside.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Returns an environment variable.
+    pub env: &'a (dyn Fn(&str) -> Option<String> + 'a),
+    /// Says why a local model cannot be served; its text is shown to the user.
+    pub check_model: &'a (dyn Fn(&LocalModel) -> Result<(), String> + 'a),
+    /// The time now, by which keys have expired or not.
+    pub now: jiff::Timestamp,
+}
+
+/// A configuration that can be served.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is perhaps not as meant; no errors.
+    pub warnings: Report,
+}
+
+/// Reads a variable of this process's environment.
+pub fn process_env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Loads a file, or the built-in defaults where there is none.
+///
+/// # Errors
+/// Everything that is wrong with it. Files that it names (secrets, certificates, models) are read for that.
+pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report> {
+    let Some(path) = path else {
+        return parse("", Path::new("built-in defaults"), context);
+    };
+    let refuse = |text: &str, offset, message| {
+        let found = Found {
+            severity: Severity::Error,
+            at: At {
+                path: String::new(),
+                offset,
+            },
+            message,
+        };
+        Report::new(path.display().to_string(), text, vec![found])
+    };
+    let bytes = std::fs::read(path).map_err(|error| {
+        refuse(
+            "",
+            None,
+            format!(
+                "cannot be read: {}; write the path of a TOML file",
+                plain(&error)
+            ),
+        )
+    })?;
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(text, path, context),
+        Err(error) => {
+            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let message = "is not UTF-8; save the file as UTF-8".to_owned();
+            let text = str::from_utf8(valid).unwrap_or_default();
+            Err(refuse(text, Some(error.valid_up_to()), message))
+        }
+    }
+}
+
+/// Reads and checks the text of a file. `file` is its name in reports, and paths in it start from its folder.
+///
+/// # Errors
+/// Everything that is wrong with it, and the warnings besides.
+pub fn parse(text: &str, file: &Path, context: &Context<'_>) -> Result<Loaded, Report> {
+    parse_in(text, file, file.parent().unwrap_or(Path::new("")), context)
+}
+
+fn parse_in(
+    text: &str,
+    file: &Path,
+    folder: &Path,
+    context: &Context<'_>,
+) -> Result<Loaded, Report> {
+    let name = file.display().to_string();
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        // What could be recovered is not what was meant, and not worth judging.
+        let found = syntax.iter().map(|error| Found {
+            severity: Severity::Error,
+            at: At {
+                path: String::new(),
+                offset: Some(error.span().map_or(0, |span| span.start)),
+            },
+            message: format!("is not TOML: {}", error.message()),
+        });
+        return Err(Report::new(name, text, found.collect()));
+    }
+    let mut reader = Reader::new(context, folder);
+    let file = File::read(document.get_ref(), &mut reader);
+    let config = check::check(file, &mut reader);
+    let report = Report::new(name, text, reader.found);
+    if report.errors() > 0 {
+        return Err(report);
+    }
+    Ok(Loaded {
+        config,
+        warnings: report,
+    })
+}
+
+/// Does `weir check`: returns what to print, and whether the configuration can be served.
+pub fn check_command(path: Option<&Path>, context: &Context<'_>) -> (String, bool) {
+    match load(path, context) {
+        Ok(Loaded { config, warnings }) => {
+            let count = |number: usize, what: &str| match number {
+                1 => format!("1 {what}"),
+                _ => format!("{number} {what}s"),
+            };
+            let counts = [
+                count(config.upstreams.len(), "upstream"),
+                count(config.routes.len(), "route"),
+                count(config.teams.len(), "team"),
+                count(config.keys.len(), "key"),
+            ];
+            let fine = format!("{}: fine: {}\n", warnings.file, counts.join(", "));
+            match warnings.is_empty() {
+                true => (fine, true),
+                false => (format!("{warnings}\n{fine}"), true),
+            }
+        }
+        Err(report) => {
+            let errors = match report.errors() {
+                1 => "1 error".to_owned(),
+                number => format!("{number} errors"),
+            };
+            (
+                format!("{report}\n{}: refused: {errors}\n", report.file),
+                false,
+            )
+        }
+    }
+}

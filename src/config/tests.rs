@@ -1,0 +1,390 @@
+//! Whole files: the examples load, the bad ones are told apart, and no text makes the reader panic.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// An environment in which only the key for OpenAI is set, as on a first try.
+fn env(name: &str) -> Option<String> {
+    (name == "OPENAI_API_KEY").then(|| "sk-a-very-secret-key".to_owned())
+}
+
+fn context() -> Context<'static> {
+    Context {
+        env: &env,
+        check_model: &|_| Ok(()),
+        now: "2026-12-01T00:00:00Z".parse().unwrap(),
+    }
+}
+
+fn read(text: &str) -> Result<Loaded, Report> {
+    parse(text, Path::new("weir.toml"), &context())
+}
+
+fn toml_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+#[test]
+fn every_example_loads_without_a_warning() {
+    for path in toml_files(&root().join("config")) {
+        match load(Some(&path), &context()) {
+            Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", loaded.warnings),
+            Err(report) => panic!("{report}"),
+        }
+    }
+}
+
+/// `UPDATE_GOLDEN=1 cargo test` writes the reports anew, to be read before they are committed.
+#[test]
+fn every_bad_file_has_its_report() {
+    for path in toml_files(&root().join("tests/fixtures/config/bad")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = Path::new(path.file_name().unwrap());
+        let context = Context {
+            check_model: &|_| Err("this build has no local models".into()),
+            ..context()
+        };
+        let folder = path.parent().unwrap();
+        let reported = match parse_in(&text, name, folder, &context) {
+            Ok(loaded) => loaded.warnings,
+            Err(report) => report,
+        };
+        let reported = format!("{reported}\n");
+        assert!(!reported.contains("very-secret"), "{reported}");
+        let golden = path.with_extension("txt");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &reported).unwrap();
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(reported, expected, "{}", path.display());
+    }
+}
+
+#[test]
+fn an_empty_file_is_complete() {
+    let Loaded { config, warnings } = read("").unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!(config.server.listen, defaults::LISTEN);
+    assert_eq!(config.server.max_body, 25 << 20);
+    assert!(config.admin.token.is_none());
+    let names: Vec<&str> = config.upstreams.iter().map(|u| u.name.as_str()).collect();
+    assert_eq!(names, ["local", "openai"]);
+    assert_eq!(config.routes.len(), 2);
+    assert!(config.keys.is_empty());
+}
+
+#[test]
+fn without_a_key_for_openai_only_the_bundled_model_serves() {
+    let context = Context {
+        env: &|_| None,
+        ..context()
+    };
+    let config = load(None, &context).unwrap().config;
+    assert_eq!(config.upstreams.len(), 1);
+
+    let nothing = Context {
+        check_model: &|_| Err("this build has no local models".into()),
+        ..context
+    };
+    let report = load(None, &nothing).unwrap_err();
+    assert_eq!(
+        report.to_string(),
+        "built-in defaults: upstream: there is none, and the bundled model cannot be served: this build has no local \
+         models; set OPENAI_API_KEY, or write an [[upstream]]"
+    );
+}
+
+#[test]
+fn a_key_in_the_environment_is_held_to_the_same_rules() {
+    for (key, fine) in [
+        ("sk-good-0123", true),
+        ("short", false),
+        ("        ", false),
+        ("", true),
+    ] {
+        let env = |name: &str| (name == "WEIR_KEY").then(|| key.to_owned());
+        let context = Context {
+            env: &env,
+            ..context()
+        };
+        let loaded = load(None, &context);
+        assert_eq!(loaded.is_ok(), fine, "{key:?}");
+        if let Err(report) = loaded {
+            assert!(report.to_string().contains("WEIR_KEY"), "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_route_of_the_file_goes_before_the_built_in_one() {
+    let config =
+        read("[[route]]\nmodel = \"text-davinci-003\"\ntargets = [{ upstream = \"openai\" }]\n");
+    let config = config.unwrap().config;
+    assert_eq!(config.routes.len(), 2);
+    assert_eq!(config.routes[0].target.upstream, "openai");
+}
+
+#[test]
+fn every_field_arrives() {
+    let text = r#"
+        [server]
+        listen = "0.0.0.0:80"
+        workers = 2
+        max_connections = 3
+        max_body = "4KiB"
+        max_upload = "5MiB"
+        max_answer = "6MB"
+        max_head = "16KiB"
+        max_headers = 50
+        max_uri = "1KiB"
+        max_json_depth = 20
+        header_timeout = "1s"
+        body_idle_timeout = "2s"
+        body_timeout = "3s"
+        write_timeout = "4s"
+        keep_alive = "5s"
+        drain_timeout = "0s"
+        [admin]
+        listen = "127.0.0.1:81"
+        token = "a-token-of-mine"
+        [[upstream]]
+        name = "vllm"
+        kind = "openai"
+        base_url = "http://gpu-${NODE:-1}:8000/v1/"
+        api_keys = ["${OPENAI_API_KEY}"]
+        models = ["a*", "b"]
+        paths = ["/v1/files*"]
+        headers = { X-Org = "me" }
+        timeouts = { connect = "1s", first_byte = "2s", idle = "3s", total = "4s" }
+        max_concurrent = 0
+        queue = 0
+        [[upstream]]
+        name = "own"
+        kind = "local"
+        model = "bundled:poet"
+        queue = 7
+        [[upstream]]
+        name = "rest"
+        kind = "openai"
+        base_url = "https://example.org/openai"
+        [[route]]
+        model = "gpt-*"
+        targets = [{ upstream = "own", model = "poet", priority = 0, weight = 1 }]
+        balance = "p2c"
+        [[team]]
+        name = "research"
+        models = ["a*"]
+        [[key]]
+        name = "alice"
+        team = "research"
+        secret = "12345678"
+        models = ["a1"]
+        paths = ["/v1/chat/*"]
+        expires = 2027-12-31T00:00:00+01:00
+        [[key]]
+        name = "bob"
+        hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+        [cache]
+        enabled = false
+        [retry]
+        attempts = 0
+        [log]
+        format = "json"
+        level = "debug"
+        access = false
+        [telemetry]
+    "#;
+    let Loaded { config, warnings } = read(text).unwrap();
+    assert!(warnings.is_empty(), "{warnings}");
+    let server = &config.server;
+    assert_eq!(
+        (
+            server.workers,
+            server.max_connections,
+            server.max_headers,
+            server.max_json_depth
+        ),
+        (2, 3, 50, 20)
+    );
+    assert_eq!(
+        (server.max_body, server.max_upload, server.max_answer),
+        (4096, 5 << 20, 6_000_000)
+    );
+    assert_eq!((server.max_head, server.max_uri), (16 << 10, 1 << 10));
+    let timeouts = [
+        server.drain_timeout,
+        server.header_timeout,
+        server.body_idle_timeout,
+        server.body_timeout,
+        server.write_timeout,
+        server.keep_alive,
+    ];
+    assert_eq!(
+        timeouts.map(|timeout| timeout.as_secs()),
+        [0, 1, 2, 3, 4, 5]
+    );
+    assert_eq!(
+        config.admin.token.as_ref().map(Secret::expose),
+        Some("a-token-of-mine")
+    );
+
+    let [vllm, own, rest] = config.upstreams.as_slice() else {
+        panic!("{:?}", config.upstreams);
+    };
+    let UpstreamKind::Remote(remote) = &vllm.kind else {
+        panic!("{vllm:?}");
+    };
+    assert_eq!(remote.base_url, "http://gpu-1:8000/v1");
+    assert_eq!(
+        remote.api_key.as_ref().map(Secret::expose),
+        Some("sk-a-very-secret-key")
+    );
+    assert_eq!(remote.headers["x-org"], "me");
+    assert_eq!(remote.timeouts.total.as_secs(), 4);
+    assert!(remote.paths[0].matches("/v1/files/1"));
+    assert!(vllm.models[1].matches("b"));
+    let UpstreamKind::Local(local) = &own.kind else {
+        panic!("{own:?}");
+    };
+    assert_eq!(
+        (&local.model, local.queue),
+        (&LocalModel::Bundled("poet".into()), 7)
+    );
+    assert_eq!(own.models[0].as_str(), "poet");
+    let UpstreamKind::Remote(remote) = &rest.kind else {
+        panic!("{rest:?}");
+    };
+    // Another upstream came first, so this one takes no path unasked.
+    assert!(remote.paths.is_empty() && remote.api_key.is_none());
+
+    assert_eq!(config.routes[0].target.model.as_deref(), Some("poet"));
+    let [alice, bob] = config.keys.as_slice() else {
+        panic!("{:?}", config.keys);
+    };
+    assert_eq!(alice.digest, crate::keys::digest(b"12345678"));
+    assert_eq!(alice.expires.unwrap().to_string(), "2027-12-30T23:00:00Z");
+    assert!(bob.models[0].matches("anything") && bob.paths[0].matches("/v1/files"));
+    assert_eq!(
+        (config.log.format, config.log.access),
+        (LogFormat::Json, false)
+    );
+    assert_eq!(config.log.level, tracing::Level::DEBUG);
+
+    let shown = format!("{config:?}");
+    for secret in ["very-secret", "a-token-of-mine", "12345678\"", "\"me\""] {
+        assert!(!shown.contains(secret), "{secret} in {shown}");
+    }
+}
+
+#[test]
+fn secrets_and_paths_are_found_beside_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
+    write("token", b"from-a-file\r\n");
+    write("model.gguf", b"");
+    write(
+        "weir.toml",
+        b"[admin]\ntoken = \"file:token\"\n[[upstream]]\nname = \"l\"\nkind = \"local\"\nmodel = \"model.gguf\"\n",
+    );
+    let path = folder.path().join("weir.toml");
+    let config = load(Some(&path), &context()).unwrap().config;
+    assert_eq!(config.admin.token.unwrap().expose(), "from-a-file");
+    assert_eq!(config.upstreams[0].models[0].as_str(), "model");
+
+    write("weir.toml", b"# caf\xe9\n");
+    let report = load(Some(&path), &context()).unwrap_err();
+    assert_eq!(report.problems[0].position, Some((1, 6)));
+    let report = load(Some(&folder.path().join("none.toml")), &context()).unwrap_err();
+    assert!(report.to_string().ends_with(
+        "none.toml: cannot be read: no such file or directory; write the path of a TOML file"
+    ));
+}
+
+#[test]
+fn check_says_fine_or_how_much_is_wrong() {
+    let (text, fine) = check_command(None, &context());
+    assert!(fine);
+    assert_eq!(
+        text,
+        "built-in defaults: fine: 2 upstreams, 2 routes, 0 teams, 0 keys\n"
+    );
+    let bad = root().join("tests/fixtures/config/bad/syntax.toml");
+    let (text, fine) = check_command(Some(&bad), &context());
+    assert!(!fine && text.contains("errors\n"), "{text}");
+}
+
+/// Texts that between them walk every path of the reader, to be damaged.
+fn sources() -> Vec<String> {
+    let folders = ["config", "tests/fixtures/config/bad"];
+    let files = folders
+        .iter()
+        .flat_map(|folder| toml_files(&root().join(folder)));
+    files
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_truncated_file_never_panics(source: prop::sample::Index, at: prop::sample::Index) {
+        let text = source.get(&sources()).clone();
+        let length = at.index(text.chars().count());
+        let _ = read(&text.chars().take(length).collect::<String>());
+    }
+
+    #[test]
+    fn a_mutated_file_never_panics(
+        source: prop::sample::Index,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<char>()), 1..6),
+    ) {
+        let mut text: Vec<char> = source.get(&sources()).chars().collect();
+        for (index, c) in edits {
+            let at = index.index(text.len());
+            text[at] = c;
+        }
+        let _ = read(&text.into_iter().collect::<String>());
+    }
+
+    #[test]
+    fn a_field_of_any_type_never_panics(
+        source: prop::sample::Index,
+        line: prop::sample::Index,
+        value in prop::sample::select(&[
+            "1", "-1.5", "\"x\"", "\"${X\"", "true", "[]", "[[1]]", "{}", "[{}]", "1979-05-27", "99999999999999999999",
+        ][..]),
+    ) {
+        let source = source.get(&sources()).clone();
+        let fields = source.lines().filter(|line| line.contains(" = ")).count();
+        let chosen = line.index(fields);
+        let mut seen = 0;
+        let lines = source.lines().map(|line| match line.split_once(" = ") {
+            Some((name, _)) => {
+                seen += 1;
+                if seen == chosen + 1 { format!("{name} = {value}") } else { line.to_owned() }
+            }
+            None => line.to_owned(),
+        });
+        let _ = read(&lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn any_text_never_panics(text in "(?s).{0,200}") {
+        let _ = read(&text);
+    }
+}
