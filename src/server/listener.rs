@@ -1,0 +1,187 @@
+//! The accept loop.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+
+use super::connection;
+use super::{Drain, HttpService, Observer, Params};
+
+/// Connections that the kernel holds for us while we are busy.
+const BACKLOG: i32 = 1024;
+
+/// A pause after an accept that failed for want of file descriptors or memory: others may close meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection may be silent before the kernel asks whether the client is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+
+/// A bound address.
+pub struct Listener {
+    listener: TcpListener,
+    spawner: Spawner,
+}
+
+/// Starts the tasks of connections.
+struct Spawner {
+    tls: Option<TlsAcceptor>,
+    params: Params,
+}
+
+impl Listener {
+    /// Binds `address`. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's, such as an address that is in use.
+    pub fn bind(
+        address: SocketAddr,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        params: Params,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        // A restart must not wait for the connections of the last run to be forgotten. On Unix this never lets two
+        // listeners share an address.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(StdListener::from(socket))?;
+        Ok(Self {
+            listener,
+            spawner: Spawner {
+                tls: tls.map(TlsAcceptor::from),
+                params,
+            },
+        })
+    }
+
+    /// Returns the address that is really bound, where port 0 was asked for.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the drain begins; the connections' tasks are the drain's.
+    pub async fn serve<S: HttpService>(self, service: S, drain: Drain) {
+        let places = Arc::new(Semaphore::new(self.spawner.params.max_connections));
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = drain.began().cancelled() => break,
+                accepted = self.accept(&places) => accepted,
+            };
+            if let Some((stream, peer, place)) = accepted {
+                self.spawner
+                    .spawn(stream, peer, place, service.clone(), &drain);
+            }
+        }
+        self.serve_backlog(&places, &service, &drain);
+    }
+
+    /// Connections that wait in the backlog may hold requests sent before the stop.
+    fn serve_backlog<S: HttpService>(self, places: &Arc<Semaphore>, service: &S, drain: &Drain) {
+        let Self { listener, spawner } = self;
+        // Asked directly, the kernel knows of connections that tokio has not heard of yet.
+        let Ok(backlog) = listener.into_std() else {
+            return;
+        };
+        while let Ok(place) = Arc::clone(places).try_acquire_owned() {
+            let Ok((stream, peer)) = backlog.accept() else {
+                return;
+            };
+            let stream = stream
+                .set_nonblocking(true)
+                .and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                spawner.spawn(stream, peer, place, service.clone(), drain);
+            }
+        }
+    }
+
+    async fn accept(
+        &self,
+        places: &Arc<Semaphore>,
+    ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let place = Arc::clone(places).acquire_owned().await.ok()?;
+        match self.listener.accept().await {
+            Ok((stream, peer)) => Some((stream, peer, place)),
+            Err(error) => {
+                if !matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                ) {
+                    tracing::warn!(listener = self.spawner.params.name, %error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                None
+            }
+        }
+    }
+}
+
+impl Spawner {
+    fn spawn<S: HttpService>(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+        service: S,
+        drain: &Drain,
+    ) {
+        // Small writes are whole events: they must leave at once.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(listener = self.params.name, %error, "cannot set TCP_NODELAY");
+        }
+        // A client that has vanished without a word is found out.
+        let keep_alive = TcpKeepalive::new()
+            .with_time(PROBE_AFTER)
+            .with_interval(PROBE_AFTER);
+        if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
+            tracing::debug!(listener = self.params.name, %error, "cannot set SO_KEEPALIVE");
+        }
+        let place = Arc::new(Place::take(&self.params.observer, permit));
+        let (params, tls, stop) = (self.params.clone(), self.tls.clone(), drain.clone());
+        drain.tasks().spawn(async move {
+            let abort = stop.abort().clone();
+            tokio::select! {
+                () = connection::serve(stream, peer, tls, service, params, stop, place) => {}
+                () = abort.cancelled() => {}
+            }
+        });
+    }
+}
+
+/// A connection's place among those that may be open at once, counted as long as it lives.
+pub(super) struct Place {
+    observer: Arc<dyn Observer>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(observer: &Arc<dyn Observer>, permit: OwnedSemaphorePermit) -> Self {
+        observer.opened();
+        Self {
+            observer: Arc::clone(observer),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.observer.closed();
+    }
+}
