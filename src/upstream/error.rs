@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::call::UploadError;
+
 /// A call that brought no answer fit for the client. `Display` is for the log: it may name addresses.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
@@ -38,7 +40,7 @@ pub enum UpstreamError {
     },
     /// The client's upload broke, stalled or grew too large on its way.
     #[error("the request body broke")]
-    Upload(#[source] UploadError),
+    Upload(#[from] UploadError),
     /// The local queue is full.
     #[error("the queue is full")]
     Overloaded {
@@ -61,24 +63,4 @@ pub enum UpstreamError {
         /// The error's code, as the OpenAI API spells it.
         code: &'static str,
     },
-}
-
-/// How an upload can break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UploadError {
-    /// It grew beyond the configured bound.
-    #[error("larger than {limit} bytes")]
-    TooLarge {
-        /// The bound in bytes.
-        limit: u64,
-    },
-    /// Nothing came for too long.
-    #[error("nothing came for {limit:?}")]
-    Stalled {
-        /// The idle timeout.
-        limit: Duration,
-    },
-    /// The client's connection or framing broke.
-    #[error("the client's connection broke")]
-    Broken,
 }

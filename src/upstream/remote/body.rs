@@ -1,0 +1,231 @@
+//! Bodies to and from an upstream, and the clock that both are held to.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Timeouts;
+use crate::call::{StreamError, UploadBody, UploadError};
+
+/// When an attempt began, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    pub(super) timeouts: Timeouts,
+    pub(super) overdue: Instant,
+}
+
+impl Clock {
+    pub(super) fn start(timeouts: Timeouts) -> Self {
+        Self {
+            timeouts,
+            overdue: Instant::now() + timeouts.total,
+        }
+    }
+}
+
+/// The body of a request to an upstream.
+pub(super) struct RequestBody {
+    kind: Kind,
+}
+
+enum Kind {
+    Full(Option<Bytes>),
+    Upload {
+        body: UploadBody,
+        length: Option<u64>,
+        /// Cancels `sent` when the upload has ended, by whatever way.
+        done: Option<DropGuard>,
+        watch: UploadWatch,
+    },
+}
+
+/// What can be seen of an upload from outside.
+#[derive(Clone)]
+pub(super) struct UploadWatch {
+    /// Cancelled when the upload has ended.
+    pub(super) sent: CancellationToken,
+    /// How it broke. HTTP/2 does not hand the error on.
+    pub(super) fault: Arc<OnceLock<UploadError>>,
+}
+
+impl RequestBody {
+    pub(super) fn empty() -> Self {
+        Self {
+            kind: Kind::Full(None),
+        }
+    }
+
+    pub(super) fn full(bytes: Bytes) -> Self {
+        Self {
+            kind: Kind::Full(Some(bytes)),
+        }
+    }
+
+    pub(super) fn upload(body: UploadBody, length: Option<u64>) -> Self {
+        let sent = CancellationToken::new();
+        let done = Some(sent.clone().drop_guard());
+        let watch = UploadWatch {
+            sent,
+            fault: Arc::default(),
+        };
+        Self {
+            kind: Kind::Upload {
+                body,
+                length,
+                done,
+                watch,
+            },
+        }
+    }
+
+    /// Returns a view of the upload; `None` when the body is sent with the head.
+    pub(super) fn watch(&self) -> Option<UploadWatch> {
+        match &self.kind {
+            Kind::Full(_) => None,
+            Kind::Upload { watch, .. } => Some(watch.clone()),
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match &mut self.kind {
+            Kind::Full(bytes) => Poll::Ready(
+                bytes
+                    .take()
+                    .filter(|b| !b.is_empty())
+                    .map(|b| Ok(Frame::data(b))),
+            ),
+            Kind::Upload {
+                body, done, watch, ..
+            } => loop {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                if let Some(Err(fault)) = &frame {
+                    let _ = watch.fault.set(*fault);
+                }
+                if frame.is_none() || body.is_end_stream() {
+                    *done = None;
+                }
+                // Trailers belong to the hop's framing.
+                if matches!(&frame, Some(Ok(frame)) if !frame.is_data()) {
+                    continue;
+                }
+                return Poll::Ready(frame);
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Upload { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Upload {
+                length: Some(length),
+                ..
+            } => SizeHint::with_exact(*length),
+            Kind::Upload { length: None, .. } => SizeHint::default(),
+        }
+    }
+}
+
+pin_project! {
+    /// An answer that must keep coming. The idle time runs while we wait for the upstream, never while we wait for the
+    /// client.
+    pub(super) struct Timed<B> {
+        #[pin]
+        inner: B,
+        clock: Clock,
+        timer: Option<Pin<Box<Sleep>>>,
+        waiting: bool,
+    }
+}
+
+impl<B> Timed<B> {
+    pub(super) fn new(inner: B, clock: Clock) -> Self {
+        Self {
+            inner,
+            clock,
+            timer: None,
+            waiting: false,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for Timed<B> {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let mut this = self.project();
+        loop {
+            match this.inner.as_mut().poll_frame(cx) {
+                Poll::Ready(frame) => {
+                    *this.waiting = false;
+                    return Poll::Ready(match frame {
+                        None => None,
+                        // Trailers belong to the hop's framing.
+                        Some(Ok(frame)) if !frame.is_data() => continue,
+                        Some(Ok(_)) if Instant::now() >= this.clock.overdue => {
+                            Some(Err(StreamError::Overdue))
+                        }
+                        Some(Ok(frame)) => Some(Ok(frame)),
+                        Some(Err(_)) => Some(Err(StreamError::Broken)),
+                    });
+                }
+                Poll::Pending => {
+                    if !*this.waiting {
+                        *this.waiting = true;
+                        let until = this
+                            .clock
+                            .overdue
+                            .min(Instant::now() + this.clock.timeouts.idle);
+                        match this.timer {
+                            Some(timer) => timer.as_mut().reset(until),
+                            None => *this.timer = Some(Box::pin(tokio::time::sleep_until(until))),
+                        }
+                    }
+                    if let Some(timer) = this.timer {
+                        ready!(timer.as_mut().poll(cx));
+                    }
+                    let overdue = Instant::now() >= this.clock.overdue;
+                    let error = if overdue {
+                        StreamError::Overdue
+                    } else {
+                        StreamError::Idle
+                    };
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // All that was announced has come, though HTTP/2 may say that it was the end in a frame of its own.
+        self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

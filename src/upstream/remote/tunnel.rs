@@ -1,0 +1,64 @@
+//! WebSockets: once both sides have switched (RFC 6455), the connections are joined and their bytes left alone.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::body::RequestBody;
+use super::{Params, UpstreamError, answer, request};
+use crate::call::headers::keep_end_to_end;
+use crate::call::{Call, Reply};
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+
+/// Builds the request that asks the upstream to switch.
+pub(super) fn request(
+    mut call: Call,
+    params: &Params,
+) -> Result<(Request<RequestBody>, Option<OnUpgrade>), UpstreamError> {
+    let client = call.upgrade.take();
+    let mut request = request::build(call, None, params)?;
+    request.headers_mut().insert(header::CONNECTION, UPGRADE);
+    request.headers_mut().insert(header::UPGRADE, WEBSOCKET);
+    Ok((request, client))
+}
+
+/// Answers the client's request to switch, and joins the two connections as soon as both have.
+pub(super) fn open(
+    response: Response<Incoming>,
+    client: Option<OnUpgrade>,
+    tunnels: &(TaskTracker, CancellationToken),
+) -> Reply {
+    let status = response.status();
+    let mut headers = response.headers().clone();
+    keep_end_to_end(&mut headers, &answer::NOT_RETURNED);
+    headers.insert(header::CONNECTION, UPGRADE);
+    headers.insert(header::UPGRADE, WEBSOCKET);
+    if let Some(client) = client {
+        let upstream = hyper::upgrade::on(response);
+        let (tracker, end) = tunnels;
+        let end = end.clone();
+        tracker.spawn(async move {
+            tokio::select! {
+                () = join(client, upstream) => {}
+                () = end.cancelled() => {}
+            }
+        });
+    }
+    Reply::full(status, headers, Bytes::new())
+}
+
+async fn join(client: OnUpgrade, upstream: OnUpgrade) {
+    let Ok((client, upstream)) = tokio::try_join!(client, upstream) else {
+        return;
+    };
+    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+        tracing::debug!(%error, "a tunnel broke");
+    }
+}
