@@ -1,0 +1,607 @@
+//! Every way in which a request can fail, and the one map from there to what the client, the log and the metrics see.
+//!
+//! The matches are exhaustive on purpose: a new variant does not compile until its status, type, code, cause and
+//! headers are decided.
+
+use std::borrow::Cow;
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+
+use crate::call::{StreamError, UploadError};
+use crate::middleware::api::ApiError;
+use crate::middleware::auth::AuthError;
+use crate::middleware::respond::{Explain, Explanation};
+use crate::middleware::route::RouteError;
+use crate::openai::endpoint::TargetError;
+use crate::openai::json::JsonError;
+use crate::upstream::{DispatchError, UpstreamError};
+
+/// The sum of what the layers can raise.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The request line or the headers cannot be taken.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The caller is not known, or may not do this.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// The body cannot be taken.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// No upstream could be chosen, or the chosen one failed.
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    /// The answer broke after it had begun.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// The server room turned the bytes away before they were a request.
+    #[error("the connection's bytes are no request")]
+    Connection(StatusCode),
+    /// A bug.
+    #[error("a panic was caught")]
+    Panic,
+}
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+const UPSTREAM: &str = "upstream_error";
+const TIMEOUT: &str = "timeout_error";
+const SERVER: &str = "server_error";
+
+impl Explain for GatewayError {
+    fn explain(&self) -> Explanation {
+        match self {
+            Self::Route(error) => route(error),
+            Self::Auth(error) => auth(error),
+            Self::Api(error) => api(error),
+            Self::Dispatch(error) => dispatch(error),
+            Self::Stream(error) => stream(*error),
+            Self::Connection(status) => connection(*status),
+            Self::Panic => explain(
+                500,
+                SERVER,
+                "internal_error",
+                "gateway_panic",
+                "The gateway failed; this is a bug.",
+            ),
+        }
+    }
+}
+
+fn explain(
+    status: u16,
+    kind: &'static str,
+    code: &'static str,
+    cause: &'static str,
+    message: impl Into<String>,
+) -> Explanation {
+    Explanation {
+        status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        kind,
+        code,
+        param: None,
+        message: message.into(),
+        cause,
+        detail: None,
+        headers: Vec::new(),
+        close: false,
+    }
+}
+
+impl Explanation {
+    fn param(mut self, param: Option<&'static str>) -> Self {
+        self.param = param;
+        self
+    }
+
+    fn detail(mut self, detail: String) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// Asks for a new connection: the bytes that follow on this one are not to be trusted.
+    fn closing(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    fn header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Whole seconds for everyone, milliseconds for the SDKs that read them.
+    fn retry_after(self, wait: Duration) -> Self {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        self.header(
+            header::RETRY_AFTER,
+            HeaderValue::from(millis.div_ceil(1000)),
+        )
+        .header(
+            header::HeaderName::from_static("retry-after-ms"),
+            HeaderValue::from(millis),
+        )
+    }
+
+    /// Tells the SDKs that the same request will fail again.
+    fn final_word(self) -> Self {
+        self.header(
+            header::HeaderName::from_static("x-should-retry"),
+            HeaderValue::from_static("false"),
+        )
+    }
+}
+
+fn route(error: &RouteError) -> Explanation {
+    let too_large = |status, cause, message: String| {
+        explain(status, INVALID_REQUEST, "request_too_large", cause, message).closing()
+    };
+    match error {
+        RouteError::Target {
+            error: TargetError::UnknownPath,
+            method,
+            path,
+        } => explain(
+            404,
+            INVALID_REQUEST,
+            "unknown_url",
+            "client_unknown_path",
+            format!(
+                "Unknown request URL: {method} {}. The OpenAI API lies under /v1.",
+                cut(path)
+            ),
+        ),
+        RouteError::Target {
+            error: TargetError::MethodNotAllowed { allow },
+            method,
+            path,
+        } => explain(
+            405,
+            INVALID_REQUEST,
+            "method_not_allowed",
+            "client_method",
+            format!(
+                "Not allowed to {method} on {} (HTTP methods allowed: {allow}).",
+                cut(path)
+            ),
+        )
+        .header(header::ALLOW, HeaderValue::from_static(allow)),
+        RouteError::UriTooLong { limit } => too_large(
+            414,
+            "client_too_large",
+            format!("The request URI is longer than {limit} bytes."),
+        ),
+        RouteError::HeadTooLarge { limit } => too_large(
+            431,
+            "client_too_large",
+            format!("The request headers are larger than {limit} bytes."),
+        ),
+        RouteError::TooManyHeaders { limit } => too_large(
+            431,
+            "client_too_large",
+            format!("The request has more than {limit} headers."),
+        ),
+        RouteError::Malformed(what) => explain(
+            400,
+            INVALID_REQUEST,
+            "bad_request",
+            "client_malformed",
+            format!("Malformed request: {what}."),
+        )
+        .closing(),
+    }
+}
+
+fn auth(error: &AuthError) -> Explanation {
+    let unauthorized = |cause, message: &str| {
+        explain(401, INVALID_REQUEST, "invalid_api_key", cause, message)
+            .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    };
+    match error {
+        AuthError::Missing => unauthorized(
+            "client_no_key",
+            "No API key provided. Send the gateway key as `Authorization: Bearer KEY` (or `api-key`, `x-api-key`).",
+        ),
+        AuthError::Ambiguous => unauthorized(
+            "client_no_key",
+            "More than one Authorization header. Send the gateway key once.",
+        ),
+        AuthError::Unknown { prefix } => {
+            let explanation = unauthorized(
+                "client_wrong_key",
+                "Incorrect API key provided. The gateway does not know this key.",
+            );
+            match prefix {
+                Some(prefix) => explanation.detail(format!("unknown key {prefix}…")),
+                None => explanation,
+            }
+        }
+        AuthError::Expired => unauthorized("client_expired_key", "This API key has expired."),
+        AuthError::Path { path } => explain(
+            403,
+            "permission_error",
+            "path_not_allowed",
+            "policy_path",
+            format!("This API key may not use the path {}.", cut(path)),
+        ),
+    }
+}
+
+fn api(error: &ApiError) -> Explanation {
+    match error {
+        ApiError::Json(error) => json(error),
+        ApiError::ModelMissing => explain(
+            400,
+            INVALID_REQUEST,
+            "invalid_type",
+            "client_invalid_body",
+            "You must provide a `model`, as a string.",
+        )
+        .param(Some("model")),
+        ApiError::ModelNotAllowed { model } => explain(
+            403,
+            "permission_error",
+            "model_not_allowed",
+            "policy_model",
+            format!("This API key may not use the model `{}`.", cut(model)),
+        )
+        .param(Some("model")),
+        ApiError::Encoded => explain(
+            415,
+            INVALID_REQUEST,
+            "unsupported_content_encoding",
+            "client_invalid_body",
+            "Compressed request bodies are not supported on this path.",
+        )
+        .closing(),
+        ApiError::Upload(error) => upload(*error),
+        ApiError::Overdue { limit } => explain(
+            408,
+            INVALID_REQUEST,
+            "request_timeout",
+            "client_slow",
+            format!("The request body did not arrive within {limit:?}."),
+        )
+        .closing(),
+    }
+}
+
+fn json(error: &JsonError) -> Explanation {
+    let (code, param) = match error {
+        JsonError::Syntax { .. } | JsonError::NotAnObject | JsonError::TooDeep { .. } => {
+            ("invalid_json", None)
+        }
+        JsonError::Duplicate(member) => ("invalid_json", Some(*member)),
+        JsonError::Type { member, .. } => ("invalid_type", Some(*member)),
+    };
+    explain(
+        400,
+        INVALID_REQUEST,
+        code,
+        "client_invalid_body",
+        sentence(&error.to_string()),
+    )
+    .param(param)
+}
+
+fn upload(error: UploadError) -> Explanation {
+    let message = sentence(&format!("the request body is unusable: {error}"));
+    match error {
+        UploadError::TooLarge { limit } => explain(
+            413,
+            INVALID_REQUEST,
+            "request_too_large",
+            "client_too_large",
+            format!("The request body is larger than {limit} bytes."),
+        ),
+        UploadError::Stalled { .. } => explain(
+            408,
+            INVALID_REQUEST,
+            "request_timeout",
+            "client_slow",
+            message,
+        ),
+        UploadError::Broken => explain(
+            400,
+            INVALID_REQUEST,
+            "bad_request",
+            "client_malformed",
+            message,
+        ),
+    }
+    .closing()
+}
+
+fn dispatch(error: &DispatchError) -> Explanation {
+    match error {
+        DispatchError::NoRoute { model } => explain(
+            404,
+            INVALID_REQUEST,
+            "model_not_found",
+            "client_unknown_model",
+            format!(
+                "The model `{}` does not exist here: no route and no upstream serves it.",
+                cut(model)
+            ),
+        )
+        .param(Some("model")),
+        DispatchError::NoClaim { method, path } => explain(
+            404,
+            INVALID_REQUEST,
+            "unknown_url",
+            "client_unknown_path",
+            format!(
+                "Unknown request URL: {method} {}. No upstream of this gateway takes it.",
+                cut(path)
+            ),
+        ),
+        DispatchError::Upstream { name, source } => upstream(name, source),
+    }
+}
+
+fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
+    let failed = |code, cause, message: String| {
+        explain(502, UPSTREAM, code, cause, message).detail(chain(error))
+    };
+    match error {
+        UpstreamError::Connect(_) => failed(
+            "upstream_error",
+            "upstream_connect",
+            format!("The upstream `{name}` cannot be reached."),
+        ),
+        UpstreamError::Broken(_) => failed(
+            "upstream_error",
+            "upstream_broken",
+            format!("The upstream `{name}` broke off its answer."),
+        ),
+        UpstreamError::Timeout { .. } => explain(
+            504,
+            TIMEOUT,
+            "upstream_timeout",
+            "upstream_timeout",
+            format!("The upstream `{name}` did not answer in time."),
+        )
+        .detail(chain(error)),
+        UpstreamError::Status(StatusCode::GATEWAY_TIMEOUT) => explain(
+            504,
+            TIMEOUT,
+            "upstream_timeout",
+            "upstream_timeout",
+            format!("The upstream `{name}` did not get an answer in time."),
+        )
+        .detail(chain(error)),
+        UpstreamError::Status(status) => failed(
+            "upstream_error",
+            "upstream_status",
+            format!(
+                "The upstream `{name}` failed with status {}.",
+                status.as_u16()
+            ),
+        ),
+        UpstreamError::Refused(_) => failed(
+            "upstream_auth_failed",
+            "upstream_auth",
+            format!("The upstream `{name}` refused the gateway's credential."),
+        ),
+        UpstreamError::Invalid(_) => failed(
+            "upstream_invalid_response",
+            "upstream_invalid",
+            format!("The upstream `{name}` sent an answer that is not valid."),
+        ),
+        UpstreamError::TooLarge { limit } => failed(
+            "upstream_invalid_response",
+            "upstream_too_large",
+            format!("The upstream `{name}` sent more than {limit} bytes in one answer."),
+        ),
+        UpstreamError::Upload(error) => upload(*error),
+        UpstreamError::Overloaded { retry_after } => explain(
+            503,
+            SERVER,
+            "overloaded",
+            "gateway_overloaded",
+            format!("The queue of `{name}` is full. Try again a little later."),
+        )
+        .retry_after(*retry_after),
+        UpstreamError::NotLoaded => explain(
+            503,
+            SERVER,
+            "overloaded",
+            "gateway_not_ready",
+            format!("The model of `{name}` is not loaded yet."),
+        )
+        .retry_after(Duration::from_secs(1)),
+        UpstreamError::Engine(_) => explain(
+            500,
+            SERVER,
+            "internal_error",
+            "gateway_engine",
+            format!("The model of `{name}` failed."),
+        )
+        .detail(chain(error)),
+        UpstreamError::BadRequest {
+            message,
+            param,
+            code,
+        } => explain(
+            400,
+            INVALID_REQUEST,
+            code,
+            "client_invalid_body",
+            message.clone(),
+        )
+        .param(*param)
+        .final_word(),
+    }
+}
+
+fn stream(error: StreamError) -> Explanation {
+    let message = sentence(&error.to_string());
+    match error {
+        StreamError::Broken => explain(502, UPSTREAM, "upstream_error", "upstream_broken", message),
+        StreamError::Idle | StreamError::Overdue => explain(
+            504,
+            TIMEOUT,
+            "upstream_timeout",
+            "upstream_timeout",
+            message,
+        ),
+        StreamError::TooLarge => explain(
+            502,
+            UPSTREAM,
+            "upstream_invalid_response",
+            "upstream_too_large",
+            message,
+        ),
+        StreamError::Drained => explain(503, SERVER, "overloaded", "gateway_drained", message)
+            .retry_after(Duration::from_secs(1)),
+        StreamError::Engine => explain(500, SERVER, "internal_error", "gateway_engine", message),
+    }
+}
+
+fn connection(status: StatusCode) -> Explanation {
+    match status {
+        StatusCode::REQUEST_TIMEOUT => explain(
+            408,
+            INVALID_REQUEST,
+            "request_timeout",
+            "client_slow",
+            "The request head did not arrive in time.",
+        ),
+        StatusCode::URI_TOO_LONG => explain(
+            414,
+            INVALID_REQUEST,
+            "request_too_large",
+            "client_too_large",
+            "The request URI is too long.",
+        ),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => explain(
+            431,
+            INVALID_REQUEST,
+            "request_too_large",
+            "client_too_large",
+            "The request head has too many headers, or too large ones.",
+        ),
+        _ => explain(
+            400,
+            INVALID_REQUEST,
+            "bad_request",
+            "client_malformed",
+            "The bytes on this connection are not a valid HTTP request.",
+        ),
+    }
+    .closing()
+}
+
+/// Cuts what a client wrote to a length that a message and a log line can bear.
+fn cut(text: &str) -> Cow<'_, str> {
+    const LENGTH: usize = 128;
+    match text.char_indices().nth(LENGTH) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Turns an error's text into a sentence for a person.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars
+        .next()
+        .map(|c| c.to_uppercase().to_string())
+        .unwrap_or_default();
+    format!("{first}{}.", chars.as_str())
+}
+
+/// Joins an error and its causes for the log.
+fn chain(error: &UpstreamError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn upstream_error(source: UpstreamError) -> Explanation {
+        GatewayError::from(DispatchError::Upstream {
+            name: "openai".into(),
+            source,
+        })
+        .explain()
+    }
+
+    #[test]
+    fn internal_text_stays_inside() {
+        let cause = std::io::Error::other("10.0.0.7:4317 refused");
+        let explanation = upstream_error(UpstreamError::Connect(Box::new(cause)));
+        assert_eq!(explanation.status, 502);
+        assert!(!explanation.message.contains("10.0.0.7"));
+        assert!(explanation.detail.unwrap().contains("10.0.0.7"));
+    }
+
+    #[test]
+    fn every_503_says_when_to_come_back() {
+        for error in [
+            UpstreamError::Overloaded {
+                retry_after: Duration::from_millis(1500),
+            },
+            UpstreamError::NotLoaded,
+        ] {
+            let explanation = upstream_error(error);
+            assert_eq!(explanation.status, 503);
+            assert!(
+                explanation
+                    .headers
+                    .iter()
+                    .any(|(name, _)| name == header::RETRY_AFTER)
+            );
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        let explanation = upstream_error(UpstreamError::Overloaded {
+            retry_after: Duration::from_millis(1500),
+        });
+        let value = |wanted: &str| {
+            explanation
+                .headers
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .unwrap()
+                .1
+                .clone()
+        };
+        assert_eq!(value("retry-after"), "2");
+        assert_eq!(value("retry-after-ms"), "1500");
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones() {
+        let error = RouteError::Target {
+            error: TargetError::MethodNotAllowed { allow: "POST" },
+            method: http::Method::GET,
+            path: "/v1/completions".into(),
+        };
+        let explanation = GatewayError::from(error).explain();
+        assert_eq!(explanation.status, 405);
+        assert_eq!(
+            explanation.headers,
+            [(header::ALLOW, HeaderValue::from_static("POST"))]
+        );
+    }
+
+    #[test]
+    fn we_never_answer_409() {
+        for error in [StreamError::Broken, StreamError::Idle, StreamError::Drained] {
+            assert_ne!(GatewayError::from(error).explain().status, 409);
+        }
+    }
+}

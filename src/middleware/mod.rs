@@ -1,0 +1,8 @@
+//! The layers of the stack, one file each. `stack.rs` says in which order they stand, and why.
+
+pub mod accounting;
+pub mod api;
+pub mod auth;
+pub mod respond;
+pub mod route;
+pub mod telemetry;

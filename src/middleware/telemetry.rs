@@ -1,0 +1,283 @@
+//! Watches every request from its head to the last byte of its answer: the id, the metrics, the access log.
+//!
+//! One line and one count per request, whatever way it ends: written when the answer's body has ended or was dropped.
+//! Neither holds content, credentials or queries.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tower::{Layer, Service};
+
+use crate::call::{Outcome, Record, RequestId};
+use crate::metrics::{Finished, Metrics};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const UPSTREAM: HeaderName = HeaderName::from_static("x-weir-upstream");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// How many characters of a path are logged.
+const LOGGED_PATH: usize = 256;
+
+/// Where the access log's lines come from, for filters.
+const ACCESS_LOG: &str = "weir::access";
+
+/// Who is to blame for an answer that no layer inside could speak for: an extension of the response.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause(pub &'static str);
+
+/// Builds [`Telemetry`].
+#[derive(Clone)]
+pub struct TelemetryLayer {
+    metrics: Arc<Metrics>,
+    access_log: bool,
+}
+
+/// The service of this layer.
+#[derive(Clone)]
+pub struct Telemetry<S> {
+    inner: S,
+    metrics: Arc<Metrics>,
+    access_log: bool,
+}
+
+impl TelemetryLayer {
+    /// Reports to `metrics`, and to the log when `access_log` says so.
+    pub fn new(metrics: Arc<Metrics>, access_log: bool) -> Self {
+        Self {
+            metrics,
+            access_log,
+        }
+    }
+}
+
+impl<S> Layer<S> for TelemetryLayer {
+    type Service = Telemetry<S>;
+
+    fn layer(&self, inner: S) -> Telemetry<S> {
+        Telemetry {
+            inner,
+            metrics: Arc::clone(&self.metrics),
+            access_log: self.access_log,
+        }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Telemetry<S>
+where
+    S: Service<Request<B>, Response = Response<R>, Error = Infallible>,
+    R: Body<Data = Bytes>,
+{
+    type Response = Response<WatchedBody<R>>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let from_client = request
+            .headers()
+            .get(REQUEST_ID)
+            .and_then(|id| RequestId::from_client(id.as_bytes()));
+        let id_is_the_clients = from_client.is_some();
+        let id = from_client.unwrap_or_else(RequestId::fresh);
+        let record = Arc::new(Record::new(id, Instant::now()));
+        request.extensions_mut().insert(Arc::clone(&record));
+        self.metrics.request_started();
+        let watch = Watch {
+            record,
+            metrics: Arc::clone(&self.metrics),
+            log: self.access_log.then(|| {
+                (
+                    request.method().clone(),
+                    request.uri().path().chars().take(LOGGED_PATH).collect(),
+                )
+            }),
+            status: None,
+            sent: 0,
+        };
+        ResponseFuture {
+            inner: self.inner.call(request),
+            watch: Some(watch),
+            id_is_the_clients,
+        }
+    }
+}
+
+/// Reports when it is dropped.
+struct Watch {
+    record: Arc<Record>,
+    metrics: Arc<Metrics>,
+    log: Option<(Method, String)>,
+    status: Option<u16>,
+    sent: u64,
+}
+
+impl Watch {
+    fn head<B>(&mut self, response: &mut Response<B>, id_is_the_clients: bool) {
+        let age = self.record.received.elapsed();
+        let status = response.status().as_u16();
+        self.status = Some(status);
+        let mut facts = self.record.facts();
+        if let Some(Cause(cause)) = response.extensions_mut().remove() {
+            facts.cause = Some(cause);
+        }
+        let headers = response.headers_mut();
+        // A client's own id comes back to it. Otherwise the upstream's is the one that its operator can look up; ours
+        // stands in the log beside it.
+        if let Some(id) = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+            facts.upstream_request_id = Some(id.chars().take(128).collect());
+        }
+        if (id_is_the_clients || !headers.contains_key(REQUEST_ID))
+            && let Ok(id) = HeaderValue::from_str(self.record.id.as_str())
+        {
+            headers.insert(REQUEST_ID, id);
+        }
+        let upstream = facts
+            .upstream
+            .as_deref()
+            .and_then(|name| HeaderValue::from_str(name).ok());
+        if let Some(upstream) = upstream {
+            headers.insert(UPSTREAM, upstream);
+            headers.insert(ATTEMPTS, HeaderValue::from(facts.attempts));
+        }
+        headers.append(
+            SERVER_TIMING,
+            server_timing(facts.overhead(age), facts.upstream_time),
+        );
+        self.metrics.answer_began(&facts, age);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let duration = self.record.received.elapsed();
+        let mut facts = self.record.facts();
+        let gone = self.status.is_none() || facts.outcome == Some(Outcome::ClientGone);
+        if gone && facts.cause.is_none() {
+            facts.cause = Some("client_gone");
+        }
+        self.metrics.request_finished(&Finished {
+            facts: &facts,
+            status: self.status,
+            duration,
+            sent: self.sent,
+        });
+        let Some((method, path)) = &self.log else {
+            return;
+        };
+        tracing::info!(
+            target: ACCESS_LOG,
+            {
+            request.id = %self.record.id,
+            http.method = %method,
+            url.path = path,
+            http.status = self.status.unwrap_or(499),
+            endpoint = facts.endpoint,
+            key.id = facts.key.as_deref(),
+            team.id = facts.team.as_deref(),
+            model = facts.route.as_deref(),
+            upstream.name = facts.upstream.as_deref(),
+            upstream.request_id = facts.upstream_request_id.as_deref(),
+            attempts = facts.attempts,
+            stream = facts.stream,
+            duration_ms = millis(duration),
+            upstream_ms = facts.upstream_time.map(millis),
+            first_token_ms = facts.first_token.map(millis),
+            tokens.input = facts.usage.map(|usage| usage.input),
+            tokens.output = facts.usage.map(|usage| usage.output),
+            sent_bytes = self.sent,
+            cause = facts.cause,
+            detail = facts.detail.as_deref()
+            },
+            "request"
+        );
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// <https://www.w3.org/TR/server-timing/>: our own milliseconds and the upstream's.
+fn server_timing(own: Duration, upstream: Option<Duration>) -> HeaderValue {
+    let own = millis(own);
+    let text = match upstream {
+        Some(upstream) => format!("weir;dur={own}, upstream;dur={}", millis(upstream)),
+        None => format!("weir;dur={own}"),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("weir"))
+}
+
+pin_project! {
+    /// The future of [`Telemetry`].
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        watch: Option<Watch>,
+        id_is_the_clients: bool,
+    }
+}
+
+impl<F, R> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<R>, Infallible>>,
+{
+    type Output = Result<Response<WatchedBody<R>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Ok(mut response) = ready!(this.inner.poll(cx));
+        let mut watch = this.watch.take();
+        if let Some(watch) = &mut watch {
+            watch.head(&mut response, *this.id_is_the_clients);
+        }
+        Poll::Ready(Ok(response.map(|inner| WatchedBody { inner, watch })))
+    }
+}
+
+pin_project! {
+    /// An answer's body whose bytes are counted.
+    pub struct WatchedBody<B> {
+        #[pin]
+        inner: B,
+        watch: Option<Watch>,
+    }
+}
+
+impl<B> Body for WatchedBody<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let frame = ready!(this.inner.poll_frame(cx));
+        if let (Some(watch), Some(Ok(frame))) = (this.watch, &frame) {
+            watch.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,76 @@
+//! The page: every layer that a request passes, outermost first, and why it stands there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use tokio_util::sync::CancellationToken;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::call::{Call, Reply};
+use crate::error::GatewayError;
+use crate::metrics::Metrics;
+use crate::middleware::accounting::AccountingLayer;
+use crate::middleware::api::{self, ApiLayer};
+use crate::middleware::auth::{AuthLayer, Keyring};
+use crate::middleware::respond::{Explain, RespondLayer};
+use crate::middleware::route::{self, RouteLayer};
+use crate::middleware::telemetry::{Cause, TelemetryLayer};
+use crate::server::HttpService;
+use crate::upstream::Dispatch;
+
+/// What the layers are built from.
+pub struct Parts {
+    /// Where requests are counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether each request is logged.
+    pub access_log: bool,
+    /// Cancelled when streams must end.
+    pub deadline: CancellationToken,
+    /// The bounds of request heads.
+    pub route: route::Params,
+    /// Who may call.
+    pub keyring: Arc<Keyring>,
+    /// The bounds of request bodies.
+    pub api: api::Params,
+    /// The upstreams.
+    pub dispatch: Dispatch,
+}
+
+/// Builds the data plane's service.
+pub fn build(parts: Parts) -> impl HttpService {
+    let metrics = Arc::clone(&parts.metrics);
+
+    // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
+    // to follow an answer.
+    let innermost = parts.dispatch.map_err(GatewayError::from);
+    // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
+    // stands inside of it, so that nothing is served uncounted.
+    let accounted = AccountingLayer.layer(innermost);
+    // Boxed once, here, to keep the stack's type and the compiler's work small.
+    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(accounted);
+
+    // The hinge: the body is read and inspected only for callers that are known.
+    let api = ApiLayer::new(parts.api).layer(calls);
+    // Authentication costs the head alone, and the same for everyone.
+    let auth = AuthLayer::new(parts.keyring).layer(api);
+    // What is asked for is decided once, before anyone decides by it. The head's bounds hold here.
+    let route = RouteLayer::new(parts.route).layer(auth);
+    // Errors become answers inside of telemetry, which reports what the client saw.
+    let respond = RespondLayer::new(parts.deadline).layer(route);
+    // A panic is a 500 for one request, and counted like any other answer.
+    let catch_panic = CatchPanicLayer::custom(move |_| panicked(&metrics)).layer(respond);
+    // Outermost: one id, one count and one log line for whatever happens.
+    TelemetryLayer::new(parts.metrics, parts.access_log).layer(catch_panic)
+}
+
+fn panicked(metrics: &Metrics) -> Response<Full<Bytes>> {
+    metrics.panicked();
+    let explanation = GatewayError::Panic.explain();
+    let mut response = explanation.response(None).map(Full::new);
+    response.extensions_mut().insert(Cause(explanation.cause));
+    response
+}
