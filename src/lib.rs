@@ -1,5 +1,22 @@
 //! Weir, an OpenAI-compatible LLM gateway.
+//!
+//! Start reading at [`stack`]: the way of a request through every layer, on one page. [`app`] builds it from the
+//! configuration, [`call`] holds the types that travel inside, [`error`] is the one map from failures to answers.
 
+pub mod admin;
+pub mod app;
 pub mod call;
+pub mod chat;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod keys;
+pub mod log;
+pub mod metrics;
+pub mod middleware;
 pub mod openai;
+pub mod pattern;
+pub mod secret;
+pub mod server;
+pub mod stack;
 pub mod upstream;

@@ -1,1 +1,143 @@
-fn main() {}
+//! The program: reads the arguments, does what they say, and exits 0, 1 for the user's mistake, or 2.
+
+use std::io::{self, BufReader, IsTerminal, Write};
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Runtime};
+use weir::cli::{Command, ConfigArgs, KeysCommand};
+use weir::config::{self, Config, LogFormat};
+use weir::{app, chat, keys, log};
+
+const MISTAKE: u8 = 1;
+const INTERNAL: u8 = 2;
+
+fn main() -> ExitCode {
+    keep_compute_small();
+    let code = match Command::parse(std::env::args_os()) {
+        Ok(Command::Serve(args)) => serve(&args),
+        Ok(Command::Check(args)) => {
+            let (text, fine) =
+                config::check_command(args.path(&config::process_env).as_deref(), &context());
+            print(&text);
+            if fine { 0 } else { MISTAKE }
+        }
+        Ok(Command::Chat(args)) => talk(&args.options(&config::process_env)),
+        Ok(Command::Keys(KeysCommand::Hash(args))) => {
+            match keys::hash_command(args.key(), args.new_key(), &mut io::stdin()) {
+                Ok(text) => {
+                    print(&text);
+                    0
+                }
+                Err(message) => complain(&message, MISTAKE),
+            }
+        }
+        Err(code) => code,
+    };
+    ExitCode::from(code)
+}
+
+fn serve(args: &ConfigArgs) -> u8 {
+    let loaded = match config::load(args.path(&config::process_env).as_deref(), &context()) {
+        Ok(loaded) => loaded,
+        Err(report) => return complain(&report.to_string(), MISTAKE),
+    };
+    let _log = start_log(&loaded.config);
+    for warning in &loaded.warnings.problems {
+        tracing::warn!(
+            file = loaded.warnings.file,
+            field = warning.path,
+            "{}",
+            warning.message
+        );
+    }
+    let runtime = match runtime(loaded.config.server.workers) {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start threads: {error}"), INTERNAL),
+    };
+    let served = runtime.block_on(app::run(loaded.config, &config::process_env));
+    // What is left has had its time.
+    runtime.shutdown_background();
+    match served {
+        Ok(()) => 0,
+        Err(error) => complain(
+            &error.to_string(),
+            if error.is_users() { MISTAKE } else { INTERNAL },
+        ),
+    }
+}
+
+fn talk(options: &chat::Options) -> u8 {
+    let runtime = match runtime(1) {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start: {error}"), INTERNAL),
+    };
+    let interactive = io::stdin().is_terminal();
+    let (mut input, mut output, mut errors) =
+        (BufReader::new(io::stdin()), io::stdout(), io::stderr());
+    let mut console = chat::Console {
+        input: &mut input,
+        output: &mut output,
+        errors: &mut errors,
+        interactive,
+    };
+    runtime.block_on(chat::run(options, &mut console))
+}
+
+/// One worker needs no threads, and no locks between them.
+fn runtime(workers: usize) -> io::Result<Runtime> {
+    match workers {
+        1 => Builder::new_current_thread().enable_all().build(),
+        0 => Builder::new_multi_thread().enable_all().build(),
+        workers => Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_all()
+            .build(),
+    }
+}
+
+fn context() -> config::Context<'static> {
+    config::Context {
+        env: &config::process_env,
+        check_model: &app::check_model,
+        now: jiff::Timestamp::now(),
+    }
+}
+
+fn start_log(config: &Config) -> impl Drop + use<> {
+    let format = match config.log.format {
+        LogFormat::Auto => log::Format::Auto,
+        LogFormat::Text => log::Format::Text,
+        LogFormat::Json => log::Format::Json,
+    };
+    log::start(format, config.log.level)
+}
+
+/// A closed pipe at the other end is no reason to fail.
+fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+fn complain(message: &str, code: u8) -> u8 {
+    let _ = writeln!(io::stderr(), "weir: {}", message.trim_end());
+    code
+}
+
+/// candle takes the size of its pool of spinning threads from the environment alone, at its first product. More than
+/// one of them costs a small model, and every neighbour on the machine, more than it gains.
+#[cfg(feature = "local")]
+fn keep_compute_small() {
+    use weir::upstream::transformer::THREADS_VARIABLE;
+    if std::env::var_os(THREADS_VARIABLE).is_none() {
+        #[expect(
+            unsafe_code,
+            reason = "no other thread runs yet that could read the environment"
+        )]
+        // SAFETY: called first thing in `main`, before any thread is started.
+        unsafe {
+            std::env::set_var(THREADS_VARIABLE, "1");
+        }
+    }
+}
+
+#[cfg(not(feature = "local"))]
+fn keep_compute_small() {}

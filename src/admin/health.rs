@@ -1,0 +1,70 @@
+//! Whether the gateway can serve.
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::text;
+use crate::metrics::Metrics;
+use crate::server::Drain;
+use crate::upstream::Dispatch;
+
+#[derive(Serialize)]
+struct Readiness<'a> {
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    upstreams: Vec<UpstreamReadiness<'a>>,
+}
+
+#[derive(Serialize)]
+struct UpstreamReadiness<'a> {
+    name: &'a str,
+    ready: bool,
+}
+
+fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
+    let upstreams: Vec<_> = dispatch
+        .readiness()
+        .map(|(name, ready)| UpstreamReadiness { name, ready })
+        .collect();
+    let reason = if drain.has_begun() {
+        Some("draining")
+    } else if upstreams.iter().all(|upstream| !upstream.ready) {
+        Some("no upstream is ready")
+    } else {
+        None
+    };
+    Readiness {
+        ready: reason.is_none(),
+        reason,
+        upstreams,
+    }
+}
+
+/// Answers `/readyz`: 200 when calls can be served, 503 when they should go elsewhere.
+pub(super) fn ready(dispatch: &Dispatch, drain: &Drain) -> Response<Full<Bytes>> {
+    let readiness = readiness(dispatch, drain);
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    // Names and booleans always serialize.
+    text(
+        status,
+        "application/json",
+        serde_json::to_vec(&readiness).unwrap_or_default().into(),
+    )
+}
+
+/// Brings the gauges of readiness up to date.
+pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain) {
+    let readiness = readiness(dispatch, drain);
+    metrics.set_ready(readiness.ready);
+    for upstream in &readiness.upstreams {
+        metrics.set_upstream_ready(upstream.name, upstream.ready);
+    }
+}
