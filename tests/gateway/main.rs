@@ -1,0 +1,31 @@
+//! What Weir promises, tried on the real binary over real sockets: a module per promise.
+//!
+//! `cargo test --test gateway framing::` runs one module. Every test starts a gateway of its own on free ports, with a
+//! config file in a temp folder and a scripted upstream beside it; when a test fails, the gateway's log is shown.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a helper of a test fails the test by panicking, and shows why"
+)]
+
+mod support;
+
+mod admin;
+mod auth;
+mod clients;
+mod config_start;
+mod connections;
+mod drain;
+mod errors;
+mod framing;
+mod house;
+mod http2;
+#[cfg(feature = "local")]
+mod local;
+mod models;
+mod pass_through;
+mod plain;
+mod secrets;
+mod streaming;
