@@ -1,13 +1,13 @@
 //! What counts where nothing is written: the bundled model, and OpenAI where there is a key for it.
 
-use http::{HeaderMap, Uri};
+use http::Uri;
 
 use super::defaults;
 use super::problem::At;
 use super::reader::Reader;
 use super::types::{
-    LocalConfig, LocalModel, RemoteConfig, RouteConfig, TargetConfig, TimeoutsConfig,
-    UpstreamConfig, UpstreamKind,
+    ApiConfig, BalanceConfig, EndpointConfig, LocalConfig, LocalModel, RemoteConfig, RouteConfig,
+    TargetConfig, TimeoutOverrides, UpstreamConfig, UpstreamKind,
 };
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -54,10 +54,17 @@ pub(super) fn routes(upstreams: &[UpstreamConfig]) -> Vec<RouteConfig> {
     let patterns = aliases.filter_map(|alias| Pattern::parse(alias).ok());
     let route = |model| RouteConfig {
         model,
-        target: TargetConfig {
+        targets: vec![TargetConfig {
             upstream: LOCAL.to_owned(),
             model: Some(defaults::BUNDLED_MODEL.to_owned()),
-        },
+            priority: 0,
+            weight: 1,
+        }],
+        balance: BalanceConfig::default(),
+        affinity: None,
+        retry: None,
+        timeouts: TimeoutOverrides::default(),
+        hedge: None,
     };
     patterns.map(route).collect()
 }
@@ -71,20 +78,14 @@ fn openai(reader: &mut Reader<'_>, at: &At) -> Option<UpstreamConfig> {
         );
         return None;
     }
+    let endpoint = EndpointConfig::Http(Uri::from_static(defaults::OPENAI_BASE_URL));
     Some(UpstreamConfig {
         name: "openai".to_owned(),
         models: vec![Pattern::any()],
         kind: UpstreamKind::Remote(RemoteConfig {
-            base_url: Uri::from_static(defaults::OPENAI_BASE_URL),
-            api_key: Some(Secret::new(key)),
+            api_keys: vec![Secret::new(key)],
             paths: vec![Pattern::any()],
-            headers: HeaderMap::new(),
-            timeouts: TimeoutsConfig {
-                connect: defaults::CONNECT_TIMEOUT,
-                first_byte: defaults::FIRST_BYTE_TIMEOUT,
-                idle: defaults::IDLE_TIMEOUT,
-                total: defaults::TOTAL_TIMEOUT,
-            },
+            ..defaults::remote(ApiConfig::OpenAi, vec![endpoint])
         }),
     })
 }

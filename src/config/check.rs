@@ -1,12 +1,15 @@
 //! What the fields say of each other: names that must be unique, names that must exist, and what nothing can reach.
 
+mod reach;
+mod routes;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use super::builtin;
 use super::file::{Admin, File, Key, Kind, Route, Server, Team, Upstream};
 use super::problem::At;
-use super::reader::{Placed, Reader, Text, quote, suggest};
+use super::reader::{Reader, Text, quote};
 use super::types::{
     Config, KeyConfig, LocalModel, RemoteConfig, RouteConfig, TargetConfig, TeamConfig,
     UpstreamConfig, UpstreamKind,
@@ -45,11 +48,12 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
     unique(file.keys.iter().map(|key| &key.name), "key", reader);
     digests(&file, reader);
     made_key(&file.keys, reader);
-    route_patterns(&file.routes, reader);
+    routes::patterns(&file.routes, reader);
+    routes::alike(&file.routes, reader);
     team_names(&file.keys, &file.teams, reader);
     expiries(&file.keys, reader);
 
-    let mut routes = Vec::new();
+    let mut built_in = Vec::new();
     let upstreams = match file.upstreams {
         Some(upstreams) => {
             if upstreams.is_empty() {
@@ -62,14 +66,15 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
                     "is empty; write an [[upstream]], or none for the built-in ones",
                 );
             }
-            upstream_names(
+            routes::upstreams(
                 upstreams
                     .iter()
                     .map(|u| u.name.as_ref().map(|name| name.value.as_str())),
                 &file.routes,
                 reader,
             );
-            reachable(&upstreams, &file.routes, reader);
+            reach::own_address(&upstreams, &file.server, reader);
+            reach::reachable(&upstreams, &file.routes, reader);
             let mut first_remote = true;
             upstreams
                 .into_iter()
@@ -78,23 +83,24 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         }
         None => {
             let defaults = builtin::upstreams(reader);
-            upstream_names(
+            routes::upstreams(
                 defaults.iter().map(|u| Some(u.name.as_str())),
                 &file.routes,
                 reader,
             );
-            routes = builtin::routes(&defaults);
+            built_in = builtin::routes(&defaults);
             defaults
         }
     };
     // The file's own routes go before the built-in ones of the same name.
     let written: Vec<RouteConfig> = file.routes.into_iter().filter_map(route).collect();
-    routes.retain(|route| written.iter().all(|written| written.model != route.model));
+    built_in.retain(|route| written.iter().all(|written| written.model != route.model));
     Config {
         server: file.server.config,
         admin: file.admin.config,
         upstreams,
-        routes: written.into_iter().chain(routes).collect(),
+        routes: written.into_iter().chain(built_in).collect(),
+        retry: file.retry,
         teams: file.teams.into_iter().filter_map(team).collect(),
         keys: file.keys.into_iter().filter_map(key).collect(),
         log: file.log,
@@ -160,76 +166,15 @@ fn digests(file: &File, reader: &mut Reader<'_>) {
     }
 }
 
-fn route_patterns(routes: &[Route], reader: &mut Reader<'_>) {
-    let patterns: Vec<&Placed<Pattern>> = routes
-        .iter()
-        .filter_map(|route| route.model.as_ref())
-        .collect();
-    for (i, pattern) in patterns.iter().enumerate() {
-        let covering = patterns[..i].iter().find(|other| {
-            let equal = other.value.specificity() == pattern.value.specificity();
-            equal && other.value.covers(&pattern.value)
-        });
-        if let Some(other) = covering {
-            let message = if other.value == pattern.value {
-                "another route before it has this model; write each model once".to_owned()
-            } else {
-                format!(
-                    "is never reached: a route before it has {}; leave one out",
-                    quote(other.value.as_str())
-                )
-            };
-            reader.error(&pattern.at, message);
-        }
-    }
-}
-
 fn team_names(keys: &[Key], teams: &[Team], reader: &mut Reader<'_>) {
     let names = teams
         .iter()
         .map(|team| team.name.as_ref().map(|name| name.value.as_str()));
-    let wanted = keys.iter().filter_map(|key| key.team.as_ref());
-    references(names, wanted, "team", reader);
-}
-
-fn upstream_names<'t>(
-    names: impl Iterator<Item = Option<&'t str>>,
-    routes: &'t [Route],
-    reader: &mut Reader<'_>,
-) {
-    let wanted = routes.iter().filter_map(|route| route.upstream.as_ref());
-    references(names, wanted, "upstream", reader);
-}
-
-/// Reports names that stand for nothing.
-fn references<'t>(
-    names: impl Iterator<Item = Option<&'t str>>,
-    wanted: impl Iterator<Item = &'t Text>,
-    what: &str,
-    reader: &mut Reader<'_>,
-) {
     let names: Vec<Option<&str>> = names.collect();
-    let known: Vec<&str> = names.iter().flatten().copied().collect();
-    for text in wanted {
-        if known.contains(&text.value.as_str()) {
-            continue;
+    for text in keys.iter().filter_map(|key| key.team.as_ref()) {
+        if !names.contains(&Some(&text.value)) {
+            routes::unknown(&names, text, "team", reader);
         }
-        // A name that could not be read may have been meant; it has been reported already.
-        if names.contains(&None) {
-            continue;
-        }
-        let message = match known.is_empty() {
-            true => format!(
-                "there is no {what} {}; write a [[{what}]] of that name",
-                quote(&text.raw)
-            ),
-            false => format!(
-                "there is no {what} {}; {}",
-                quote(&text.raw),
-                suggest(&text.value, &known)
-            ),
-        };
-        reader.error(&text.at, message);
     }
 }
 
@@ -240,63 +185,6 @@ fn expiries(keys: &[Key], reader: &mut Reader<'_>) {
                 &expires.at,
                 "has passed, and the key is refused; write a later time, or remove the key",
             );
-        }
-    }
-}
-
-/// Doubts patterns that an upstream before takes all of, and refuses upstreams that nothing can lead to.
-fn reachable(upstreams: &[Upstream], routes: &[Route], reader: &mut Reader<'_>) {
-    let mut first_remote = true;
-    for (i, upstream) in upstreams.iter().enumerate() {
-        let Some(kind) = &upstream.kind else {
-            continue;
-        };
-        let takes_paths = match kind {
-            Kind::Remote { paths, .. } => {
-                let is_first = std::mem::take(&mut first_remote);
-                paths.as_ref().map_or(is_first, |paths| !paths.is_empty())
-            }
-            Kind::Local(_) => false,
-        };
-        let before = |pattern: &Pattern| {
-            upstreams[..i].iter().find(|other| {
-                let kind = other.kind.as_ref();
-                let mut patterns = kind
-                    .map(|kind| models_of(other, kind))
-                    .unwrap_or_default()
-                    .into_iter();
-                patterns.any(|other| other.covers(pattern))
-            })
-        };
-        let models = models_of(upstream, kind);
-        let all_taken = models.iter().all(|pattern| before(pattern).is_some());
-        let named = routes
-            .iter()
-            .filter_map(|route| route.upstream.as_ref())
-            .any(|target| {
-                upstream
-                    .name
-                    .as_ref()
-                    .is_some_and(|name| name.value == target.value)
-            });
-        if all_taken && !named && !takes_paths {
-            reader.error(
-                &upstream.at,
-                "is never used: upstreams before it take all of its `models`; put it before them, or write a [[route]] to it",
-            );
-            continue;
-        }
-        for pattern in &upstream.models {
-            if let Some(other) = before(&pattern.value) {
-                let name = other.name.as_ref().map_or("?", |name| name.raw.as_str());
-                reader.warning(
-                    &pattern.at,
-                    format!(
-                        "goes to the upstream {} before it, which takes it too; put this upstream first, or write a [[route]]",
-                        quote(name)
-                    ),
-                );
-            }
         }
     }
 }
@@ -326,7 +214,7 @@ fn typed(upstream: Upstream, first_remote: &mut bool) -> Option<UpstreamConfig> 
     let name = upstream.name.as_ref().map(|name| name.value.clone())?;
     let models = models_of(&upstream, upstream.kind.as_ref()?);
     let kind = match upstream.kind? {
-        Kind::Remote { config, paths } => {
+        Kind::Remote { config, paths, .. } => {
             let default = match std::mem::take(first_remote) {
                 true => vec![Pattern::any()],
                 false => Vec::new(),
@@ -343,12 +231,22 @@ fn typed(upstream: Upstream, first_remote: &mut bool) -> Option<UpstreamConfig> 
 }
 
 fn route(route: Route) -> Option<RouteConfig> {
+    let targets = route.targets.into_iter().filter_map(|target| {
+        Some(TargetConfig {
+            upstream: target.upstream?.value,
+            model: target.rename.map(|text| text.value),
+            priority: target.priority,
+            weight: target.weight,
+        })
+    });
     Some(RouteConfig {
         model: route.model?.value,
-        target: TargetConfig {
-            upstream: route.upstream?.value,
-            model: route.rename.map(|text| text.value),
-        },
+        targets: targets.collect(),
+        balance: route.balance,
+        affinity: route.affinity,
+        retry: route.retry,
+        timeouts: route.timeouts,
+        hedge: route.hedge,
     })
 }
 

@@ -3,6 +3,13 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
+use http::HeaderMap;
+
+use super::types::{
+    ApiConfig, ClientTlsConfig, EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig,
+    RetryConfig, TimeoutsConfig,
+};
+
 /// Loopback, so that a first try opens nothing to the network; 8080 since it needs no privilege.
 pub const LISTEN: SocketAddr = loopback(8080);
 /// Beside the data plane; 9090 would be Prometheus's own.
@@ -40,8 +47,12 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Three handshakes across the world and a lost packet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same: two more round trips, and a signature.
+pub const TLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// A long prompt on a busy server; plain answers of slow models need it whole.
 pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A model that reasons in silence before it speaks.
+pub const FIRST_CONTENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause that models make between tokens, with room.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The SDKs' own.
@@ -49,12 +60,95 @@ pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(600);
 /// A minute or so of short answers; who is behind them has a client that gave up.
 pub const LOCAL_QUEUE: usize = 64;
 
+/// One may be the rest of a deploy, five are none.
+pub const EJECT_FAILURES: u32 = 5;
+/// Ten times what a healthy service fails by itself.
+pub const EJECT_SHARE: f64 = 0.1;
+/// Of fewer requests, two failures would be the share already.
+pub const EJECT_MIN_REQUESTS: u32 = 20;
+/// Long enough to hold `EJECT_MIN_REQUESTS` of a quiet service, short enough to forget.
+pub const EJECT_WINDOW: Duration = Duration::from_secs(60);
+/// A restart takes about as long.
+pub const EJECT_BASE: Duration = Duration::from_secs(5);
+/// Nobody waits much longer for a mended server to be used again.
+pub const EJECT_MAX: Duration = Duration::from_secs(300);
+/// An endpoint that fails may still answer; none never does.
+pub const EJECT_FLOOR: usize = 1;
+/// Every compatible server has it, and it costs no tokens.
+pub const HEALTH_PATH: &str = "/models";
+/// Six questions a minute disturb nobody.
+pub const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+/// A list of models takes milliseconds.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The SDKs' own.
+pub const RETRY_ATTEMPTS: u32 = 2;
+/// The SDKs' own.
+pub const BACKOFF_BASE: Duration = Duration::from_millis(500);
+/// The SDKs' own.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(8);
+/// An outage is amplified by a fifth at most.
+pub const RETRY_BUDGET: f64 = 0.2;
+/// Half of what load balancers give a silent request.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Nobody sees it before the first word, and a server that fails at once has failed by then.
+pub const HOLD: Duration = Duration::from_millis(100);
+/// What the 95th percentile leaves over.
+pub const HEDGE_BUDGET: f64 = 0.05;
+
+/// `timeouts` of an upstream that says nothing of them.
+pub const TIMEOUTS: TimeoutsConfig = TimeoutsConfig {
+    connect: CONNECT_TIMEOUT,
+    tls: TLS_TIMEOUT,
+    first_byte: FIRST_BYTE_TIMEOUT,
+    first_content: FIRST_CONTENT_TIMEOUT,
+    idle: IDLE_TIMEOUT,
+    total: TOTAL_TIMEOUT,
+};
+/// `eject` of an upstream that says nothing of it.
+pub const EJECT: EjectConfig = EjectConfig {
+    failures: EJECT_FAILURES,
+    share: EJECT_SHARE,
+    min_requests: EJECT_MIN_REQUESTS,
+    window: EJECT_WINDOW,
+    base: EJECT_BASE,
+    max: EJECT_MAX,
+    floor: EJECT_FLOOR,
+};
+/// `[retry]` where there is none.
+pub const RETRY: RetryConfig = RetryConfig {
+    attempts: RETRY_ATTEMPTS,
+    backoff_base: BACKOFF_BASE,
+    backoff_max: BACKOFF_MAX,
+    budget: RETRY_BUDGET,
+    max_retry_after: MAX_RETRY_AFTER,
+    hold: HOLD,
+};
+
 /// The model that is part of the program.
 pub const BUNDLED_MODEL: &str = "poet";
 /// Names that old examples use; with no config they lead to the bundled model.
 pub const BUNDLED_ALIASES: [&str; 2] = ["text-davinci-003", "gpt-3.5-turbo-instruct"];
 /// Where OPENAI_API_KEY is good for.
 pub const OPENAI_BASE_URL: &str = "https://api.openai.com/v1";
+
+/// Returns a remote upstream of which nothing is known but its endpoints: no credential, no paths, every default.
+pub fn remote(api: ApiConfig, endpoints: Vec<EndpointConfig>) -> RemoteConfig {
+    RemoteConfig {
+        api,
+        endpoints,
+        api_keys: Vec::new(),
+        paths: Vec::new(),
+        headers: HeaderMap::new(),
+        timeouts: TIMEOUTS,
+        max_concurrent: None,
+        queue: 0,
+        eject: EJECT,
+        health: None,
+        proxy: ProxyConfig::Environment,
+        tls: ClientTlsConfig::default(),
+    }
+}
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))

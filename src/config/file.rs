@@ -2,17 +2,25 @@
 //! is not judged here, see `check`.
 
 mod access;
+mod endpoint;
+mod failure;
+mod proxy;
 mod remote;
+mod route;
 mod server;
+mod timeouts;
+mod tls;
 mod upstream;
 
 use toml::de::DeTable;
 
-pub(super) use self::access::{Key, Route, Team};
+pub(super) use self::access::{Key, Team};
+pub(super) use self::route::{Route, Target};
 pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
+use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::LogConfig;
+use super::types::{LogConfig, RetryConfig};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -24,6 +32,7 @@ pub(super) struct File {
     /// None where the file has no such table at all.
     pub(super) upstreams: Option<Vec<Upstream>>,
     pub(super) routes: Vec<Route>,
+    pub(super) retry: RetryConfig,
     pub(super) teams: Vec<Team>,
     pub(super) keys: Vec<Key>,
     pub(super) log: LogConfig,
@@ -32,24 +41,23 @@ pub(super) struct File {
 impl File {
     pub(super) fn read(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Self {
         let mut root = Table::root(document);
+        let retry = reader
+            .table(&mut root, "retry")
+            .map_or(defaults::RETRY, |table| {
+                failure::retry(table, reader, &defaults::RETRY)
+            });
         let file = Self {
             server: server::server(&mut root, reader),
             admin: server::admin(&mut root, reader),
             upstreams: upstream::upstreams(&mut root, reader),
-            routes: access::routes(&mut root, reader),
+            routes: route::routes(&mut root, reader, &retry),
+            retry,
             teams: access::teams(&mut root, reader),
             keys: access::keys(&mut root, reader),
             log: server::log(&mut root, reader),
         };
         reader.not_built(&mut root, "limits");
-        off_only(&mut root, reader, "cache", "enabled = false", |table| {
-            let field = table.field("enabled");
-            field.is_some_and(|field| field.value.as_bool() == Some(false))
-        });
-        off_only(&mut root, reader, "retry", "attempts = 0", |table| {
-            let field = table.field("attempts");
-            field.is_some_and(|field| field.is_integer(0))
-        });
+        cache(&mut root, reader);
         reader.not_built(&mut root, "ledger");
         reader.not_built(&mut root, "redis");
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
@@ -62,24 +70,17 @@ impl File {
 }
 
 /// Reads the table of a feature to come, which may only say what is true already: that it is off.
-fn off_only<'i>(
-    root: &mut Table<'_, 'i>,
-    reader: &mut Reader<'_>,
-    name: &'static str,
-    off: &str,
-    is_off: impl FnOnce(&mut Table<'_, 'i>) -> bool,
-) {
-    let at = root.name_at(name);
-    let Some(mut table) = reader.table(root, name) else {
+fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
+    let at = root.name_at("cache");
+    let Some(mut table) = reader.table(root, "cache") else {
         return;
     };
-    let alone = table.all().count() == 1;
-    if !(is_off(&mut table) && alone) {
+    let enabled = table.field("enabled");
+    let is_off = enabled.is_some_and(|field| field.value.as_bool() == Some(false));
+    if !is_off || table.all().count() > 1 {
         reader.error(
             &at,
-            format!(
-                "`{name}` is not built yet; it comes with a later version, write `{off}` alone or leave the table out"
-            ),
+            "`cache` is not built yet; it comes with a later version, write `enabled = false` alone or leave the table out",
         );
     }
 }

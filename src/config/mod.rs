@@ -5,6 +5,7 @@
 //! program's entry and `app` see this module; every other room has parameters of its own.
 
 mod builtin;
+mod changes;
 mod check;
 pub mod defaults;
 mod expand;
@@ -17,18 +18,20 @@ mod tls;
 mod types;
 mod units;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+pub use self::changes::{Changes, changes};
 use self::file::File;
 use self::problem::{At, Found};
 pub use self::problem::{Problem, Report, Severity};
 use self::reader::{Reader, plain};
 pub use self::types::{
-    AdminConfig, Config, KeyConfig, LocalConfig, LocalModel, LogConfig, LogFormat, RemoteConfig,
-    RouteConfig, ServerConfig, TargetConfig, TeamConfig, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamKind,
+    AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, ClientTlsConfig, Config, EjectConfig,
+    EndpointConfig, HealthConfig, HedgeConfig, KeyConfig, LocalConfig, LocalModel, LogConfig,
+    LogFormat, ProxyConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TargetConfig,
+    TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind,
 };
 pub use crate::secret::Secret;
 
@@ -50,6 +53,9 @@ pub struct Loaded {
     pub config: Config,
     /// What is perhaps not as meant; no errors.
     pub warnings: Report,
+    /// Every file that it was made of, the configuration itself first, then secrets, certificates, keys and authorities:
+    /// who watches them sees every change. Empty without a configuration file.
+    pub files: Vec<PathBuf>,
 }
 
 /// Reads a variable of this process's environment.
@@ -87,7 +93,11 @@ pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report
         )
     })?;
     match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path, context),
+        Ok(text) => {
+            let mut loaded = parse(text, path, context)?;
+            loaded.files.insert(0, path.to_owned());
+            Ok(loaded)
+        }
         Err(error) => {
             let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let message = "is not UTF-8; save the file as UTF-8".to_owned();
@@ -97,7 +107,8 @@ pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report
     }
 }
 
-/// Reads and checks the text of a file. `file` is its name in reports, and paths in it start from its folder.
+/// Reads and checks the text of a file. `file` is its name in reports, and paths in it start from its folder. It is not
+/// among the files that were read.
 ///
 /// # Errors
 /// Everything that is wrong with it, and the warnings besides.
@@ -128,20 +139,24 @@ fn parse_in(
     let mut reader = Reader::new(context, folder);
     let file = File::read(document.get_ref(), &mut reader);
     let config = check::check(file, &mut reader);
-    let report = Report::new(name, text, reader.found);
+    let Reader { found, files, .. } = reader;
+    let report = Report::new(name, text, found);
     if report.errors() > 0 {
         return Err(report);
     }
     Ok(Loaded {
         config,
         warnings: report,
+        files,
     })
 }
 
 /// Does `weir check`: returns what to print, and whether the configuration can be served.
 pub fn check_command(path: Option<&Path>, context: &Context<'_>) -> (String, bool) {
     match load(path, context) {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded {
+            config, warnings, ..
+        }) => {
             let count = |number: usize, what: &str| match number {
                 1 => format!("1 {what}"),
                 _ => format!("{number} {what}s"),

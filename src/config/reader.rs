@@ -21,6 +21,8 @@ pub(super) struct Reader<'c> {
     pub(super) context: &'c Context<'c>,
     /// Paths in the file start here.
     pub(super) folder: PathBuf,
+    /// The files that were read besides the configuration itself.
+    pub(super) files: Vec<PathBuf>,
     pub(super) found: Vec<Found>,
 }
 
@@ -116,16 +118,6 @@ impl<'a, 'i> Table<'a, 'i> {
     }
 }
 
-// === impl Field ===
-
-impl Field<'_, '_> {
-    /// Returns whether this is one certain whole number.
-    pub(super) fn is_integer(&self, number: u64) -> bool {
-        let integer = self.value.as_integer();
-        integer.is_some_and(|n| u64::from_str_radix(n.as_str(), n.radix()) == Ok(number))
-    }
-}
-
 // === impl Reader ===
 
 impl<'c> Reader<'c> {
@@ -133,8 +125,18 @@ impl<'c> Reader<'c> {
         Self {
             context,
             folder: folder.to_owned(),
+            files: Vec::new(),
             found: Vec::new(),
         }
+    }
+
+    /// Returns the place of a file that is about to be read, and remembers that it was.
+    pub(super) fn file(&mut self, path: &str) -> PathBuf {
+        let path = self.folder.join(path);
+        if !self.files.contains(&path) {
+            self.files.push(path.clone());
+        }
+        path
     }
 
     pub(super) fn error(&mut self, at: &At, message: impl Into<String>) {

@@ -1,5 +1,7 @@
 //! Whole files: the examples load, the bad ones are told apart, and no text makes the reader panic.
 
+mod routing;
+
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -76,7 +78,9 @@ fn every_bad_file_has_its_report() {
 
 #[test]
 fn an_empty_file_is_complete() {
-    let Loaded { config, warnings } = read("").unwrap();
+    let Loaded {
+        config, warnings, ..
+    } = read("").unwrap();
     assert!(warnings.is_empty());
     assert_eq!(config.server.listen, defaults::LISTEN);
     assert_eq!(config.server.max_body, 25 << 20);
@@ -135,7 +139,7 @@ fn a_route_of_the_file_goes_before_the_built_in_one() {
         read("[[route]]\nmodel = \"text-davinci-003\"\ntargets = [{ upstream = \"openai\" }]\n");
     let config = config.unwrap().config;
     assert_eq!(config.routes.len(), 2);
-    assert_eq!(config.routes[0].target.upstream, "openai");
+    assert_eq!(config.routes[0].targets[0].upstream, "openai");
 }
 
 #[test]
@@ -208,7 +212,9 @@ fn every_field_arrives() {
         access = false
         [telemetry]
     "#;
-    let Loaded { config, warnings } = read(text).unwrap();
+    let Loaded {
+        config, warnings, ..
+    } = read(text).unwrap();
     assert!(warnings.is_empty(), "{warnings}");
     let server = &config.server;
     assert_eq!(
@@ -248,11 +254,11 @@ fn every_field_arrives() {
     let UpstreamKind::Remote(remote) = &vllm.kind else {
         panic!("{vllm:?}");
     };
-    assert_eq!(remote.base_url, "http://gpu-1:8000/v1");
-    assert_eq!(
-        remote.api_key.as_ref().map(Secret::expose),
-        Some("sk-a-very-secret-key")
-    );
+    let [EndpointConfig::Http(uri)] = remote.endpoints.as_slice() else {
+        panic!("{remote:?}");
+    };
+    assert_eq!(uri, "http://gpu-1:8000/v1");
+    assert_eq!(remote.api_keys, [Secret::new("sk-a-very-secret-key")]);
     assert_eq!(remote.headers["x-org"], "me");
     assert_eq!(remote.timeouts.total.as_secs(), 4);
     assert!(remote.paths[0].matches("/v1/files/1"));
@@ -269,9 +275,9 @@ fn every_field_arrives() {
         panic!("{rest:?}");
     };
     // Another upstream came first, so this one takes no path unasked.
-    assert!(remote.paths.is_empty() && remote.api_key.is_none());
+    assert!(remote.paths.is_empty() && remote.api_keys.is_empty());
 
-    assert_eq!(config.routes[0].target.model.as_deref(), Some("poet"));
+    assert_eq!(config.routes[0].targets[0].model.as_deref(), Some("poet"));
     let [alice, bob] = config.keys.as_slice() else {
         panic!("{:?}", config.keys);
     };
@@ -301,8 +307,9 @@ fn secrets_and_paths_are_found_beside_the_file() {
         b"[admin]\ntoken = \"file:token\"\n[[upstream]]\nname = \"l\"\nkind = \"local\"\nmodel = \"model.gguf\"\n",
     );
     let path = folder.path().join("weir.toml");
-    let config = load(Some(&path), &context()).unwrap().config;
+    let Loaded { config, files, .. } = load(Some(&path), &context()).unwrap();
     assert_eq!(config.admin.token.unwrap().expose(), "from-a-file");
+    assert_eq!(files, [path.clone(), folder.path().join("token")]);
     assert_eq!(config.upstreams[0].models[0].as_str(), "model");
 
     write("weir.toml", b"# caf\xe9\n");
@@ -366,7 +373,7 @@ proptest! {
         source: prop::sample::Index,
         line: prop::sample::Index,
         value in prop::sample::select(&[
-            "1", "-1.5", "\"x\"", "\"${X\"", "true", "[]", "[[1]]", "{}", "[{}]", "1979-05-27", "99999999999999999999",
+            "1", "-1.5", "nan", "-inf", "\"x\"", "\"unix:x\"", "\"${X\"", "true", "[]", "[[1]]", "{}", "[{}]", "1979-05-27", "99999999999999999999",
         ][..]),
     ) {
         let source = source.get(&sources()).clone();

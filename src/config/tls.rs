@@ -1,7 +1,9 @@
-//! Reads a certificate and its key as the server will, to say before the start what would fail then.
+//! Reads certificates and keys as a listener and the connections to upstreams will, to say before the start what would
+//! fail then.
 
 use std::path::Path;
 
+use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -28,9 +30,13 @@ pub(super) enum TlsError {
     )]
     Mismatch,
     #[error(
-        "cannot be used with this key ({0}); write the path of the server's own certificate, its chain behind it"
+        "cannot be used with this key ({0}); write the path of a file in which the key's own certificate comes first, its chain behind it"
     )]
     Unusable(rustls::Error),
+    #[error(
+        "holds a certificate that no authority could have ({0}); write the path of a PEM file of authorities"
+    )]
+    NoAuthority(rustls::Error),
 }
 
 impl TlsError {
@@ -38,7 +44,9 @@ impl TlsError {
     pub(super) fn is_in_key(&self) -> bool {
         match self {
             Self::KeyUnreadable(_) | Self::NoKey | Self::Mismatch => true,
-            Self::CertUnreadable(_) | Self::NoCert | Self::Unusable(_) => false,
+            Self::CertUnreadable(_) | Self::NoCert | Self::Unusable(_) | Self::NoAuthority(_) => {
+                false
+            }
         }
     }
 }
@@ -54,6 +62,18 @@ pub(super) fn check(files: &TlsConfig) -> Vec<TlsError> {
         },
         (certs, key) => certs.err().into_iter().chain(key.err()).collect(),
     }
+}
+
+/// Checks that a file holds certificates of authorities, and nothing else by that name.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn check_authorities(path: &Path) -> Result<(), TlsError> {
+    let mut store = RootCertStore::empty();
+    for authority in certs(path)? {
+        store.add(authority).map_err(TlsError::NoAuthority)?;
+    }
+    Ok(())
 }
 
 fn certs(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -110,5 +130,13 @@ mod tests {
             check("none", "none")[..],
             [TlsError::CertUnreadable(_), TlsError::KeyUnreadable(_)]
         ));
+
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        std::fs::write(path("broken"), broken).unwrap();
+        let check = |name: &str| check_authorities(&path(name));
+        assert!(check("one.crt").is_ok());
+        assert!(matches!(check("one.key"), Err(TlsError::NoCert)));
+        assert!(matches!(check("none"), Err(TlsError::CertUnreadable(_))));
+        assert!(matches!(check("broken"), Err(TlsError::NoAuthority(_))));
     }
 }

@@ -1,18 +1,11 @@
-//! `[[route]]`, `[[team]]` and `[[key]]`.
+//! `[[team]]` and `[[key]]`.
 
 use toml::de::DeValue;
 
-use super::super::reader::{Field, Placed, Reader, Table, Text, quote};
+use super::super::reader::{Field, Placed, Reader, Table, Text};
 use super::{name, paths, secret_problem};
 use crate::keys;
 use crate::pattern::Pattern;
-
-/// One `[[route]]`, as far as it could be read.
-pub(in super::super) struct Route {
-    pub(in super::super) model: Option<Placed<Pattern>>,
-    pub(in super::super) upstream: Option<Text>,
-    pub(in super::super) rename: Option<Text>,
-}
 
 /// One `[[team]]`, as far as it could be read.
 pub(in super::super) struct Team {
@@ -31,114 +24,6 @@ pub(in super::super) struct Key {
 }
 
 const MODELS: &str = "patterns such as [\"gpt-*\"]";
-
-pub(super) fn routes(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Vec<Route> {
-    let tables = reader.tables(root, "route", "model");
-    tables
-        .into_iter()
-        .map(|table| route(table, reader))
-        .collect()
-}
-
-fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Route {
-    let table = &mut table;
-    let model = reader.required(table, "model", "`model = \"gpt-4o\"`, a name or a pattern");
-    let model =
-        model.and_then(|text| reader.pattern(text, "a name or a pattern such as \"gpt-*\""));
-    let target = target(table, reader);
-    match table.field("balance") {
-        Some(field) if field.value.as_str() == Some("weighted") => reader.error(
-            &field.at,
-            "\"weighted\" is not built yet; it comes with a later version, write \"p2c\" or leave it out",
-        ),
-        _ => {
-            reader.choice(table, "balance", &[("p2c", ())]);
-        }
-    }
-    for name in ["timeouts", "retry", "cache", "hedge"] {
-        reader.not_built(table, name);
-    }
-    reader.finish(table);
-    let (upstream, rename) = target.unwrap_or_default();
-    Route {
-        model,
-        upstream,
-        rename,
-    }
-}
-
-fn target(
-    table: &mut Table<'_, '_>,
-    reader: &mut Reader<'_>,
-) -> Option<(Option<Text>, Option<Text>)> {
-    let example = "`targets = [{ upstream = \"openai\" }]`";
-    let Some(field) = table.field("targets") else {
-        let at = table.at.clone();
-        reader.error(&at, format!("`targets` is missing; write {example}"));
-        return None;
-    };
-    let elements = reader.elements(&field);
-    if elements.is_empty() && matches!(field.value, DeValue::Array(_)) {
-        reader.error(
-            &field.at,
-            format!("is empty and leads nowhere; write {example}"),
-        );
-    }
-    if elements.len() > 1 {
-        reader.error(
-            &field.at,
-            "more than one target is not built yet; it comes with a later version, write one until then",
-        );
-    }
-    let mut first = None;
-    for element in elements {
-        let Some(mut table) = reader.as_table(element) else {
-            continue;
-        };
-        let upstream = reader.required(&mut table, "upstream", "the `name` of an [[upstream]]");
-        let rename = table.field("model").and_then(|field| reader.text(&field));
-        let rename = rename.filter(|text| !is_refused(text, reader));
-        fixed(&mut table, reader, "priority", 0);
-        fixed(&mut table, reader, "weight", 1);
-        reader.finish(&table);
-        first.get_or_insert((upstream, rename));
-    }
-    first
-}
-
-/// Reports a model's name that no upstream could have.
-fn is_refused(text: &Text, reader: &mut Reader<'_>) -> bool {
-    let is_pattern = text.value.contains('*');
-    let is_name = Pattern::parse(&text.value).is_ok();
-    if is_pattern {
-        reader.error(
-            &text.at,
-            format!(
-                "{} is a pattern; write one name, or leave it out to keep the name",
-                quote(&text.raw)
-            ),
-        );
-    } else if !is_name {
-        reader.error(
-            &text.at,
-            format!(
-                "{} is no model's name; write one, or leave it out",
-                quote(&text.raw)
-            ),
-        );
-    }
-    is_pattern || !is_name
-}
-
-/// Reads a number that so far can only have its default.
-fn fixed(table: &mut Table<'_, '_>, reader: &mut Reader<'_>, name: &'static str, default: u64) {
-    let is_default = table
-        .field(name)
-        .is_some_and(|field| field.is_integer(default));
-    if !is_default {
-        reader.not_built(table, name);
-    }
-}
 
 pub(super) fn teams(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Vec<Team> {
     let tables = reader.tables(root, "team", "name");

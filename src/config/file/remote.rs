@@ -1,141 +1,168 @@
-//! What an `[[upstream]]` of kind `openai` says of the server behind it.
+//! What an `[[upstream]]` of kind `openai` or `azure` says of the server behind it.
 
-use std::time::Duration;
+use std::num::NonZeroUsize;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::uri::{PathAndQuery, Uri};
+use http::uri::Scheme;
 
-use super::super::defaults;
 use super::super::problem::At;
-use super::super::reader::{Field, Reader, Table, Text};
-use super::super::types::{RemoteConfig, TimeoutsConfig};
-use super::paths;
-use super::upstream::Kind;
+use super::super::reader::{Field, Placed, Reader, Table, quote};
+use super::super::types::{ApiConfig, EndpointConfig, ProxyConfig, RemoteConfig};
+use super::upstream::{Kind, LONGEST_QUEUE};
+use super::{endpoint, failure, paths, proxy, timeouts, tls};
 use crate::secret::Secret;
 
-/// Timeouts shorter than this fire on a healthy network.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// Longer waits are a slip of the unit.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// More calls at once than one upstream has connections for.
+const MOST_CONCURRENT: u64 = 1_000_000;
 
-pub(super) fn remote(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Kind> {
-    let base_url = reader.required(
-        table,
-        "base_url",
-        "`base_url = \"https://api.openai.com/v1\"`",
-    );
-    let base_url = base_url.and_then(|text| url(&text, reader));
-    let api_key = table
+pub(super) fn remote(
+    table: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    api: ApiConfig,
+) -> Option<Kind> {
+    let endpoints = endpoint::endpoints(table, reader, &api);
+    let api_keys = table
         .field("api_keys")
-        .and_then(|field| api_key(&field, reader));
+        .map(|field| api_keys(&field, reader));
     let paths = table.field("paths").map(|field| paths(&field, reader));
     let headers = reader
         .table(table, "headers")
-        .map(|table| headers(&table, reader));
-    let timeouts = timeouts(table, reader);
-    for name in ["max_concurrent", "queue"] {
-        // Zero says that there is no bound, and so far there is none.
-        let is_zero = table.field(name).is_some_and(|field| field.is_integer(0));
-        if !is_zero {
-            reader.not_built(table, name);
-        }
+        .map(|table| headers(&table, reader, &api));
+    let timeouts = timeouts::timeouts(table, reader);
+    let (max_concurrent, queue) = concurrency(table, reader);
+    let eject = failure::eject(table, reader, endpoints.len());
+    let health = reader.table(table, "health");
+    let health = health.map(|table| failure::health(table, reader));
+    let proxy = table.field("proxy");
+    let proxy = proxy.map(|field| proxy::proxy(&field, reader));
+    let client_tls = reader.table(table, "tls");
+    let client_tls = client_tls.map(|table| tls::client(table, reader));
+    without_use(table, reader, &endpoints);
+    if endpoints.is_empty() {
+        return None;
     }
-    reader.not_built(table, "eject");
+    let (places, endpoints) = endpoints
+        .into_iter()
+        .map(|endpoint| (endpoint.at, endpoint.value))
+        .unzip();
+    let config = RemoteConfig {
+        api,
+        endpoints,
+        api_keys: api_keys.unwrap_or_default(),
+        paths: Vec::new(),
+        headers: headers.unwrap_or_default(),
+        timeouts,
+        max_concurrent,
+        queue,
+        eject,
+        health,
+        proxy: proxy.unwrap_or(ProxyConfig::Environment),
+        tls: client_tls.unwrap_or_default(),
+    };
     Some(Kind::Remote {
-        config: RemoteConfig {
-            base_url: base_url?,
-            api_key,
-            paths: Vec::new(),
-            headers: headers.unwrap_or_default(),
-            timeouts,
-        },
+        config,
         paths,
+        places,
     })
 }
 
-fn url(text: &Text, reader: &mut Reader<'_>) -> Option<Uri> {
-    // The URL is not quoted: it may hold a password, and is on the line that is named.
-    let example = "write a URL such as \"https://api.openai.com/v1\"";
-    let fault = match text.value.parse::<Uri>() {
-        Err(_) => "is no URL".to_owned(),
-        Ok(uri) => match (uri.scheme_str(), uri.authority()) {
-            (Some("http" | "https"), Some(authority)) => {
-                let has_port = authority.as_str().len() > authority.host().len();
-                if authority.as_str().contains('@') {
-                    "holds credentials, which belong into `api_keys`".to_owned()
-                } else if text.value.contains('#') || uri.query().is_some() {
-                    "has a query or a fragment, which no request would keep".to_owned()
-                } else if authority.host().is_empty() {
-                    "has no host".to_owned()
-                } else if has_port && authority.port_u16().is_none_or(|port| port == 0) {
-                    "has a port that is none".to_owned()
-                } else if let Some(end) = endpoint_at_end(uri.path()) {
-                    format!("ends in an endpoint; leave out `{end}`, it is added to each request")
-                } else {
-                    return Some(without_slash(uri, text, reader));
-                }
-            }
-            (Some(_), _) => "has a scheme that is neither http nor https".to_owned(),
-            (None, _) => "has no scheme".to_owned(),
-        },
-    };
-    reader.error(&text.at, format!("{fault}; {example}"));
-    None
-}
-
-fn endpoint_at_end(path: &str) -> Option<&'static str> {
-    // No `/models`: some servers have the whole API below a path of that name.
-    let endpoints = [
-        "/chat/completions",
-        "/completions",
-        "/embeddings",
-        "/responses",
-    ];
-    endpoints
-        .into_iter()
-        .find(|end| path.trim_end_matches('/').ends_with(end))
-}
-
-/// Takes the slash from the end, so that paths can be appended, and doubts a URL without any path.
-fn without_slash(uri: Uri, text: &Text, reader: &mut Reader<'_>) -> Uri {
-    let path = uri.path().trim_end_matches('/').to_owned();
-    if path.is_empty() {
+fn concurrency(
+    table: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+) -> (Option<NonZeroUsize>, usize) {
+    let max_concurrent = reader.count(table, "max_concurrent", 0, 0..=MOST_CONCURRENT);
+    let queue = reader.count(table, "queue", 0, 0..=LONGEST_QUEUE);
+    let max_concurrent = NonZeroUsize::new(max_concurrent);
+    if queue > 0 && max_concurrent.is_none() {
+        let at = table.name_at("queue");
         reader.warning(
-            &text.at,
-            "has no path; most servers have the OpenAI API under `/v1`",
+            &at,
+            "does nothing without a bound to wait for; write `max_concurrent` too, or leave it out",
         );
-        return uri;
     }
-    let mut parts = uri.clone().into_parts();
-    parts.path_and_query = PathAndQuery::try_from(path).ok();
-    Uri::from_parts(parts).unwrap_or(uri)
+    (max_concurrent, queue)
 }
 
-fn api_key(field: &Field<'_, '_>, reader: &mut Reader<'_>) -> Option<Secret> {
-    let elements = reader.elements(field);
-    if elements.len() > 1 {
-        reader.error(
-            &field.at,
-            "more than one key is not built yet; it comes with a later version, write one until then",
-        );
+/// Doubts fields that say how a way is gone which no endpoint has.
+fn without_use(
+    table: &Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    endpoints: &[Placed<EndpointConfig>],
+) {
+    let any = |is: fn(&Scheme) -> bool| {
+        let mut endpoints = endpoints.iter();
+        endpoints.any(|endpoint| match &endpoint.value {
+            EndpointConfig::Http(uri) => uri.scheme().is_some_and(is),
+            EndpointConfig::Unix { .. } => false,
+        })
+    };
+    let of_no_use = [
+        ("tls", "https", any(|scheme| *scheme == Scheme::HTTPS)),
+        ("proxy", "http or https", any(|_| true)),
+    ];
+    for (name, what, is_used) in of_no_use {
+        if table.has(name) && !is_used && !endpoints.is_empty() {
+            let at = table.name_at(name);
+            reader.warning(
+                &at,
+                format!("does nothing, since no endpoint is {what}; leave it out"),
+            );
+        }
     }
-    let secret = reader.secret(elements.first()?)?;
-    let text = secret.value.expose();
-    // `${OPENAI_API_KEY:-}` is how a file says that the variable may be absent.
-    if text.is_empty() {
-        return None;
-    }
-    if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        reader.error(
-            &secret.at,
-            "holds white space or characters outside ASCII; write the key alone",
-        );
-        return None;
-    }
-    Some(secret.value)
 }
 
-fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>) -> HeaderMap {
+fn api_keys(field: &Field<'_, '_>, reader: &mut Reader<'_>) -> Vec<Secret> {
+    let mut keys: Vec<(usize, Secret)> = Vec::new();
+    for (i, element) in reader.elements(field).iter().enumerate() {
+        let Some(secret) = reader.secret(element) else {
+            continue;
+        };
+        let text = secret.value.expose();
+        // `${OPENAI_API_KEY:-}` is how a file says that the variable may be absent.
+        if text.is_empty() {
+            continue;
+        }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            reader.error(
+                &secret.at,
+                "holds white space or characters outside ASCII; write the key alone",
+            );
+            continue;
+        }
+        if let Some((other, _)) = keys.iter().find(|(_, key)| *key == secret.value) {
+            let message = format!("is the same key as #{}; write each key once", other + 1);
+            reader.error(&secret.at, message);
+            continue;
+        }
+        keys.push((i, secret.value));
+    }
+    keys.into_iter().map(|(_, key)| key).collect()
+}
+
+/// Reads the version of Azure's API: none stands for v1.
+pub(super) fn api_version(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<String> {
+    let text = reader.text(&table.field("api_version")?)?;
+    match text.value.as_str() {
+        "v1" | "preview" => None,
+        version if is_dated(version) => Some(text.value),
+        _ => {
+            let message = format!(
+                "{} is no version; write a date such as \"2024-10-21\" or \"2025-04-01-preview\", or leave it out for the v1 API",
+                quote(&text.raw)
+            );
+            reader.error(&text.at, message);
+            None
+        }
+    }
+}
+
+fn is_dated(version: &str) -> bool {
+    let date = version.strip_suffix("-preview").unwrap_or(version);
+    // The reader of dates takes other forms too, and those have other lengths.
+    date.len() == "2024-10-21".len() && date.parse::<jiff::civil::Date>().is_ok()
+}
+
+fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>, api: &ApiConfig) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, field) in table.all() {
         let at = At {
@@ -149,7 +176,7 @@ fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>) -> HeaderMap {
             );
             continue;
         };
-        if let Some(why) = forbidden(&header) {
+        if let Some(why) = forbidden(&header, api) {
             reader.error(&at, format!("cannot be set: {why}; leave it out"));
             continue;
         }
@@ -179,7 +206,7 @@ fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>) -> HeaderMap {
     headers
 }
 
-fn forbidden(name: &HeaderName) -> Option<&'static str> {
+fn forbidden(name: &HeaderName, api: &ApiConfig) -> Option<&'static str> {
     let hop_by_hop = [
         header::CONNECTION,
         header::PROXY_AUTHENTICATE,
@@ -199,7 +226,8 @@ fn forbidden(name: &HeaderName) -> Option<&'static str> {
         header::CONTENT_ENCODING,
         header::ACCEPT_ENCODING,
     ];
-    if name == header::AUTHORIZATION {
+    let of_azure = matches!(api, ApiConfig::Azure { .. }) && name == "api-key";
+    if name == header::AUTHORIZATION || of_azure {
         Some("it is made of `api_keys`")
     } else if name == header::HOST {
         Some("it is made of `base_url`")
@@ -212,31 +240,23 @@ fn forbidden(name: &HeaderName) -> Option<&'static str> {
     }
 }
 
-fn timeouts(parent: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> TimeoutsConfig {
-    let table = &mut reader.table_or_empty(parent, "timeouts");
-    let range = SHORTEST..=LONGEST;
-    let timeouts = TimeoutsConfig {
-        connect: reader.duration(table, "connect", defaults::CONNECT_TIMEOUT, range.clone()),
-        first_byte: reader.duration(
-            table,
-            "first_byte",
-            defaults::FIRST_BYTE_TIMEOUT,
-            range.clone(),
-        ),
-        idle: reader.duration(table, "idle", defaults::IDLE_TIMEOUT, range.clone()),
-        total: reader.duration(table, "total", defaults::TOTAL_TIMEOUT, range),
-    };
-    let parts = [
-        ("connect", timeouts.connect),
-        ("first_byte", timeouts.first_byte),
-        ("idle", timeouts.idle),
-    ];
-    for (name, part) in parts {
-        if table.has(name) && part > timeouts.total {
-            let at = table.name_at(name);
-            reader.warning(&at, "is longer than `total` and never runs out; write a shorter one, or a longer `total`");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_dates() {
+        for (version, expected) in [
+            ("2024-10-21", true),
+            ("2025-04-01-preview", true),
+            ("2024-13-01", false),
+            ("20241021", false),
+            ("2024-10-21-beta", false),
+            ("24-10-21", false),
+            ("+002024-10-21", false),
+            ("", false),
+        ] {
+            assert_eq!(is_dated(version), expected, "{version}");
         }
     }
-    reader.finish(table);
-    timeouts
 }

@@ -1,22 +1,23 @@
 //! `[server]`, `[admin]` and `[log]`.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::defaults;
 use super::super::problem::At;
 use super::super::reader::{Placed, Reader, Table, quote};
-use super::super::tls;
-use super::super::types::{AdminConfig, LogConfig, LogFormat, ServerConfig, TlsConfig};
+use super::super::types::{AdminConfig, LogConfig, LogFormat, ServerConfig};
 use super::secret_problem;
+use super::timeouts::{LONGEST, SHORTEST};
+use super::tls;
 use crate::secret::Secret;
 
-/// Timeouts shorter than this fire on a healthy network.
-const SHORTEST: Duration = Duration::from_millis(10);
-/// Longer waits are a slip of the unit.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// What no machine holds in memory; for sizes of bodies that are streamed, or a slip of the unit.
 const LARGEST: u64 = 1 << 40;
+
+/// Pings more often are traffic of their own; no load balancer waits for longer.
+const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// `[server]`, and where it stands.
 pub(in super::super) struct Server {
@@ -37,18 +38,16 @@ pub(super) fn server(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Serve
     let listen = address(table, reader, defaults::LISTEN);
     let tls = reader
         .table(table, "tls")
-        .and_then(|table| tls_files(table, reader));
+        .and_then(|table| tls::server(table, reader));
     let config = ServerConfig {
         listen: listen.value,
         tls,
-        workers: count(table, reader, "workers", defaults::WORKERS, 0, 1024),
-        max_connections: count(
+        workers: reader.count(table, "workers", defaults::WORKERS, 0..=1024),
+        max_connections: reader.count(
             table,
-            reader,
             "max_connections",
             defaults::MAX_CONNECTIONS,
-            1,
-            10_000_000,
+            1..=10_000_000,
         ),
         max_body: reader.size(table, "max_body", defaults::MAX_BODY, 1 << 10..=LARGEST),
         max_upload: reader.size(table, "max_upload", defaults::MAX_UPLOAD, 1 << 10..=LARGEST),
@@ -63,25 +62,11 @@ pub(super) fn server(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Serve
             16 << 20,
         ),
         // Below 16 the SDKs' own headers do not fit; `http` holds no more than 32 768.
-        max_headers: count(
-            table,
-            reader,
-            "max_headers",
-            defaults::MAX_HEADERS,
-            16,
-            10_000,
-        ),
+        max_headers: reader.count(table, "max_headers", defaults::MAX_HEADERS, 16..=10_000),
         // `http` takes no URI of more than 65 534 bytes.
         max_uri: small(table, reader, "max_uri", defaults::MAX_URI, 128, 65_534),
         // Below 8 a plain tool call does not fit; above 1 000 a recursive reader behind us may run out of stack.
-        max_json_depth: count(
-            table,
-            reader,
-            "max_json_depth",
-            defaults::MAX_JSON_DEPTH,
-            8,
-            1000,
-        ),
+        max_json_depth: reader.count(table, "max_json_depth", defaults::MAX_JSON_DEPTH, 8..=1000),
         header_timeout: reader.duration(
             table,
             "header_timeout",
@@ -107,6 +92,7 @@ pub(super) fn server(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Serve
             timeouts.clone(),
         ),
         keep_alive: reader.duration(table, "keep_alive", defaults::KEEP_ALIVE, timeouts),
+        stream_ping: reader.optional_duration(table, "stream_ping", Duration::from_secs(15), PING),
         drain_timeout: reader.duration(
             table,
             "drain_timeout",
@@ -177,23 +163,6 @@ pub(super) fn log(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> LogConfi
     log
 }
 
-fn tls_files(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Option<TlsConfig> {
-    let cert = reader.required(&mut table, "cert", "`cert = \"tls.crt\"`, a PEM file");
-    let key = reader.required(&mut table, "key", "`key = \"tls.key\"`, a PEM file");
-    reader.finish(&table);
-    let (cert, key) = (cert?, key?);
-    let files = TlsConfig {
-        cert: reader.folder.join(&cert.value),
-        key: reader.folder.join(&key.value),
-    };
-    let errors = tls::check(&files);
-    for error in &errors {
-        let at = if error.is_in_key() { &key.at } else { &cert.at };
-        reader.error(at, error.to_string());
-    }
-    errors.is_empty().then_some(files)
-}
-
 fn address(
     table: &mut Table<'_, '_>,
     reader: &mut Reader<'_>,
@@ -219,20 +188,6 @@ fn address(
             absent
         }
     }
-}
-
-/// Reads a whole number that counts things in memory.
-fn count(
-    table: &mut Table<'_, '_>,
-    reader: &mut Reader<'_>,
-    name: &'static str,
-    default: usize,
-    from: u32,
-    to: u32,
-) -> usize {
-    let range = u64::from(from)..=u64::from(to);
-    let fallback = u64::try_from(default).unwrap_or(u64::MAX);
-    usize::try_from(reader.integer(table, name, fallback, range)).unwrap_or(default)
 }
 
 /// Reads a size of something held in memory.

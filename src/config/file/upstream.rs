@@ -5,12 +5,28 @@ use std::path::Path;
 use super::super::defaults;
 use super::super::problem::At;
 use super::super::reader::{Placed, Reader, Table, Text, plain, quote};
-use super::super::types::{LocalConfig, LocalModel, RemoteConfig};
-use super::remote::remote;
+use super::super::types::{ApiConfig, LocalConfig, LocalModel, RemoteConfig};
+use super::remote::{api_version, remote};
 use crate::pattern::Pattern;
 
 /// A queue whose end nobody would wait for.
-const LONGEST_QUEUE: u64 = 100_000;
+pub(super) const LONGEST_QUEUE: u64 = 100_000;
+
+/// What a model in this process has no use for.
+const REMOTE_ONLY: [&str; 12] = [
+    "base_url",
+    "base_urls",
+    "api_version",
+    "api_keys",
+    "paths",
+    "headers",
+    "timeouts",
+    "max_concurrent",
+    "eject",
+    "health",
+    "proxy",
+    "tls",
+];
 
 /// One `[[upstream]]`, as far as it could be read.
 pub(in super::super) struct Upstream {
@@ -29,6 +45,8 @@ pub(in super::super) enum Kind {
         config: RemoteConfig,
         /// None where the default counts, which depends on the other upstreams.
         paths: Option<Vec<Placed<Pattern>>>,
+        /// Where each of the endpoints is written.
+        places: Vec<At>,
     },
     Local(LocalConfig),
 }
@@ -36,6 +54,7 @@ pub(in super::super) enum Kind {
 #[derive(Clone, Copy)]
 enum KindName {
     OpenAi,
+    Azure,
     Local,
 }
 
@@ -63,58 +82,47 @@ fn upstream(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Upstream {
         Some(field) => reader.patterns(&field, "patterns such as [\"gpt-*\"]"),
         None => Vec::new(),
     };
-    let kinds = [("openai", KindName::OpenAi), ("local", KindName::Local)];
-    let kind = match table.field("kind") {
-        Some(field) if field.value.as_str() == Some("azure") => {
-            reader.error(
-                &field.at,
-                "\"azure\" is not built yet; it comes with a later version, write \"openai\" or \"local\"",
-            );
-            None
-        }
-        Some(_) => reader.choice(table, "kind", &kinds),
-        None => {
-            let at = table.at.clone();
-            reader.error(
-                &at,
-                "`kind` is missing; write `kind = \"openai\"` (any compatible server) or `kind = \"local\"`",
-            );
-            None
-        }
-    };
-    let kind = match kind {
-        Some(KindName::OpenAi) => {
-            foreign(table, reader, "openai", &["model"]);
-            let kind = remote(table, reader);
-            reader.finish(table);
-            kind
-        }
-        Some(KindName::Local) => {
-            let remote_only = [
-                "base_url",
-                "api_keys",
-                "paths",
-                "headers",
-                "timeouts",
-                "max_concurrent",
-                "eject",
-            ];
-            foreign(table, reader, "local", &remote_only);
-            let kind = local(table, reader);
-            reader.finish(table);
-            kind
-        }
-        None => None,
-    };
     Upstream {
         at: table.at.clone(),
         name,
         models,
-        kind,
+        kind: kind(table, reader),
     }
 }
 
-/// Reports fields that belong to the other kind.
+fn kind(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Kind> {
+    let kinds = [
+        ("openai", KindName::OpenAi),
+        ("azure", KindName::Azure),
+        ("local", KindName::Local),
+    ];
+    if !table.has("kind") {
+        let at = table.at.clone();
+        reader.error(
+            &at,
+            "`kind` is missing; write `kind = \"openai\"` (any compatible server), `kind = \"azure\"` or `kind = \"local\"`",
+        );
+    }
+    let kind = match reader.choice(table, "kind", &kinds)? {
+        KindName::OpenAi => {
+            foreign(table, reader, "openai", &["model", "api_version"]);
+            remote(table, reader, ApiConfig::OpenAi)
+        }
+        KindName::Azure => {
+            foreign(table, reader, "azure", &["model"]);
+            let version = api_version(table, reader);
+            remote(table, reader, ApiConfig::Azure { version })
+        }
+        KindName::Local => {
+            foreign(table, reader, "local", &REMOTE_ONLY);
+            local(table, reader)
+        }
+    };
+    reader.finish(table);
+    kind
+}
+
+/// Reports fields that belong to another kind.
 fn foreign(table: &mut Table<'_, '_>, reader: &mut Reader<'_>, kind: &str, names: &[&'static str]) {
     for name in names {
         if table.field(name).is_some() {

@@ -81,9 +81,9 @@ impl Reader<'_> {
         })
     }
 
-    fn read_secret(&self, path: &str) -> Result<String, String> {
+    fn read_secret(&mut self, path: &str) -> Result<String, String> {
         let mut text = String::new();
-        std::fs::File::open(self.folder.join(path))
+        std::fs::File::open(self.file(path))
             .and_then(|file| file.take(MAX_SECRET_FILE + 1).read_to_string(&mut text))
             .map_err(|error| plain(&error))?;
         if u64::try_from(text.len()).is_ok_and(|length| length > MAX_SECRET_FILE) {
@@ -147,6 +147,59 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads a whole number of things in memory.
+    pub(in super::super) fn count<T: Copy + TryFrom<u64>>(
+        &mut self,
+        table: &mut Table<'_, '_>,
+        name: &'static str,
+        default: T,
+        range: RangeInclusive<u64>,
+    ) -> T
+    where
+        u64: TryFrom<T>,
+    {
+        let fallback = u64::try_from(default).unwrap_or(u64::MAX);
+        T::try_from(self.integer(table, name, fallback, range)).unwrap_or(default)
+    }
+
+    /// Reads a number that may have a fraction.
+    pub(in super::super) fn fraction(
+        &mut self,
+        table: &mut Table<'_, '_>,
+        name: &'static str,
+        default: f64,
+        range: RangeInclusive<f64>,
+    ) -> f64 {
+        let Some(field) = table.field(name) else {
+            return default;
+        };
+        let (text, value) = match field.value {
+            DeValue::Float(float) => (float.as_str().to_owned(), float.as_str().parse().ok()),
+            DeValue::Integer(integer) => {
+                let value = i32::from_str_radix(integer.as_str(), integer.radix());
+                (integer.to_string(), value.ok().map(f64::from))
+            }
+            other => {
+                self.wrong_type(
+                    &field.at,
+                    other,
+                    &format!("a number such as {default}, without quotes"),
+                );
+                return default;
+            }
+        };
+        // Infinity, and what is no number at all, lie in no range.
+        match value.filter(|value| range.contains(value)) {
+            Some(value) => value,
+            None => {
+                let (from, to) = range.into_inner();
+                let limits = format!("{text} is out of bounds; write a number from {from} to {to}");
+                self.error(&field.at, limits);
+                default
+            }
+        }
+    }
+
     /// Reads a duration.
     pub(in super::super) fn duration(
         &mut self,
@@ -155,16 +208,27 @@ impl Reader<'_> {
         default: Duration,
         range: RangeInclusive<Duration>,
     ) -> Duration {
-        let example = format!("a duration such as \"{}\"", format_duration(default));
-        let value = self.measure(
+        let value = self.optional_duration(table, name, default, range);
+        value.unwrap_or(default)
+    }
+
+    /// Reads a duration that has no default. `example` is what a message shows.
+    pub(in super::super) fn optional_duration(
+        &mut self,
+        table: &mut Table<'_, '_>,
+        name: &'static str,
+        example: Duration,
+        range: RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let example = format!("a duration such as \"{}\"", format_duration(example));
+        self.measure(
             table,
             name,
             &example,
             parse_duration,
             range,
             format_duration,
-        );
-        value.unwrap_or(default)
+        )
     }
 
     /// Reads a size in bytes.

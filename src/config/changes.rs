@@ -1,0 +1,250 @@
+//! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
+
+use super::types::{
+    AdminConfig, ApiConfig, Config, KeyConfig, LocalConfig, LogConfig, RemoteConfig, RetryConfig,
+    RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
+};
+
+/// The differences between two configurations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// What a reload brings about, such as `upstream.openai: changed (timeouts, headers)` or `key.bob: added`.
+    pub applied: Vec<String>,
+    /// The fields that stay as they were until the next start, such as `server.listen`.
+    pub restart: Vec<String>,
+}
+
+/// What belongs to the process or to its listeners, which a reload leaves alone.
+const OF_THE_START: [&str; 7] = [
+    "server.listen",
+    "server.workers",
+    "server.max_connections",
+    "admin.listen",
+    "admin.token",
+    "log.format",
+    "log.level",
+];
+
+/// Compares two values field by field. All fields are named here, or it does not compile: a new one is not forgotten.
+macro_rules! differing {
+    ($type:ident { $($field:ident => $name:literal),+ $(,)? }, $old:expr, $new:expr) => {{
+        let $type { $($field: _),+ } = $old;
+        let fields = [$(($old.$field != $new.$field, $name)),+];
+        let mut names: Vec<&'static str> = Vec::new();
+        for (differs, name) in fields {
+            if differs && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }};
+}
+
+impl Changes {
+    /// Returns whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.applied.is_empty() && self.restart.is_empty()
+    }
+
+    /// Notes the fields that differ of a table that is always there.
+    fn table(&mut self, name: &str, fields: Vec<&'static str>) {
+        let mut live = Vec::new();
+        for field in fields {
+            let path = format!("{name}.{field}");
+            if OF_THE_START.contains(&path.as_str()) {
+                self.restart.push(path);
+            } else {
+                live.push(field);
+            }
+        }
+        if !live.is_empty() {
+            let fields = live.join(", ");
+            self.applied.push(format!("{name}: changed ({fields})"));
+        }
+    }
+
+    /// Notes what differs between two lists of things with names.
+    fn list<T: PartialEq>(
+        &mut self,
+        what: &str,
+        old: &[T],
+        new: &[T],
+        name: fn(&T) -> &str,
+        fields: fn(&T, &T) -> Vec<&'static str>,
+    ) {
+        let find = |list: &'_ [T], wanted: &T| list.iter().position(|i| name(i) == name(wanted));
+        for gone in old.iter().filter(|item| find(new, item).is_none()) {
+            self.applied.push(format!("{what}.{}: removed", name(gone)));
+        }
+        let mut order = Vec::new();
+        for item in new {
+            let Some(before) = find(old, item) else {
+                self.applied.push(format!("{what}.{}: added", name(item)));
+                continue;
+            };
+            order.push(before);
+            let fields = fields(&old[before], item);
+            if !fields.is_empty() {
+                let fields = fields.join(", ");
+                self.applied
+                    .push(format!("{what}.{}: changed ({fields})", name(item)));
+            }
+        }
+        // The first that matches wins, so order is a part of the meaning.
+        if !order.is_sorted() {
+            self.applied.push(format!("{what}: changed (order)"));
+        }
+    }
+}
+
+/// Returns what a reload from `old` to `new` changes, and what it cannot.
+pub fn changes(old: &Config, new: &Config) -> Changes {
+    let mut changes = Changes::default();
+    let mut server = server(&old.server, &new.server);
+    // Other files are read anew; whether a listener speaks TLS at all is settled at the start.
+    if old.server.tls.is_some() != new.server.tls.is_some() {
+        server.retain(|field| *field != "tls");
+        changes.restart.push("server.tls".to_owned());
+    }
+    changes.table("server", server);
+    changes.table("admin", admin(&old.admin, &new.admin));
+    changes.list(
+        "upstream",
+        &old.upstreams,
+        &new.upstreams,
+        |item| &item.name,
+        upstream,
+    );
+    changes.list(
+        "route",
+        &old.routes,
+        &new.routes,
+        |item| item.model.as_str(),
+        route,
+    );
+    changes.table("retry", retry(&old.retry, &new.retry));
+    changes.list("team", &old.teams, &new.teams, |item| &item.name, team);
+    changes.list("key", &old.keys, &new.keys, |item| &item.name, key);
+    changes.table("log", log(&old.log, &new.log));
+    changes
+}
+
+fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
+    differing!(ServerConfig {
+        listen => "listen",
+        tls => "tls",
+        workers => "workers",
+        max_connections => "max_connections",
+        max_body => "max_body",
+        max_upload => "max_upload",
+        max_answer => "max_answer",
+        max_head => "max_head",
+        max_headers => "max_headers",
+        max_uri => "max_uri",
+        max_json_depth => "max_json_depth",
+        header_timeout => "header_timeout",
+        body_idle_timeout => "body_idle_timeout",
+        body_timeout => "body_timeout",
+        write_timeout => "write_timeout",
+        keep_alive => "keep_alive",
+        stream_ping => "stream_ping",
+        drain_timeout => "drain_timeout",
+    }, old, new)
+}
+
+fn admin(old: &AdminConfig, new: &AdminConfig) -> Vec<&'static str> {
+    differing!(AdminConfig { listen => "listen", token => "token" }, old, new)
+}
+
+fn upstream(old: &UpstreamConfig, new: &UpstreamConfig) -> Vec<&'static str> {
+    let UpstreamConfig {
+        name: _,
+        models,
+        kind,
+    } = old;
+    let mut fields = match (kind, &new.kind) {
+        (UpstreamKind::Remote(old), UpstreamKind::Remote(new)) => remote(old, new),
+        (UpstreamKind::Local(old), UpstreamKind::Local(new)) => {
+            differing!(LocalConfig { model => "model", queue => "queue" }, old, new)
+        }
+        (UpstreamKind::Remote(_), UpstreamKind::Local(_))
+        | (UpstreamKind::Local(_), UpstreamKind::Remote(_)) => vec!["kind"],
+    };
+    if *models != new.models {
+        fields.push("models");
+    }
+    fields
+}
+
+fn remote(old: &RemoteConfig, new: &RemoteConfig) -> Vec<&'static str> {
+    let both_azure = matches!(
+        (&old.api, &new.api),
+        (ApiConfig::Azure { .. }, ApiConfig::Azure { .. })
+    );
+    let mut fields = differing!(RemoteConfig {
+        api => "kind",
+        endpoints => "base_url",
+        api_keys => "api_keys",
+        paths => "paths",
+        headers => "headers",
+        timeouts => "timeouts",
+        max_concurrent => "max_concurrent",
+        queue => "queue",
+        eject => "eject",
+        health => "health",
+        proxy => "proxy",
+        tls => "tls",
+    }, old, new);
+    if let Some(first) = fields
+        .first_mut()
+        .filter(|first| **first == "kind" && both_azure)
+    {
+        *first = "api_version";
+    }
+    fields
+}
+
+fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
+    differing!(RouteConfig {
+        model => "model",
+        targets => "targets",
+        balance => "balance",
+        affinity => "affinity",
+        retry => "retry",
+        timeouts => "timeouts",
+        hedge => "hedge",
+    }, old, new)
+}
+
+fn retry(old: &RetryConfig, new: &RetryConfig) -> Vec<&'static str> {
+    differing!(RetryConfig {
+        attempts => "attempts",
+        backoff_base => "backoff",
+        backoff_max => "backoff",
+        budget => "budget",
+        max_retry_after => "max_retry_after",
+        hold => "hold",
+    }, old, new)
+}
+
+fn team(old: &TeamConfig, new: &TeamConfig) -> Vec<&'static str> {
+    differing!(TeamConfig { name => "name", models => "models" }, old, new)
+}
+
+fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
+    differing!(KeyConfig {
+        name => "name",
+        team => "team",
+        digest => "secret",
+        models => "models",
+        paths => "paths",
+        expires => "expires",
+    }, old, new)
+}
+
+fn log(old: &LogConfig, new: &LogConfig) -> Vec<&'static str> {
+    differing!(LogConfig { format => "format", level => "level", access => "access" }, old, new)
+}
+
+#[cfg(test)]
+mod tests;
