@@ -3,10 +3,9 @@
 //! The matches are exhaustive on purpose: a new variant does not compile until its status, type, code, cause and
 //! headers are decided.
 
+mod upstream;
+
 use std::borrow::Cow;
-use std::error::Error as _;
-use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
@@ -14,11 +13,11 @@ use http::{HeaderValue, StatusCode, header};
 use crate::call::{StreamError, UploadError};
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
-use crate::middleware::respond::{Explain, Explanation};
+use crate::middleware::explain::{Explain, Explanation};
 use crate::middleware::route::RouteError;
 use crate::openai::endpoint::TargetError;
 use crate::openai::json::JsonError;
-use crate::upstream::{DispatchError, UpstreamError};
+use crate::upstream::DispatchError;
 
 /// The sum of what the layers can raise.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +56,8 @@ impl Explain for GatewayError {
             Self::Route(error) => route(error),
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
-            Self::Dispatch(error) => dispatch(error),
-            Self::Stream(error) => stream(*error),
+            Self::Dispatch(error) => upstream::dispatch(error),
+            Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
             Self::Panic => explain(
                 500,
@@ -288,177 +287,20 @@ fn json(error: &JsonError) -> Explanation {
 }
 
 fn upload(error: UploadError) -> Explanation {
-    let message = sentence(&format!("the request body is unusable: {error}"));
-    match error {
-        UploadError::TooLarge { limit } => explain(
+    let (status, code, message) = match error {
+        UploadError::TooLarge { limit } => (
             413,
-            INVALID_REQUEST,
             "request_too_large",
-            "client_too_large",
             format!("The request body is larger than {limit} bytes."),
         ),
-        UploadError::Stalled { .. } => explain(
-            408,
-            INVALID_REQUEST,
-            "request_timeout",
-            "client_slow",
-            message,
-        ),
-        UploadError::Broken => explain(
-            400,
-            INVALID_REQUEST,
-            "bad_request",
-            "client_malformed",
-            message,
-        ),
-    }
-    .closing()
-}
-
-fn dispatch(error: &DispatchError) -> Explanation {
-    match error {
-        DispatchError::NoRoute { model } => explain(
-            404,
-            INVALID_REQUEST,
-            "model_not_found",
-            "client_unknown_model",
-            format!(
-                "The model `{}` does not exist here: no route and no upstream serves it.",
-                cut(model)
-            ),
-        )
-        .param(Some("model")),
-        DispatchError::NoClaim { method, path } => explain(
-            404,
-            INVALID_REQUEST,
-            "unknown_url",
-            "client_unknown_path",
-            format!(
-                "Unknown request URL: {method} {}. No upstream of this gateway takes it.",
-                cut(path)
-            ),
-        ),
-        DispatchError::Upstream { name, source } => upstream(name, source),
-    }
-}
-
-fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
-    let failed = |code, cause, message: String| {
-        explain(502, UPSTREAM, code, cause, message).detail(chain(error))
+        UploadError::Stalled { .. } => (408, "request_timeout", unusable(error)),
+        UploadError::Broken => (400, "bad_request", unusable(error)),
     };
-    match error {
-        UpstreamError::Connect(_) => failed(
-            "upstream_error",
-            "upstream_connect",
-            format!("The upstream `{name}` cannot be reached."),
-        ),
-        UpstreamError::Broken(_) => failed(
-            "upstream_error",
-            "upstream_broken",
-            format!("The upstream `{name}` broke off its answer."),
-        ),
-        UpstreamError::Timeout { .. } => explain(
-            504,
-            TIMEOUT,
-            "upstream_timeout",
-            "upstream_timeout",
-            format!("The upstream `{name}` did not answer in time."),
-        )
-        .detail(chain(error)),
-        UpstreamError::Status(StatusCode::GATEWAY_TIMEOUT) => explain(
-            504,
-            TIMEOUT,
-            "upstream_timeout",
-            "upstream_timeout",
-            format!("The upstream `{name}` did not get an answer in time."),
-        )
-        .detail(chain(error)),
-        UpstreamError::Status(status) => failed(
-            "upstream_error",
-            "upstream_status",
-            format!(
-                "The upstream `{name}` failed with status {}.",
-                status.as_u16()
-            ),
-        ),
-        UpstreamError::Refused(_) => failed(
-            "upstream_auth_failed",
-            "upstream_auth",
-            format!("The upstream `{name}` refused the gateway's credential."),
-        ),
-        UpstreamError::Invalid(_) => failed(
-            "upstream_invalid_response",
-            "upstream_invalid",
-            format!("The upstream `{name}` sent an answer that is not valid."),
-        ),
-        UpstreamError::TooLarge { limit } => failed(
-            "upstream_invalid_response",
-            "upstream_too_large",
-            format!("The upstream `{name}` sent more than {limit} bytes in one answer."),
-        ),
-        UpstreamError::Upload(error) => upload(*error),
-        UpstreamError::Overloaded { retry_after } => explain(
-            503,
-            SERVER,
-            "overloaded",
-            "gateway_overloaded",
-            format!("The queue of `{name}` is full. Try again a little later."),
-        )
-        .retry_after(*retry_after),
-        UpstreamError::NotLoaded => explain(
-            503,
-            SERVER,
-            "overloaded",
-            "gateway_not_ready",
-            format!("The model of `{name}` is not loaded yet."),
-        )
-        .retry_after(Duration::from_secs(1)),
-        UpstreamError::Engine(_) => explain(
-            500,
-            SERVER,
-            "internal_error",
-            "gateway_engine",
-            format!("The model of `{name}` failed."),
-        )
-        .detail(chain(error)),
-        UpstreamError::BadRequest {
-            message,
-            param,
-            code,
-        } => explain(
-            400,
-            INVALID_REQUEST,
-            code,
-            "client_invalid_body",
-            message.clone(),
-        )
-        .param(*param)
-        .final_word(),
-    }
+    explain(status, INVALID_REQUEST, code, error.cause(), message).closing()
 }
 
-fn stream(error: StreamError) -> Explanation {
-    let message = sentence(&error.to_string());
-    match error {
-        StreamError::Broken => explain(502, UPSTREAM, "upstream_error", "upstream_broken", message),
-        StreamError::Idle | StreamError::Overdue => explain(
-            504,
-            TIMEOUT,
-            "upstream_timeout",
-            "upstream_timeout",
-            message,
-        ),
-        StreamError::TooLarge => explain(
-            502,
-            UPSTREAM,
-            "upstream_invalid_response",
-            "upstream_too_large",
-            message,
-        ),
-        StreamError::Drained => explain(503, SERVER, "overloaded", "gateway_drained", message)
-            .retry_after(Duration::from_secs(1)),
-        StreamError::Engine => explain(500, SERVER, "internal_error", "gateway_engine", message),
-    }
+fn unusable(error: UploadError) -> String {
+    sentence(&format!("the request body is unusable: {error}"))
 }
 
 fn connection(status: StatusCode) -> Explanation {
@@ -514,25 +356,16 @@ fn sentence(text: &str) -> String {
     format!("{first}{}.", chars.as_str())
 }
 
-/// Joins an error and its causes for the log.
-fn chain(error: &UpstreamError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let _ = write!(text, ": {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::UpstreamError;
 
     fn upstream_error(source: UpstreamError) -> Explanation {
         GatewayError::from(DispatchError::Upstream {
             name: "openai".into(),
             source,
+            spent: false,
         })
         .explain()
     }

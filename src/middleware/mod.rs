@@ -3,6 +3,8 @@
 pub mod accounting;
 pub mod api;
 pub mod auth;
+pub mod explain;
+pub mod heartbeat;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

@@ -12,43 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tower::{Layer, Service};
 
+use super::explain::{Explain, Explanation};
 use crate::call::{Record, ReplyBody, StreamError};
-use crate::openai::envelope::ErrorBody;
-
-/// What an error means to the client, to the log and to the metrics.
-#[derive(Clone, Debug)]
-pub struct Explanation {
-    /// The status.
-    pub status: StatusCode,
-    /// The envelope's `type`.
-    pub kind: &'static str,
-    /// The envelope's `code`.
-    pub code: &'static str,
-    /// The envelope's `param`.
-    pub param: Option<&'static str>,
-    /// The envelope's `message`; never internal text.
-    pub message: String,
-    /// Who is to blame: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
-    pub cause: &'static str,
-    /// More for the log.
-    pub detail: Option<String>,
-    /// Further headers of the response.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// Whether the connection cannot be used any more.
-    pub close: bool,
-}
-
-/// An error that can be shown to a client.
-pub trait Explain {
-    /// Returns what the error means.
-    fn explain(&self) -> Explanation;
-}
 
 /// Builds [`Respond`].
 #[derive(Clone, Debug)]
@@ -61,53 +32,6 @@ pub struct RespondLayer {
 pub struct Respond<S> {
     inner: S,
     deadline: CancellationToken,
-}
-
-// === impl Explanation ===
-
-impl Explanation {
-    /// Returns the envelope, with the request's id in the message where the fault is not the client's.
-    pub fn body(&self, request_id: Option<&str>) -> Bytes {
-        self.with_message(request_id, |body| body.to_json())
-    }
-
-    /// Returns the envelope as the last event of a stream.
-    pub fn event(&self, request_id: Option<&str>) -> Bytes {
-        self.with_message(request_id, |body| body.to_event())
-    }
-
-    /// Returns the whole response.
-    pub fn response(&self, request_id: Option<&str>) -> Response<Bytes> {
-        let mut response = Response::new(self.body(request_id));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        );
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.extend(self.headers.iter().cloned());
-        if self.close {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-
-    fn with_message(
-        &self,
-        request_id: Option<&str>,
-        render: impl FnOnce(&ErrorBody<'_>) -> Bytes,
-    ) -> Bytes {
-        let with_id = request_id.filter(|_| self.status.is_server_error());
-        let message = with_id.map(|id| format!("{} (request id {id})", self.message));
-        let message = message.as_deref().unwrap_or(&self.message);
-        render(&ErrorBody {
-            message,
-            kind: self.kind,
-            param: self.param,
-            code: self.code,
-        })
-    }
 }
 
 // === impl RespondLayer ===
@@ -192,7 +116,7 @@ where
         let record = this.record.take();
         let response = result.unwrap_or_else(|error| {
             let explanation = error.explain();
-            note(record.as_deref(), &explanation);
+            explanation.note(record.as_deref());
             explanation
                 .response(record.as_deref().map(|r| r.id.as_str()))
                 .map(ReplyBody::from)
@@ -210,14 +134,6 @@ where
                 explain: |error| E::from(error).explain(),
             }
         })))
-    }
-}
-
-fn note(record: Option<&Record>, explanation: &Explanation) {
-    if let Some(record) = record {
-        let mut facts = record.facts();
-        facts.cause = Some(explanation.cause);
-        facts.detail = explanation.detail.clone();
     }
 }
 
@@ -243,7 +159,7 @@ impl ClientBody {
         cx: &Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         let explanation = (self.explain)(error);
-        note(self.record.as_deref(), &explanation);
+        explanation.note(self.record.as_deref());
         if let Some(mut inner) = self.inner.take() {
             inner.fail(error);
         }

@@ -1,0 +1,176 @@
+//! What failures of upstreams mean to a client.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{INVALID_REQUEST, SERVER, TIMEOUT, UPSTREAM, cut, explain, sentence, upload};
+use crate::call::StreamError;
+use crate::middleware::explain::Explanation;
+use crate::upstream::advice::Advice;
+use crate::upstream::{DispatchError, UpstreamError};
+
+pub(super) fn dispatch(error: &DispatchError) -> Explanation {
+    match error {
+        DispatchError::NoRoute { model } => explain(
+            404,
+            INVALID_REQUEST,
+            "model_not_found",
+            "client_unknown_model",
+            format!(
+                "The model `{}` does not exist here: no route and no upstream serves it.",
+                cut(model)
+            ),
+        )
+        .param(Some("model")),
+        DispatchError::NoClaim { method, path } => explain(
+            404,
+            INVALID_REQUEST,
+            "unknown_url",
+            "client_unknown_path",
+            format!(
+                "Unknown request URL: {method} {}. No upstream of this gateway takes it.",
+                cut(path)
+            ),
+        ),
+        DispatchError::NothingWell { retry_after } => explain(
+            503,
+            SERVER,
+            "overloaded",
+            "upstream_ejected",
+            "Every upstream of this model has failed of late and is left out for a while. Try again a little later.",
+        )
+        .retry_after(*retry_after),
+        DispatchError::Upstream {
+            name,
+            source,
+            spent,
+        } => {
+            let explanation = upstream(name, source);
+            match (spent, source) {
+                (true, _) => explanation.final_word(),
+                // A wait that was too long for us is the client's to make.
+                (
+                    false,
+                    UpstreamError::Status {
+                        advice: Advice {
+                            wait: Some(wait), ..
+                        },
+                        ..
+                    },
+                ) => explanation.retry_after(*wait),
+                (false, _) => explanation,
+            }
+        }
+    }
+}
+
+fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
+    let failed = |code, message: String| {
+        explain(502, UPSTREAM, code, error.cause(), message).detail(chain(error))
+    };
+    let timeout = |message: String| {
+        explain(504, TIMEOUT, "upstream_timeout", error.cause(), message).detail(chain(error))
+    };
+    let server =
+        |status, code, message: String| explain(status, SERVER, code, error.cause(), message);
+    match error {
+        UpstreamError::Connect(_) => failed(
+            "upstream_error",
+            format!("The upstream `{name}` cannot be reached."),
+        ),
+        UpstreamError::Broken(_) => failed(
+            "upstream_error",
+            format!("The upstream `{name}` broke off its answer."),
+        ),
+        UpstreamError::Timeout { .. } => {
+            timeout(format!("The upstream `{name}` did not answer in time."))
+        }
+        UpstreamError::Status { status, .. } if *status == StatusCode::GATEWAY_TIMEOUT => timeout(
+            format!("The upstream `{name}` did not get an answer in time."),
+        ),
+        UpstreamError::Status { status, .. } => failed(
+            "upstream_error",
+            format!(
+                "The upstream `{name}` failed with status {}.",
+                status.as_u16()
+            ),
+        ),
+        UpstreamError::Refused(_) => failed(
+            "upstream_auth_failed",
+            format!("The upstream `{name}` refused the gateway's credential."),
+        ),
+        UpstreamError::Invalid(_) => failed(
+            "upstream_invalid_response",
+            format!("The upstream `{name}` sent an answer that is not valid."),
+        ),
+        UpstreamError::TooLarge { limit } => failed(
+            "upstream_invalid_response",
+            format!("The upstream `{name}` sent more than {limit} bytes in one answer."),
+        ),
+        UpstreamError::Upload(error) => upload(*error),
+        UpstreamError::Overloaded { retry_after } => server(
+            503,
+            "overloaded",
+            format!("The queue of `{name}` is full. Try again a little later."),
+        )
+        .retry_after(*retry_after),
+        UpstreamError::NotLoaded => server(
+            503,
+            "overloaded",
+            format!("The model of `{name}` is not loaded yet."),
+        )
+        .retry_after(Duration::from_secs(1)),
+        UpstreamError::Engine(_) => server(
+            500,
+            "internal_error",
+            format!("The model of `{name}` failed."),
+        )
+        .detail(chain(error)),
+        UpstreamError::BadRequest {
+            message,
+            param,
+            code,
+        } => explain(400, INVALID_REQUEST, code, error.cause(), message.clone())
+            .param(*param)
+            .final_word(),
+    }
+}
+
+pub(super) fn stream(error: StreamError) -> Explanation {
+    let message = sentence(&error.to_string());
+    match error {
+        StreamError::Broken => explain(502, UPSTREAM, "upstream_error", "upstream_broken", message),
+        StreamError::Idle | StreamError::Overdue => explain(
+            504,
+            TIMEOUT,
+            "upstream_timeout",
+            "upstream_timeout",
+            message,
+        ),
+        StreamError::TooLarge => explain(
+            502,
+            UPSTREAM,
+            "upstream_invalid_response",
+            "upstream_too_large",
+            message,
+        ),
+        StreamError::Drained => explain(503, SERVER, "overloaded", "gateway_drained", message)
+            .retry_after(Duration::from_secs(1)),
+        StreamError::Engine => explain(500, SERVER, "internal_error", "gateway_engine", message),
+    }
+}
+
+/// Joins an error and its causes for the log.
+fn chain(error: &UpstreamError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let _ = write!(text, ": {cause}");
+        source = cause.source();
+    }
+    text
+}
