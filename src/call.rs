@@ -15,10 +15,11 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
 
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
-pub use self::record::{Facts, Record, RequestId};
+pub use self::record::{Facts, Record, RequestId, Try};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;
@@ -56,6 +57,8 @@ pub struct Call {
     pub stream: bool,
     /// Whether a streamed answer must end with its usage, asked for by the client or not.
     pub report_usage: bool,
+    /// When the client will have given up waiting, where it said so.
+    pub deadline: Option<Instant>,
     /// The request line and the headers fit to travel on: no credentials, nothing hop-by-hop.
     pub head: Head,
     /// The body.
@@ -100,6 +103,17 @@ pub enum UploadError {
     Broken,
 }
 
+impl UploadError {
+    /// Returns who is to blame: a word of the closed vocabulary `client_*`.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "client_too_large",
+            Self::Stalled { .. } => "client_slow",
+            Self::Broken => "client_malformed",
+        }
+    }
+}
+
 /// The body of a call.
 pub enum CallBody {
     /// Nothing: the call is in the path alone.
@@ -121,6 +135,40 @@ pub enum CallBody {
 }
 
 impl Call {
+    /// Returns whether the request can be sent more than once: a JSON body is held whole, and a request without a body
+    /// can be repeated if its method is safe (RFC 9110, section 9.2.1).
+    pub fn is_replayable(&self) -> bool {
+        match &self.body {
+            CallBody::Json { .. } => true,
+            CallBody::Empty => self.head.method.is_safe() && self.upgrade.is_none(),
+            CallBody::Stream { .. } => false,
+        }
+    }
+
+    /// Returns the same call once more, where it is replayable.
+    pub fn again(&self) -> Option<Self> {
+        let body = match &self.body {
+            CallBody::Json { bytes, members } => CallBody::Json {
+                bytes: bytes.clone(),
+                members: members.clone(),
+            },
+            CallBody::Empty if self.is_replayable() => CallBody::Empty,
+            CallBody::Empty | CallBody::Stream { .. } => return None,
+        };
+        Some(Self {
+            caller: Arc::clone(&self.caller),
+            endpoint: self.endpoint.clone(),
+            model: self.model.clone(),
+            stream: self.stream,
+            report_usage: self.report_usage,
+            deadline: self.deadline,
+            head: self.head.clone(),
+            body,
+            upgrade: None,
+            record: Arc::clone(&self.record),
+        })
+    }
+
     /// Returns the JSON body, or nothing for a pass-through call.
     pub fn json(&self) -> Option<(&Bytes, &Members)> {
         match &self.body {

@@ -27,8 +27,10 @@ pub struct Facts {
     pub upstream: Option<Arc<str>>,
     /// Bytes of the JSON body that the client sent.
     pub received: u64,
-    /// Tries at upstreams.
-    pub attempts: u32,
+    /// Tries at upstreams, in the order in which they began.
+    pub attempts: Vec<Try>,
+    /// Whether the local model answered in the place of others.
+    pub degraded: bool,
     /// Whether the client asked for a stream.
     pub stream: bool,
     /// Time spent waiting for the upstream before the answer's head could be sent.
@@ -47,6 +49,23 @@ pub struct Facts {
     pub detail: Option<String>,
     /// The upstream's own request id.
     pub upstream_request_id: Option<String>,
+}
+
+/// One try at an upstream.
+#[derive(Clone, Debug)]
+pub struct Try {
+    /// The upstream.
+    pub upstream: Arc<str>,
+    /// Its endpoint.
+    pub endpoint: Arc<str>,
+    /// When it began, counted from the request's arrival.
+    pub began: Duration,
+    /// How long it took to begin an answer, or to fail; `None` while it does neither.
+    pub time: Option<Duration>,
+    /// How it ended: `answered`, `abandoned` (its client left, or another try was faster), or the cause of its failure.
+    pub result: &'static str,
+    /// The status that the upstream answered, where there was one.
+    pub status: Option<u16>,
 }
 
 /// The shared notebook of one request.

@@ -33,6 +33,17 @@ pub enum StreamError {
     Engine,
 }
 
+impl StreamError {
+    /// Returns whether the upstream is to blame.
+    pub fn is_upstreams(self) -> bool {
+        match self {
+            Self::Broken | Self::Idle | Self::Engine => true,
+            // A long answer, or a long event, may be what was asked for.
+            Self::Overdue | Self::TooLarge | Self::Drained => false,
+        }
+    }
+}
+
 /// How an answer ended, as seen by whoever registered with [`Reply::on_end`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -130,6 +141,15 @@ impl ReplyBody {
     /// Returns whether the body is a stream of events, each frame holding whole ones.
     pub fn is_events(&self) -> bool {
         matches!(self.kind, Kind::Events(_))
+    }
+
+    /// Gives access to a stream of events, to read its beginning. Whoever takes frames must put them back by
+    /// [`map_events`](Self::map_events).
+    pub fn events_mut(&mut self) -> Option<&mut BoxBody> {
+        match &mut self.kind {
+            Kind::Events(body) => Some(body),
+            Kind::Full(_) | Kind::Stream(_) => None,
+        }
     }
 
     /// Wraps a stream of events; any other body stays as it is. What `f` returns holds whole events again.

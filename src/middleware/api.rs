@@ -185,6 +185,10 @@ where
             length,
         }
     };
+    let deadline = patience(&parts.headers).and_then(|patience| {
+        let received = Instant::from_std(record.received);
+        received.checked_add(patience)
+    });
     let target = parts
         .uri
         .path_and_query()
@@ -202,6 +206,7 @@ where
         model,
         stream,
         report_usage: false,
+        deadline,
         head,
         body,
         upgrade,
@@ -253,6 +258,24 @@ where
             .push(frame.into_data().unwrap_or_default())
             .map_err(|_| too_large)?;
     }
+}
+
+/// Returns how long the client will wait for its answer, where it says so: whole or broken seconds, or with a unit.
+fn patience(headers: &HeaderMap) -> Option<Duration> {
+    let names = ["x-stainless-timeout", "request-timeout"];
+    let values = names.iter().filter_map(|name| headers.get(*name));
+    let times = values.filter_map(|value| {
+        let text = value.to_str().ok()?.trim();
+        let (number, unit) = match text.strip_suffix("ms") {
+            Some(number) => (number, 1e-3),
+            None => (text.strip_suffix('s').unwrap_or(text), 1.0),
+        };
+        let seconds: f64 = number.trim_end().parse().ok()?;
+        // No time at all is a way of saying that there is no bound.
+        let time = Duration::try_from_secs_f64(seconds * unit).ok()?;
+        (!time.is_zero()).then_some(time)
+    });
+    times.min()
 }
 
 /// Keeps hold of the connection when the client asks for a WebSocket (RFC 6455, section 4.2.1).

@@ -20,7 +20,7 @@ use crate::openai::endpoint::Target;
 use crate::pattern::Pattern;
 
 /// What the gateway knows of one key.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeyParams {
     /// SHA-256 of the key.
     pub digest: [u8; 32],

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::call::{Outcome, Record, RequestId};
+use crate::call::{Outcome, Record, RequestId, Try};
 use crate::metrics::{Finished, Metrics};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -148,7 +148,7 @@ impl Watch {
             .and_then(|name| HeaderValue::from_str(name).ok());
         if let Some(upstream) = upstream {
             headers.insert(UPSTREAM, upstream);
-            headers.insert(ATTEMPTS, HeaderValue::from(facts.attempts));
+            headers.insert(ATTEMPTS, HeaderValue::from(facts.attempts.len()));
         }
         headers.append(
             SERVER_TIMING,
@@ -188,7 +188,9 @@ impl Drop for Watch {
             model = facts.route.as_deref(),
             upstream.name = facts.upstream.as_deref(),
             upstream.request_id = facts.upstream_request_id.as_deref(),
-            attempts = facts.attempts,
+            attempts = facts.attempts.len(),
+            tries = tries(&facts.attempts),
+            degraded = facts.degraded,
             stream = facts.stream,
             duration_ms = millis(duration),
             upstream_ms = facts.upstream_time.map(millis),
@@ -202,6 +204,24 @@ impl Drop for Watch {
             "request"
         );
     }
+}
+
+/// More than one try is told one by one: where, after how many milliseconds, for how long, and how it ended.
+fn tries(attempts: &[Try]) -> Option<String> {
+    let told = attempts.iter().map(|attempt| {
+        let Try {
+            upstream,
+            endpoint,
+            result,
+            ..
+        } = attempt;
+        let time = attempt.time.map_or(0.0, millis);
+        format!(
+            "{upstream} {endpoint} +{}ms {time}ms {result}",
+            millis(attempt.began)
+        )
+    });
+    (attempts.len() > 1).then(|| told.collect::<Vec<_>>().join("; "))
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -87,6 +87,14 @@ impl Endpoint {
         )
     }
 
+    /// Returns whether the answer is put together from what all upstreams have.
+    pub fn is_listing(&self) -> bool {
+        matches!(
+            self,
+            Self::Models | Self::Model(_) | Self::Engines | Self::Engine(_)
+        )
+    }
+
     /// Returns whether a streamed answer reports usage only when `stream_options.include_usage` asks for it.
     pub fn has_stream_options(&self) -> bool {
         matches!(self, Self::ChatCompletions | Self::Completions)
