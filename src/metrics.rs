@@ -10,6 +10,10 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+mod upstreams;
+
+pub use self::upstreams::Snapshot;
+use self::upstreams::Upstreams;
 use crate::call::Facts;
 
 /// The content type of [`Metrics::render`].
@@ -34,7 +38,9 @@ pub struct Metrics {
     refused: IntCounterVec,
     panics: IntCounter,
     ready: IntGauge,
-    upstream_ready: IntGaugeVec,
+    upstreams: Upstreams,
+    reloads: IntCounterVec,
+    reloaded: IntGauge,
 }
 
 /// How a request ended.
@@ -139,11 +145,17 @@ impl Metrics {
                 "weir_ready",
                 "1 when the gateway can serve and is not draining.",
             )?,
-            upstream_ready: gauges(
+            upstreams: Upstreams::new(&registry)?,
+            reloads: counters(
                 &registry,
-                "weir_upstream_ready",
-                "1 when the upstream could be asked now.",
-                &["upstream"],
+                "weir_config_reloads_total",
+                "Times that the configuration was read anew: applied, or refused for its mistakes.",
+                &["result"],
+            )?,
+            reloaded: gauge(
+                &registry,
+                "weir_config_applied_timestamp_seconds",
+                "When the configuration that is served was applied, in Unix seconds.",
             )?,
             registry,
         };
@@ -165,6 +177,7 @@ impl Metrics {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         started.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        metrics.reloaded.set(started.get());
         Ok(metrics)
     }
 
@@ -215,6 +228,9 @@ impl Metrics {
                 .with_label_values(&[endpoint, upstream])
                 .observe(first.as_secs_f64());
         }
+        if facts.degraded {
+            self.upstreams.degraded.with_label_values(&[model]).inc();
+        }
         if let Some(usage) = facts.usage {
             for (kind, count) in [
                 ("input", usage.input),
@@ -251,11 +267,17 @@ impl Metrics {
         self.ready.set(i64::from(ready));
     }
 
-    /// Notes whether an upstream could be asked.
-    pub fn set_upstream_ready(&self, upstream: &str, ready: bool) {
-        self.upstream_ready
-            .with_label_values(&[upstream])
-            .set(i64::from(ready));
+    /// Counts a reload.
+    pub fn reloaded(&self, applied: bool) {
+        let result = if applied { "applied" } else { "refused" };
+        self.reloads.with_label_values(&[result]).inc();
+        if applied {
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap_or_default();
+            self.reloaded
+                .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Writes the Prometheus text format, version 0.0.4.

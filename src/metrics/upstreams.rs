@@ -1,0 +1,145 @@
+//! The metrics of upstreams: what is tried, what fails, who is left out.
+
+use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+
+use super::{Metrics, counters, gauges};
+
+/// The metrics of upstreams.
+pub(super) struct Upstreams {
+    ready: IntGaugeVec,
+    attempts: IntCounterVec,
+    pub(super) degraded: IntCounterVec,
+    hedges: IntCounterVec,
+    ejections: IntCounterVec,
+    endpoints: IntGaugeVec,
+    in_flight: IntGaugeVec,
+    waiting: IntGaugeVec,
+}
+
+/// How an upstream's endpoints are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// All of them.
+    pub endpoints: usize,
+    /// Those that are left out.
+    pub ejected: usize,
+    /// Calls under way.
+    pub in_flight: usize,
+    /// Calls that wait for a place.
+    pub waiting: usize,
+}
+
+impl Upstreams {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            ready: gauges(
+                registry,
+                "weir_upstream_ready",
+                "1 when the upstream could be asked now.",
+                &["upstream"],
+            )?,
+            attempts: counters(
+                registry,
+                "weir_upstream_attempts_total",
+                "Tries at upstreams, by how they ended: answered, abandoned, or the cause of a failure.",
+                &["upstream", "result"],
+            )?,
+            degraded: counters(
+                registry,
+                "weir_degraded_total",
+                "Requests that the local model answered in the place of remote upstreams.",
+                &["model"],
+            )?,
+            hedges: counters(
+                registry,
+                "weir_hedges_total",
+                "Second attempts for slow answers: those started, and those that answered first.",
+                &["model", "event"],
+            )?,
+            ejections: counters(
+                registry,
+                "weir_upstream_ejections_total",
+                "Times that an endpoint was left out because it failed.",
+                &["upstream"],
+            )?,
+            endpoints: gauges(
+                registry,
+                "weir_upstream_endpoints",
+                "Endpoints of an upstream: those in use, and those that are left out because they fail.",
+                &["upstream", "state"],
+            )?,
+            in_flight: gauges(
+                registry,
+                "weir_upstream_in_flight",
+                "Calls under way at an upstream.",
+                &["upstream"],
+            )?,
+            waiting: gauges(
+                registry,
+                "weir_upstream_queue_length",
+                "Calls that wait for a place at an upstream.",
+                &["upstream"],
+            )?,
+        })
+    }
+}
+
+impl Metrics {
+    /// Notes whether an upstream could be asked.
+    pub fn set_upstream_ready(&self, upstream: &str, ready: bool) {
+        self.upstreams
+            .ready
+            .with_label_values(&[upstream])
+            .set(i64::from(ready));
+    }
+
+    /// Counts a try at an upstream.
+    pub fn attempt_ended(&self, upstream: &str, result: &'static str) {
+        self.upstreams
+            .attempts
+            .with_label_values(&[upstream, result])
+            .inc();
+    }
+
+    /// Counts a second attempt: started, or with `won` the first to answer.
+    pub fn hedged(&self, model: &str, won: bool) {
+        let event = if won { "won" } else { "started" };
+        self.upstreams
+            .hedges
+            .with_label_values(&[model, event])
+            .inc();
+    }
+
+    /// Counts an ejection.
+    pub fn endpoint_ejected(&self, upstream: &str) {
+        self.upstreams
+            .ejections
+            .with_label_values(&[upstream])
+            .inc();
+    }
+
+    /// Notes how an upstream's endpoints are.
+    pub fn set_upstream(&self, upstream: &str, snapshot: Snapshot) {
+        let set = |gauges: &IntGaugeVec, labels: &[&str], count: usize| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            gauges.with_label_values(labels).set(count);
+        };
+        let in_use = snapshot.endpoints.saturating_sub(snapshot.ejected);
+        set(&self.upstreams.endpoints, &[upstream, "in_use"], in_use);
+        set(
+            &self.upstreams.endpoints,
+            &[upstream, "ejected"],
+            snapshot.ejected,
+        );
+        set(&self.upstreams.in_flight, &[upstream], snapshot.in_flight);
+        set(&self.upstreams.waiting, &[upstream], snapshot.waiting);
+    }
+
+    /// Forgets the gauges of upstreams, before they are noted anew: those that are gone leave none behind.
+    pub fn forget_upstreams(&self) {
+        self.upstreams.ready.reset();
+        self.upstreams.endpoints.reset();
+        self.upstreams.in_flight.reset();
+        self.upstreams.waiting.reset();
+    }
+}
