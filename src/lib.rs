@@ -19,4 +19,5 @@ pub mod pattern;
 pub mod secret;
 pub mod server;
 pub mod stack;
+mod tls_roots;
 pub mod upstream;

@@ -12,9 +12,10 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::ChatError;
+use crate::tls_roots;
 
 /// Long enough for the other end of the world; a gateway on this machine refuses at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,14 +69,12 @@ impl Client {
 }
 
 fn tls() -> Result<ClientConfig, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    // The system's own as well: a company's gateway often has a certificate of the company.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config =
         ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+    Ok(config
+        .with_root_certificates(tls_roots::system())
+        .with_no_client_auth())
 }
 
 /// Words the innermost cause of an error, which is the one that says what happened.

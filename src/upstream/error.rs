@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::advice::Advice;
 use crate::call::UploadError;
 
 /// A call that brought no answer fit for the client. `Display` is for the log: it may name addresses.
@@ -18,14 +19,19 @@ pub enum UpstreamError {
     /// One of the upstream's timeouts ran out.
     #[error("no answer within the {phase} timeout of {limit:?}")]
     Timeout {
-        /// Which of the timeouts: `connect`, `first_byte`, `idle` or `total`.
+        /// Which of the timeouts: `connect`, `tls`, `first_byte`, `first_content`, `idle` or `total`.
         phase: &'static str,
         /// Its length.
         limit: Duration,
     },
     /// It answered with a status that stands for its own failure.
-    #[error("answered {0}")]
-    Status(StatusCode),
+    #[error("answered {status}")]
+    Status {
+        /// The status.
+        status: StatusCode,
+        /// When it said to come back.
+        advice: Advice,
+    },
     /// It refused our credential.
     #[error("refused our credential with {0}")]
     Refused(StatusCode),
@@ -63,4 +69,44 @@ pub enum UpstreamError {
         /// The error's code, as the OpenAI API spells it.
         code: &'static str,
     },
+}
+
+impl UpstreamError {
+    /// Returns who is to blame: a word of the closed vocabulary `client_*`, `upstream_*`, `gateway_*`.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "upstream_connect",
+            Self::Broken(_) => "upstream_broken",
+            Self::Timeout { .. } => "upstream_timeout",
+            Self::Status { status, .. } if *status == StatusCode::GATEWAY_TIMEOUT => {
+                "upstream_timeout"
+            }
+            Self::Status { .. } => "upstream_status",
+            Self::Refused(_) => "upstream_auth",
+            Self::Invalid(_) => "upstream_invalid",
+            Self::TooLarge { .. } => "upstream_too_large",
+            Self::Upload(error) => error.cause(),
+            Self::Overloaded { .. } => "gateway_overloaded",
+            Self::NotLoaded => "gateway_not_ready",
+            Self::Engine(_) => "gateway_engine",
+            Self::BadRequest { .. } => "client_invalid_body",
+        }
+    }
+
+    /// Returns the status that the upstream answered, where it did.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Status { status, .. } | Self::Refused(status) => Some(*status),
+            Self::Connect(_)
+            | Self::Broken(_)
+            | Self::Timeout { .. }
+            | Self::Invalid(_)
+            | Self::TooLarge { .. }
+            | Self::Upload(_)
+            | Self::Overloaded { .. }
+            | Self::NotLoaded
+            | Self::Engine(_)
+            | Self::BadRequest { .. } => None,
+        }
+    }
 }

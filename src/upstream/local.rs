@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use self::answer::{Choices, Maker, Stream};
 use self::request::{Kind, Plan, plan};
 use super::transformer::{self, Engine, LoadError, Source, SubmitError};
-use super::{Upstream, UpstreamError, UpstreamFuture};
+use super::{Attempt, Credential, Upstream, UpstreamError, UpstreamFuture};
 use crate::call::{Call, CallBody, Reply};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::models::Model;
@@ -71,19 +71,27 @@ impl LocalUpstream {
 }
 
 impl Upstream for LocalUpstream {
-    fn call(&self, call: Call, model: Option<&str>) -> UpstreamFuture<Reply> {
-        let served = self.served(model);
+    fn call(&self, attempt: Attempt) -> UpstreamFuture<Reply> {
+        let served = self.served(attempt.model.as_deref());
         let engine = Arc::clone(&self.engine);
-        Box::pin(answer(engine, call, served))
+        Box::pin(answer(engine, *attempt.call, served))
     }
 
-    fn models(&self) -> UpstreamFuture<Vec<Model>> {
+    fn models(&self, _: Option<Credential>) -> UpstreamFuture<Vec<Model>> {
         let models = self
             .models
             .iter()
             .map(|id| Model::new(id, &self.name))
             .collect();
         Box::pin(std::future::ready(Ok(models)))
+    }
+
+    fn probe(&self, _: &str, _: Option<Credential>) -> UpstreamFuture<()> {
+        let well = match self.engine.is_ready() {
+            true => Ok(()),
+            false => Err(UpstreamError::NotLoaded),
+        };
+        Box::pin(std::future::ready(well))
     }
 
     fn is_ready(&self) -> bool {

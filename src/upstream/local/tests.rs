@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::call::{Caller, Head, Record, RequestId, StreamError};
 use crate::openai::json::Members;
+use crate::upstream::Timeouts;
 
 fn upstream() -> LocalUpstream {
     LocalUpstream::load(Params {
@@ -30,6 +31,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
         model: Some("poet".into()),
         stream: body["stream"] == true,
         report_usage: false,
+        deadline: None,
         head: Head {
             method: Method::POST,
             target: "/v1/completions".parse().unwrap(),
@@ -45,9 +47,25 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
     }
 }
 
+fn attempt(call: Call, model: Option<&str>) -> Attempt {
+    let minute = Duration::from_secs(60);
+    Attempt {
+        call: Box::new(call),
+        model: model.map(Into::into),
+        credential: None,
+        timeouts: Timeouts {
+            first_byte: minute,
+            first_content: minute,
+            idle: minute,
+            total: minute,
+        },
+        deadline: tokio::time::Instant::now() + minute,
+    }
+}
+
 async fn ask(upstream: &LocalUpstream, endpoint: Endpoint, body: Value) -> Value {
     let reply = upstream
-        .call(call(endpoint, &body), Some("poet"))
+        .call(attempt(call(endpoint, &body), Some("poet")))
         .await
         .unwrap();
     assert_eq!(reply.status, StatusCode::OK);
@@ -67,7 +85,7 @@ async fn chat(body: Value) -> Value {
 async fn events(endpoint: Endpoint, body: Value) -> Vec<Value> {
     let upstream = upstream();
     let reply = upstream
-        .call(call(endpoint, &body), Some("poet"))
+        .call(attempt(call(endpoint, &body), Some("poet")))
         .await
         .unwrap();
     assert!(reply.body.is_events());
@@ -92,7 +110,7 @@ async fn events(endpoint: Endpoint, body: Value) -> Vec<Value> {
 }
 
 async fn refusal(endpoint: Endpoint, body: Value) -> (Option<&'static str>, &'static str, String) {
-    match upstream().call(call(endpoint, &body), None).await {
+    match upstream().call(attempt(call(endpoint, &body), None)).await {
         Err(UpstreamError::BadRequest {
             message,
             param,
@@ -450,7 +468,7 @@ async fn an_upstream_that_goes_away_breaks_its_streams() {
     let upstream = upstream();
     let body = json!({"prompt": SPRING, "stream": true, "max_tokens": 240, "logit_bias": {"2": -100, "4": -100}});
     let reply = upstream
-        .call(call(Endpoint::Completions, &body), None)
+        .call(attempt(call(Endpoint::Completions, &body), None))
         .await
         .unwrap();
     drop(upstream);
@@ -464,7 +482,7 @@ async fn an_upstream_that_goes_away_breaks_its_streams() {
 async fn models_are_listed_and_named_honestly() {
     let upstream = upstream();
     assert!(upstream.is_ready());
-    let models = upstream.models().await.unwrap();
+    let models = upstream.models(None).await.unwrap();
     assert_eq!(
         models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(),
         ["poet", "text-davinci-003"]

@@ -1,7 +1,9 @@
 //! Judges an upstream's answer before the client hears of it.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,6 +17,7 @@ use crate::call::{BoxBody, Join, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::envelope::ErrorBody;
 use crate::openai::json::validate_object;
+use crate::upstream::advice::Advice;
 
 /// Headers by which an upstream would speak of its own host to whoever reads the answer.
 pub(super) const NOT_RETURNED: [HeaderName; 3] = [
@@ -24,19 +27,22 @@ pub(super) const NOT_RETURNED: [HeaderName; 3] = [
 ];
 
 /// Lets statuses of answers, and errors that are the request's, go on.
-pub(super) fn check_status(status: StatusCode) -> Result<(), UpstreamError> {
+pub(super) fn check_status(status: StatusCode, headers: &HeaderMap) -> Result<(), UpstreamError> {
     match status.as_u16() {
         200..=202 | 400 | 404 | 409 | 413 | 415 | 422 | 429 => Ok(()),
-        _ => Err(status_error(status)),
+        _ => Err(status_error(status, headers)),
     }
 }
 
 /// Returns what a status that we do not hand on says of the upstream.
-pub(super) fn status_error(status: StatusCode) -> UpstreamError {
+pub(super) fn status_error(status: StatusCode, headers: &HeaderMap) -> UpstreamError {
     match status.as_u16() {
         // The credential is ours, and so is its credit: nothing that the client could mend.
         401..=403 => UpstreamError::Refused(status),
-        408 | 500..=599 => UpstreamError::Status(status),
+        408 | 500..=599 => UpstreamError::Status {
+            status,
+            advice: Advice::read(headers, SystemTime::now()),
+        },
         _ => UpstreamError::Invalid("a status that no answer of the API has"),
     }
 }
@@ -168,7 +174,7 @@ pub(super) fn pass_through(
     let (parts, body) = response.into_parts();
     match parts.status.as_u16() {
         200..=299 | 304 | 400 | 404..=599 => {}
-        _ => return Err(status_error(parts.status)),
+        _ => return Err(status_error(parts.status, &parts.headers)),
     }
     let mut headers = parts.headers;
     // The answer to HEAD has a length and no body.
@@ -195,7 +201,7 @@ mod tests {
     fn statuses() {
         for status in [200, 400, 404, 409, 413, 415, 422, 429] {
             assert!(
-                check_status(StatusCode::from_u16(status).unwrap()).is_ok(),
+                check_status(StatusCode::from_u16(status).unwrap(), &HeaderMap::new()).is_ok(),
                 "{status}"
             );
         }
@@ -207,7 +213,8 @@ mod tests {
             (204, false),
             (302, false),
         ] {
-            let error = check_status(StatusCode::from_u16(status).unwrap()).unwrap_err();
+            let error =
+                check_status(StatusCode::from_u16(status).unwrap(), &HeaderMap::new()).unwrap_err();
             assert_eq!(
                 matches!(error, UpstreamError::Refused(_)),
                 refused,

@@ -10,10 +10,11 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Timeouts;
+use super::OWN;
 use crate::call::{StreamError, UploadBody, UploadError};
+use crate::upstream::{Attempt, Timeouts};
 
-/// When an attempt began, and how long it may take.
+/// How long the parts of an answer may take, and when it must be whole.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     pub(super) timeouts: Timeouts,
@@ -21,10 +22,19 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn start(timeouts: Timeouts) -> Self {
+    /// Starts with an attempt.
+    pub(super) fn of(attempt: &Attempt) -> Self {
         Self {
-            timeouts,
-            overdue: Instant::now() + timeouts.total,
+            timeouts: attempt.timeouts,
+            overdue: attempt.deadline,
+        }
+    }
+
+    /// Starts with a request on the gateway's own account.
+    pub(super) fn own() -> Self {
+        Self {
+            timeouts: OWN,
+            overdue: Instant::now() + OWN.total,
         }
     }
 }

@@ -10,57 +10,115 @@ mod events;
 mod request;
 mod tunnel;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::body::{Clock, RequestBody};
 use self::connect::Clients;
-use super::{Upstream, UpstreamError, UpstreamFuture};
-use crate::call::{Call, Reply};
+pub use self::connect::RemoteError;
+use super::{Attempt, Credential, Timeouts, Upstream, UpstreamError, UpstreamFuture};
+use crate::call::Reply;
 use crate::openai::models::{List, Model};
+use crate::secret::Secret;
 
-/// What a path segment spells out: all but the unreserved characters of RFC 3986.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-/// What is known of a remote upstream.
+/// What is known of a remote endpoint.
 #[derive(Clone)]
 pub struct Params {
-    /// Scheme, authority and the path before the API's own, such as `https://api.openai.com/v1`.
-    pub base_url: Uri,
-    /// The whole `Authorization` header, marked sensitive; `None` for services that ask for none.
-    pub authorization: Option<HeaderValue>,
+    /// Where it is.
+    pub address: Address,
+    /// Which API it speaks.
+    pub api: Api,
     /// Set on every request.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// How long to wait for what.
-    pub timeouts: Timeouts,
+    /// The time for a TCP connection, the lookup of its name included.
+    pub connect: Duration,
+    /// The time for a TLS handshake.
+    pub handshake: Duration,
+    /// How TLS is spoken.
+    pub tls: Tls,
+    /// The way there.
+    pub proxy: Proxy,
     /// Bytes of a plain answer, held until it is whole.
     pub max_answer: u64,
     /// Who waits for the tunnels of upgraded connections, and when they are to end.
     pub tunnels: (TaskTracker, CancellationToken),
 }
 
-/// The timeouts of an upstream.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// Until a connection stands, its TLS included.
-    pub connect: Duration,
-    /// From the request's last byte to the answer's head.
-    pub first_byte: Duration,
-    /// Between two pieces of the answer.
-    pub idle: Duration,
-    /// From the beginning to the answer's last byte.
-    pub total: Duration,
+/// Where a remote endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Scheme, authority and the path before the API's own, such as `https://api.openai.com/v1`.
+    Http(Uri),
+    /// A server on this machine.
+    Unix {
+        /// Its socket.
+        socket: PathBuf,
+        /// The path before the API's own, such as `/v1`.
+        prefix: String,
+    },
+}
+
+/// The APIs of remote endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// OpenAI's, or any that is compatible.
+    OpenAi,
+    /// Azure OpenAI.
+    Azure {
+        /// The dated version by which paths name deployments; `None`: the v1 API.
+        version: Option<String>,
+    },
+}
+
+/// How TLS is spoken with an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// A PEM file of the authorities that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The PEM files of the certificate that is shown, and of its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// The way to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// What `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
+    Environment,
+    /// Straight there.
+    Direct,
+    /// Through this HTTP proxy.
+    Http(Secret),
+}
+
+/// The times that the gateway itself gives an upstream, for what no client waits for with a deadline.
+const OWN: Timeouts = Timeouts {
+    first_byte: Duration::from_secs(30),
+    first_content: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+    total: Duration::from_secs(30),
+};
+
+impl Credential {
+    /// Builds the header that an API asks for. `None` where the key cannot stand in a header.
+    pub fn new(api: &Api, key: &Secret) -> Option<Self> {
+        let (name, mut value) = match api {
+            Api::OpenAi => (
+                header::AUTHORIZATION,
+                HeaderValue::try_from(format!("Bearer {}", key.expose())).ok()?,
+            ),
+            Api::Azure { .. } => (request::API_KEY, HeaderValue::from_str(key.expose()).ok()?),
+        };
+        value.set_sensitive(true);
+        Some(Self { name, value })
+    }
 }
 
 /// A remote upstream.
@@ -78,8 +136,8 @@ impl RemoteUpstream {
     /// Builds the upstream; connections come with the first call.
     ///
     /// # Errors
-    /// rustls', when no TLS can be spoken at all.
-    pub fn new(params: Params) -> Result<Self, rustls::Error> {
+    /// [`RemoteError`], when TLS cannot be spoken as configured.
+    pub fn new(params: Params) -> Result<Self, RemoteError> {
         let clients = Clients::new(&params)?;
         Ok(Self {
             inner: Arc::new(Inner { params, clients }),
@@ -88,27 +146,41 @@ impl RemoteUpstream {
 }
 
 impl Upstream for RemoteUpstream {
-    fn call(&self, call: Call, model: Option<&str>) -> UpstreamFuture<Reply> {
+    fn call(&self, attempt: Attempt) -> UpstreamFuture<Reply> {
         let inner = Arc::clone(&self.inner);
-        let model = model.map(str::to_owned);
         Box::pin(async move {
-            if call.upgrade.is_some() {
-                inner.upgrade(call).await
+            if attempt.call.upgrade.is_some() {
+                Box::pin(inner.upgrade(attempt)).await
             } else {
-                inner.ask(call, model.as_deref()).await
+                inner.ask(attempt).await
             }
         })
     }
 
-    fn models(&self) -> UpstreamFuture<Vec<Model>> {
+    fn models(&self, credential: Option<Credential>) -> UpstreamFuture<Vec<Model>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.list_models().await })
+        Box::pin(async move { inner.list_models(credential.as_ref()).await })
     }
 
-    fn model(&self, name: &str) -> UpstreamFuture<Option<Model>> {
+    fn model(&self, name: &str, credential: Option<Credential>) -> UpstreamFuture<Option<Model>> {
         let inner = Arc::clone(&self.inner);
         let name = name.to_owned();
-        Box::pin(async move { inner.find_model(&name).await })
+        Box::pin(async move { inner.find_model(&name, credential.as_ref()).await })
+    }
+
+    fn probe(&self, path: &str, credential: Option<Credential>) -> UpstreamFuture<()> {
+        let inner = Arc::clone(&self.inner);
+        let path = path.to_owned();
+        Box::pin(async move {
+            let clock = Clock::own();
+            let response = inner.send_get(&path, credential.as_ref(), &clock).await?;
+            match response.status() {
+                status if status.is_server_error() => {
+                    Err(answer::status_error(status, response.headers()))
+                }
+                _ => Ok(()),
+            }
+        })
     }
 
     fn is_ready(&self) -> bool {
@@ -117,18 +189,24 @@ impl Upstream for RemoteUpstream {
 }
 
 impl Inner {
-    async fn ask(&self, call: Call, model: Option<&str>) -> Result<Reply, UpstreamError> {
-        let clock = Clock::start(self.params.timeouts);
+    async fn ask(&self, attempt: Attempt) -> Result<Reply, UpstreamError> {
+        let clock = Clock::of(&attempt);
+        let Attempt {
+            call,
+            model,
+            credential,
+            ..
+        } = attempt;
         let judged = call.endpoint.is_generation();
         let wants_events = call.stream;
         let head_only = call.head.method == Method::HEAD;
         let endpoint = call.endpoint.clone();
-        let request = request::build(call, model, &self.params)?;
+        let request = request::build(call, model.as_deref(), credential.as_ref(), &self.params)?;
         let response = self.send(request, &clock).await?;
         if !judged {
             return answer::pass_through(response, clock, head_only);
         }
-        answer::check_status(response.status())?;
+        answer::check_status(response.status(), response.headers())?;
         let response = answer::decode(response).await?;
         if wants_events
             && response.status() == StatusCode::OK
@@ -139,9 +217,12 @@ impl Inner {
         answer::plain(response, clock, &endpoint, self.params.max_answer).await
     }
 
-    async fn upgrade(&self, call: Call) -> Result<Reply, UpstreamError> {
-        let clock = Clock::start(self.params.timeouts);
-        let (request, client) = tunnel::request(call, &self.params)?;
+    async fn upgrade(&self, attempt: Attempt) -> Result<Reply, UpstreamError> {
+        let clock = Clock::of(&attempt);
+        let Attempt {
+            call, credential, ..
+        } = attempt;
+        let (request, client) = tunnel::request(call, credential.as_ref(), &self.params)?;
         let response = self.clients.upgrade(request, &clock).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return answer::pass_through(response, clock, false);
@@ -149,45 +230,64 @@ impl Inner {
         Ok(tunnel::open(response, client, &self.params.tunnels))
     }
 
-    async fn list_models(&self) -> Result<Vec<Model>, UpstreamError> {
-        let list: Option<List<Model>> = self.get("/models").await?;
+    async fn list_models(
+        &self,
+        credential: Option<&Credential>,
+    ) -> Result<Vec<Model>, UpstreamError> {
+        let list: Option<List<Model>> = self.get("/models", credential).await?;
         list.map(|list| list.data)
-            .ok_or(UpstreamError::Status(StatusCode::NOT_FOUND))
+            .ok_or(UpstreamError::Invalid("it has no list of models"))
     }
 
-    async fn find_model(&self, name: &str) -> Result<Option<Model>, UpstreamError> {
-        let path = format!("/models/{}", utf8_percent_encode(name, SEGMENT));
-        match self.get(&path).await {
+    async fn find_model(
+        &self,
+        name: &str,
+        credential: Option<&Credential>,
+    ) -> Result<Option<Model>, UpstreamError> {
+        let path = format!("/models/{}", utf8_percent_encode(name, request::SEGMENT));
+        match self.get(&path, credential).await {
             Ok(Some(model)) => return Ok(Some(model)),
             // Not every server has the path, reads a name with a slash there, or answers it in good form.
-            Ok(None) | Err(UpstreamError::Invalid(_) | UpstreamError::Status(_)) => {}
+            Ok(None) | Err(UpstreamError::Invalid(_) | UpstreamError::Status { .. }) => {}
             Err(error) => return Err(error),
         }
         Ok(self
-            .list_models()
+            .list_models(credential)
             .await?
             .into_iter()
             .find(|model| model.id == name))
     }
 
     /// Asks for an object on the gateway's own account. `None`: there is no such path.
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, UpstreamError> {
-        let clock = Clock::start(self.params.timeouts);
-        let uri = request::uri(&self.params.base_url, path, None)?;
-        let mut request = Request::new(RequestBody::empty());
-        *request.uri_mut() = uri;
-        request::authorize(request.headers_mut(), &self.params);
-        let response = self.send(request, &clock).await?;
+    async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        credential: Option<&Credential>,
+    ) -> Result<Option<T>, UpstreamError> {
+        let clock = Clock::own();
+        let response = self.send_get(path, credential, &clock).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => return Ok(None),
-            status => return Err(answer::status_error(status)),
+            status => return Err(answer::status_error(status, response.headers())),
         }
         let response = answer::decode(response).await?;
         let body = answer::collect(response.into_body(), clock, self.params.max_answer).await?;
         serde_json::from_slice(&body)
             .map(Some)
             .map_err(|_| UpstreamError::Invalid("not a model, nor a list of them"))
+    }
+
+    async fn send_get(
+        &self,
+        path: &str,
+        credential: Option<&Credential>,
+        clock: &Clock,
+    ) -> Result<Response<Incoming>, UpstreamError> {
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = request::uri(path, None, None, &self.params)?;
+        request::authorize(request.headers_mut(), credential, &self.params);
+        self.send(request, clock).await
     }
 
     async fn send(

@@ -2,25 +2,40 @@
 //! what a rename or the accounting needs.
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::body::RequestBody;
-use super::{Params, UpstreamError};
+use super::{Address, Api, Credential, Params, UpstreamError};
 use crate::call::{Call, CallBody};
+use crate::openai::endpoint::Endpoint;
+
+/// Azure's header for credentials.
+pub(super) const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// What a path segment spells out: all but the unreserved characters of RFC 3986.
+pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Builds the request of a call.
 pub(super) fn build(
-    mut call: Call,
+    mut call: Box<Call>,
     model: Option<&str>,
+    credential: Option<&Credential>,
     params: &Params,
 ) -> Result<Request<RequestBody>, UpstreamError> {
     let asked = &call.head.target;
     let path = call.endpoint.canonical_path().unwrap_or(asked.path());
-    let uri = uri(
-        &params.base_url,
-        path.strip_prefix("/v1").unwrap_or(path),
-        asked.query(),
-    )?;
+    let path = path.strip_prefix("/v1").unwrap_or(path);
+    let has_deployments = matches!(
+        call.endpoint,
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Embeddings
+    );
+    let deployment = model.filter(|_| has_deployments);
+    let uri = uri(path, asked.query(), deployment, params)?;
     let judged = call.endpoint.is_generation();
     let body = match call.body {
         CallBody::Empty => {
@@ -55,55 +70,148 @@ pub(super) fn build(
     if let Ok(id) = HeaderValue::from_str(call.record.id.as_str()) {
         headers.insert("x-request-id", id);
     }
-    authorize(headers, params);
+    authorize(headers, credential, params);
     Ok(request)
 }
 
 /// Puts our credential, and the operator's headers, in place.
-pub(super) fn authorize(headers: &mut HeaderMap, params: &Params) {
-    match &params.authorization {
-        Some(value) => headers.insert(header::AUTHORIZATION, value.clone()),
-        None => headers.remove(header::AUTHORIZATION),
-    };
+pub(super) fn authorize(headers: &mut HeaderMap, credential: Option<&Credential>, params: &Params) {
+    headers.remove(header::AUTHORIZATION);
+    headers.remove(API_KEY);
+    if let Some(Credential { name, value }) = credential {
+        headers.insert(name, value.clone());
+    }
     for (name, value) in &params.headers {
         headers.insert(name.clone(), value.clone());
     }
 }
 
-/// Joins the base URL with a path of the API and a query, both as they were spelled.
-pub(super) fn uri(base: &Uri, path: &str, query: Option<&str>) -> Result<Uri, UpstreamError> {
-    let prefix = base.path().trim_end_matches('/');
-    let mut text =
-        String::with_capacity(prefix.len() + path.len() + query.map_or(0, |q| q.len() + 1));
-    text.push_str(prefix);
-    text.push_str(path);
-    if let Some(query) = query {
-        text.push('?');
-        text.push_str(query);
+/// Returns where a path of the API lies at an endpoint: behind its prefix, with path and query as they were spelled. A
+/// dated version of Azure's API names the deployment in the path, and itself in the query.
+pub(super) fn uri(
+    path: &str,
+    query: Option<&str>,
+    deployment: Option<&str>,
+    params: &Params,
+) -> Result<Uri, UpstreamError> {
+    let unusable = || UpstreamError::Invalid("unusable path");
+    let mut text = String::with_capacity(128);
+    match &params.address {
+        Address::Http(base) => text.push_str(base.path().trim_end_matches('/')),
+        Address::Unix { prefix, .. } => text.push_str(prefix.trim_end_matches('/')),
     }
-    let mut parts = base.clone().into_parts();
-    parts.path_and_query = Some(
-        PathAndQuery::from_maybe_shared(text)
-            .map_err(|_| UpstreamError::Invalid("unusable path"))?,
-    );
-    Uri::from_parts(parts).map_err(|_| UpstreamError::Invalid("unusable URL"))
+    let version = match &params.api {
+        Api::OpenAi => None,
+        Api::Azure { version } => version.as_deref(),
+    };
+    if let (Some(_), Some(deployment)) = (version, deployment) {
+        text.push_str("/deployments/");
+        text.extend(utf8_percent_encode(deployment, SEGMENT));
+    }
+    text.push_str(path);
+    append_query(&mut text, query, version);
+    let path_and_query = PathAndQuery::from_maybe_shared(text).map_err(|_| unusable())?;
+    let mut parts = match &params.address {
+        Address::Http(base) => base.clone().into_parts(),
+        // The host that a server on a socket of this machine is told.
+        Address::Unix { .. } => Uri::from_static("http://localhost").into_parts(),
+    };
+    parts.path_and_query = Some(path_and_query);
+    Uri::from_parts(parts).map_err(|_| unusable())
+}
+
+/// Appends the client's query as it was spelled; a version of the API is ours to say.
+fn append_query(text: &mut String, query: Option<&str>, version: Option<&str>) {
+    let Some(version) = version else {
+        if let Some(query) = query {
+            text.push('?');
+            text.push_str(query);
+        }
+        return;
+    };
+    text.push_str("?api-version=");
+    text.push_str(version);
+    let others = query.into_iter().flat_map(|query| query.split('&'));
+    let is_version = |pair: &&str| pair.split('=').next() == Some("api-version");
+    for pair in others.filter(|pair| !pair.is_empty() && !is_version(pair)) {
+        text.push('&');
+        text.push_str(pair);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::{Proxy, Tls};
     use super::*;
+
+    fn params(address: Address, api: Api) -> Params {
+        Params {
+            address,
+            api,
+            headers: Vec::new(),
+            connect: Duration::from_secs(1),
+            handshake: Duration::from_secs(1),
+            tls: Tls::default(),
+            proxy: Proxy::Direct,
+            max_answer: 1,
+            tunnels: Default::default(),
+        }
+    }
+
+    fn http(base: &'static str, api: Api) -> Params {
+        params(Address::Http(Uri::from_static(base)), api)
+    }
 
     #[test]
     fn prefix_and_query_are_kept() {
-        let base = Uri::from_static("https://host:8443/openai/v1/");
-        let joined = uri(&base, "/files/a%20b", Some("limit=1&after=%2F")).unwrap();
+        let base = http("https://host:8443/openai/v1/", Api::OpenAi);
+        let joined = uri("/files/a%20b", Some("limit=1&after=%2F"), None, &base).unwrap();
         assert_eq!(
             joined,
             "https://host:8443/openai/v1/files/a%20b?limit=1&after=%2F"
         );
+        let bare = http("http://host", Api::OpenAi);
         assert_eq!(
-            uri(&Uri::from_static("http://host"), "/models", None).unwrap(),
+            uri("/models", None, None, &bare).unwrap(),
             "http://host/models"
+        );
+        let socket = Address::Unix {
+            socket: "/run/x.sock".into(),
+            prefix: "/v1".into(),
+        };
+        let socket = params(socket, Api::OpenAi);
+        assert_eq!(
+            uri("/models", None, Some("m"), &socket).unwrap(),
+            "http://localhost/v1/models"
+        );
+    }
+
+    #[test]
+    fn azure_names_deployments_and_versions() {
+        let version = Some("2024-10-21".to_owned());
+        let dated = http("https://x.openai.azure.com/openai", Api::Azure { version });
+        let base = "https://x.openai.azure.com/openai";
+        let joined = uri("/chat/completions", None, Some("a b/c"), &dated).unwrap();
+        assert_eq!(
+            joined.to_string(),
+            format!("{base}/deployments/a%20b%2Fc/chat/completions?api-version=2024-10-21")
+        );
+        let query = Some("a=b&api-version=2023-01-01&&c");
+        let joined = uri("/files", query, None, &dated).unwrap();
+        assert_eq!(
+            joined.to_string(),
+            format!("{base}/files?api-version=2024-10-21&a=b&c")
+        );
+        let v1 = http(
+            "https://x.openai.azure.com/openai/v1",
+            Api::Azure { version: None },
+        );
+        let joined = uri("/chat/completions", Some("a=b"), Some("m"), &v1).unwrap();
+        assert_eq!(
+            joined.to_string(),
+            format!("{base}/v1/chat/completions?a=b")
         );
     }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
-use super::{Params, UpstreamError, answer, request};
+use super::{Credential, Params, UpstreamError, answer, request};
 use crate::call::headers::keep_end_to_end;
 use crate::call::{Call, Reply};
 
@@ -18,11 +18,12 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 
 /// Builds the request that asks the upstream to switch.
 pub(super) fn request(
-    mut call: Call,
+    mut call: Box<Call>,
+    credential: Option<&Credential>,
     params: &Params,
 ) -> Result<(Request<RequestBody>, Option<OnUpgrade>), UpstreamError> {
     let client = call.upgrade.take();
-    let mut request = request::build(call, None, params)?;
+    let mut request = request::build(call, None, credential, params)?;
     request.headers_mut().insert(header::CONNECTION, UPGRADE);
     request.headers_mut().insert(header::UPGRADE, WEBSOCKET);
     Ok((request, client))

@@ -1,21 +1,27 @@
 //! Connections to an upstream: looked up, opened, secured, pooled, kept warm.
 
+mod tls;
+mod way;
+
 use std::error::Error as StdError;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri, header};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::time::Instant;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 use tower::Service;
 
+pub use self::tls::RemoteError;
+use self::way::{Stream, Way};
 use super::body::{Clock, RequestBody};
 use super::{Params, UpstreamError};
 
@@ -26,11 +32,14 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How many of them, per upstream.
 const MAX_IDLE: usize = 1024;
 
-/// How long a silent peer takes to be found dead.
+/// How often a silent HTTP/2 peer is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Bytes read from an upstream's connection at once. An answer's head must fit.
 const READ_BUFFER: usize = 64 << 10;
+
+/// The same, of HTTP/2's headers: names, values, and 32 bytes for each of them.
+const MAX_HEADER_LIST: u32 = 64 << 10;
 
 /// HTTP/2 flow control towards us, per stream and connection. What a client does not read stays within the first.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -38,29 +47,48 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 
 type Pool = Client<Connector, RequestBody>;
 
-/// The pools of one upstream.
+/// The pools of one endpoint.
 pub(super) struct Clients {
     /// HTTP/1.1, or HTTP/2 where TLS negotiates it.
     pool: Pool,
     /// HTTP/1.1 alone: WebSockets need it.
     http1: Pool,
+    /// What a proxy is shown that passes on plain requests.
+    proxy_authorization: Option<HeaderValue>,
 }
 
 impl Clients {
-    pub(super) fn new(params: &Params) -> Result<Self, rustls::Error> {
-        let tls = tls_config(params)?;
+    pub(super) fn new(params: &Params) -> Result<Self, RemoteError> {
+        let tls = tls::config(params)?;
+        let (way, proxy_authorization) = Way::to(params)?;
+        let to_switch = way.for_upgrades(proxy_authorization.as_ref());
+        let pool = |way: Way, protocols: &[&[u8]]| {
+            let mut tls = tls.clone();
+            tls.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            pool(Connector {
+                way,
+                tls: Arc::new(tls),
+                connect: params.connect,
+                handshake: params.handshake,
+            })
+        };
         Ok(Self {
-            pool: pool(params, tls.clone(), true),
-            http1: pool(params, tls, false),
+            pool: pool(way, &[b"h2", b"http/1.1"]),
+            http1: pool(to_switch, &[b"http/1.1"]),
+            proxy_authorization,
         })
     }
 
     /// Sends a request and waits for the answer's head.
     pub(super) async fn send(
         &self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         clock: &Clock,
     ) -> Result<Response<Incoming>, UpstreamError> {
+        if let Some(value) = &self.proxy_authorization {
+            let headers = request.headers_mut();
+            headers.insert(header::PROXY_AUTHORIZATION, value.clone());
+        }
         exchange(&self.pool, request, clock).await
     }
 
@@ -74,34 +102,20 @@ impl Clients {
     }
 }
 
-fn pool(params: &Params, tls: ClientConfig, http2: bool) -> Pool {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(KEEP_ALIVE));
-    // Shared among the addresses that a name has; the whole is bounded by `Connector`.
-    tcp.set_connect_timeout(Some(params.timeouts.connect));
-    let tls = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
-    let https = if http2 {
-        tls.enable_all_versions().wrap_connector(tcp)
-    } else {
-        tls.enable_http1().wrap_connector(tcp)
-    };
+fn pool(connector: Connector) -> Pool {
+    // A request that meets a pooled connection just as its peer closes it is sent once more by hyper, on another one,
+    // but only if no byte of it had been written: that is no second try.
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(MAX_IDLE)
         .http1_max_buf_size(READ_BUFFER)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEP_ALIVE)
-        .build(Connector {
-            inner: https,
-            limit: params.timeouts.connect,
-        })
+        .build(connector)
 }
 
 async fn exchange(
@@ -125,7 +139,7 @@ async fn exchange(
         biased;
         response = pool.request(request) => response.map_err(|error| {
             let fault = upload.as_ref().and_then(|upload| upload.fault.get());
-            fault.map_or_else(|| classify(error, clock), |fault| UpstreamError::Upload(*fault))
+            fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault))
         }),
         () = timeout => Err(match Instant::now() >= clock.overdue {
             true => UpstreamError::Timeout { phase: "total", limit: clock.timeouts.total },
@@ -134,11 +148,11 @@ async fn exchange(
     }
 }
 
-fn classify(error: hyper_util::client::legacy::Error, clock: &Clock) -> UpstreamError {
-    if find::<Slow>(&error).is_some() {
+fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
+    if let Some(Slow { phase, limit }) = find(&error) {
         return UpstreamError::Timeout {
-            phase: "connect",
-            limit: clock.timeouts.connect,
+            phase,
+            limit: *limit,
         };
     }
     if error.is_connect() {
@@ -162,59 +176,66 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
-/// The system's roots, or the bundled ones where the system has none; read once, when the first upstream needs them.
-fn tls_config(params: &Params) -> Result<ClientConfig, rustls::Error> {
-    static ROOTS: OnceLock<Arc<RootCertStore>> = OnceLock::new();
-    let roots = if params.base_url.scheme_str() == Some("https") {
-        Arc::clone(ROOTS.get_or_init(|| Arc::new(load_roots())))
-    } else {
-        Arc::new(RootCertStore::empty())
-    };
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn load_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    let loaded = rustls_native_certs::load_native_certs();
-    for error in &loaded.errors {
-        tracing::debug!(%error, "cannot read a root certificate of the system");
-    }
-    let (added, _) = roots.add_parsable_certificates(loaded.certs);
-    if added == 0 {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    roots
-}
-
-/// Opens connections within the upstream's connect timeout, TLS included.
+/// Opens connections, TLS included, each step within its time.
 #[derive(Clone)]
 struct Connector {
-    inner: HttpsConnector<HttpConnector>,
-    limit: Duration,
+    way: Way,
+    tls: Arc<ClientConfig>,
+    connect: Duration,
+    handshake: Duration,
 }
 
 /// A connection took too long to stand.
 #[derive(Debug, thiserror::Error)]
 #[error("no connection in time")]
-struct Slow;
+struct Slow {
+    phase: &'static str,
+    limit: Duration,
+}
 
-type Connection = <HttpsConnector<HttpConnector> as Service<Uri>>::Response;
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-impl Service<Uri> for Connector {
-    type Response = Connection;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Connection, BoxError>> + Send>>;
+impl Connector {
+    async fn open(self, uri: Uri) -> Result<MaybeHttpsStream<Stream>, BoxError> {
+        let Self {
+            way,
+            tls,
+            connect,
+            handshake,
+        } = self;
+        let slow = |phase, limit| move |_| Slow { phase, limit };
+        let server = match uri.scheme_str() {
+            Some("https") => {
+                let host = uri.host().unwrap_or_default();
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                Some(ServerName::try_from(host)?.to_owned())
+            }
+            _ => None,
+        };
+        let stream = timeout(connect, way.open(uri))
+            .await
+            .map_err(slow("connect", connect))??;
+        let Some(server) = server else {
+            return Ok(MaybeHttpsStream::Http(stream));
+        };
+        let shaking = TlsConnector::from(tls).connect(server, TokioIo::new(stream));
+        let secured = timeout(handshake, shaking)
+            .await
+            .map_err(slow("tls", handshake))??;
+        Ok(MaybeHttpsStream::Https(TokioIo::new(secured)))
+    }
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<Stream>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = tokio::time::timeout(self.limit, self.inner.call(uri));
-        Box::pin(async move { connecting.await.unwrap_or_else(|_| Err(Box::new(Slow))) })
+        Box::pin(self.clone().open(uri))
     }
 }

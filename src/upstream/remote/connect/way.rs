@@ -1,0 +1,269 @@
+//! The way to an endpoint: straight over TCP, through an HTTP proxy, or to a socket of this machine.
+
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::Authority;
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tower::{Service, ServiceExt};
+
+use super::super::{Address, Params, Proxy};
+use super::{BoxError, RemoteError};
+
+/// How long a silent peer takes to be found dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// How long the first of a name's addresses has before the next is tried beside it (RFC 8305, section 5).
+const HAPPY_EYEBALLS: Duration = Duration::from_millis(250);
+
+/// Opens connections that speak nothing yet.
+#[derive(Clone)]
+pub(super) enum Way {
+    Tcp(HttpConnector),
+    /// A tunnel through a proxy, for TLS.
+    Tunnel(Box<Tunnel<HttpConnector>>),
+    /// A proxy that is told whole URLs, for plain HTTP.
+    Forward {
+        tcp: HttpConnector,
+        proxy: Uri,
+    },
+    Unix(Arc<PathBuf>),
+}
+
+/// A connection that speaks nothing yet.
+pub(super) enum Stream {
+    Tcp(TokioIo<TcpStream>),
+    /// To a proxy that is told whole URLs.
+    Forward(TokioIo<TcpStream>),
+    Unix(TokioIo<UnixStream>),
+}
+
+impl Way {
+    /// Returns the way to an endpoint, and what a proxy must be shown with each request.
+    pub(super) fn to(params: &Params) -> Result<(Self, Option<HeaderValue>), RemoteError> {
+        let uri = match &params.address {
+            Address::Unix { socket, .. } => {
+                return Ok((Self::Unix(Arc::new(socket.clone())), None));
+            }
+            Address::Http(uri) => uri,
+        };
+        let tcp = tcp(params.connect);
+        let Some(proxy) = intercept(&params.proxy, uri)? else {
+            return Ok((Self::Tcp(tcp), None));
+        };
+        let destination = proxy.uri().clone();
+        if destination.scheme_str() != Some("http") {
+            return Err(RemoteError::Proxy);
+        }
+        let authorization = proxy.basic_auth().cloned().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        if uri.scheme_str() != Some("https") {
+            let way = Self::Forward {
+                tcp,
+                proxy: destination,
+            };
+            return Ok((way, authorization));
+        }
+        let mut tunnel = Tunnel::new(destination, tcp);
+        if let Some(value) = authorization {
+            tunnel = tunnel.with_auth(value);
+        }
+        Ok((Self::Tunnel(Box::new(tunnel)), None))
+    }
+
+    /// Returns the way for connections that are to be switched to another protocol: a proxy that passes on requests
+    /// would not switch, so it is asked for a tunnel.
+    pub(super) fn for_upgrades(&self, authorization: Option<&HeaderValue>) -> Self {
+        let Self::Forward { tcp, proxy } = self else {
+            return self.clone();
+        };
+        let mut tunnel = Tunnel::new(proxy.clone(), tcp.clone());
+        if let Some(value) = authorization {
+            tunnel = tunnel.with_auth(value.clone());
+        }
+        Self::Tunnel(Box::new(tunnel))
+    }
+
+    /// Opens a connection towards `uri`.
+    pub(super) async fn open(self, uri: Uri) -> Result<Stream, BoxError> {
+        match self {
+            Self::Tcp(tcp) => Ok(Stream::Tcp(tcp.oneshot(uri).await?)),
+            Self::Tunnel(mut tunnel) => {
+                std::future::poll_fn(|cx| tunnel.poll_ready(cx)).await?;
+                Ok(Stream::Tcp(tunnel.call(with_port(uri)).await?))
+            }
+            Self::Forward { tcp, proxy } => Ok(Stream::Forward(tcp.oneshot(proxy).await?)),
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(&*path).await?;
+                Ok(Stream::Unix(TokioIo::new(stream)))
+            }
+        }
+    }
+}
+
+/// Spells out the port of an `http` URL: a tunnel takes a missing one for 443.
+fn with_port(uri: Uri) -> Uri {
+    if uri.port().is_some() || uri.scheme_str() != Some("http") {
+        return uri;
+    }
+    let mut parts = uri.clone().into_parts();
+    let host = uri.host().unwrap_or_default();
+    parts.authority = Authority::try_from(format!("{host}:80")).ok();
+    Uri::from_parts(parts).unwrap_or(uri)
+}
+
+fn tcp(timeout: Duration) -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEP_ALIVE));
+    tcp.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+    // Shared among the addresses that a name has.
+    tcp.set_connect_timeout(Some(timeout));
+    tcp
+}
+
+/// Returns the proxy that stands before an address. The environment is read when the upstream is built.
+fn intercept(proxy: &Proxy, uri: &Uri) -> Result<Option<Intercept>, RemoteError> {
+    match proxy {
+        Proxy::Direct => Ok(None),
+        Proxy::Environment => Ok(Matcher::from_env().intercept(uri)),
+        Proxy::Http(url) => {
+            let matcher = Matcher::builder().all(url.expose()).build();
+            matcher.intercept(uri).ok_or(RemoteError::Proxy).map(Some)
+        }
+    }
+}
+
+// === impl Stream ===
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Tcp(stream) => stream.inner().connected(),
+            Self::Forward(stream) => stream.inner().connected().proxy(true),
+            Self::Unix(_) => Connected::new(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) | Self::Forward(stream) => stream.is_write_vectored(),
+            Self::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) | Self::Forward(stream) => {
+                Pin::new(stream).poll_write_vectored(cx, bufs)
+            }
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+    use tower::service_fn;
+
+    use super::*;
+    use crate::secret::Secret;
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // The first address answers nobody: its port is closed there.
+        let addresses = move |_| async move {
+            let at = |ip| SocketAddr::new(ip, port);
+            let all = ["127.0.0.3".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+            Ok::<_, io::Error>(all.map(at).into_iter())
+        };
+        let mut tcp = HttpConnector::new_with_resolver(service_fn(addresses));
+        tcp.set_connect_timeout(Some(Duration::from_secs(5)));
+        let uri = format!("http://name.test:{port}").parse().unwrap();
+        let stream = tcp.oneshot(uri).await.unwrap();
+        let peer = stream.inner().peer_addr().unwrap();
+        assert_eq!(peer, listener.local_addr().unwrap());
+    }
+
+    #[test]
+    fn a_tunnel_is_told_the_port() {
+        for (uri, told) in [
+            ("http://host/v1", "http://host:80/v1"),
+            ("http://[::1]/v1", "http://[::1]:80/v1"),
+            ("http://host:8000/v1", "http://host:8000/v1"),
+            ("https://host/v1", "https://host/v1"),
+        ] {
+            assert_eq!(with_port(Uri::from_static(uri)), told);
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_another_kind_is_refused_and_its_password_not_shown() {
+        let url = Proxy::Http(Secret::new("socks5://user:secret@127.0.0.1:1080"));
+        let uri = Uri::from_static("https://api.openai.com/v1");
+        let found = intercept(&url, &uri);
+        assert!(!format!("{found:?}").contains("secret"));
+    }
+}
