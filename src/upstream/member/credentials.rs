@@ -1,0 +1,180 @@
+//! The credentials of an upstream: taken in turn, put aside for a while when they are refused or limited.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::upstream::Credential;
+
+/// How long a refused credential is left alone at first; twice as long with each refusal that follows.
+const REFUSED: Duration = Duration::from_secs(30);
+const LONGEST_REFUSED: Duration = Duration::from_secs(600);
+
+/// How long a limited credential is left alone when its upstream does not say.
+const LIMITED: Duration = Duration::from_secs(1);
+/// Longer than that no credential is left alone for a limit: others may have more patience than the limit has.
+const LONGEST_LIMITED: Duration = Duration::from_secs(60);
+
+/// The credentials of one upstream.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    held: Vec<Held>,
+    next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Held {
+    credential: Credential,
+    aside: Mutex<Aside>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Aside {
+    until: Option<Instant>,
+    refusals: u32,
+}
+
+impl Credentials {
+    /// Holds these, in this order.
+    pub fn new(credentials: Vec<Credential>) -> Self {
+        let held = credentials.into_iter().map(|credential| Held {
+            credential,
+            aside: Mutex::default(),
+        });
+        Self {
+            held: held.collect(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes over what is known of credentials that are here too.
+    pub fn remember(&self, old: &Self) {
+        for held in &self.held {
+            let same = old
+                .held
+                .iter()
+                .find(|old| old.credential.value == held.credential.value);
+            if let Some(same) = same {
+                *held.aside() = *same.aside();
+            }
+        }
+    }
+
+    /// Returns the next one in turn that is not put aside and not in `used`.
+    pub fn fresh(&self, used: &[usize], now: Instant) -> Option<usize> {
+        let count = self.held.len();
+        if count < 2 {
+            return (0..count).find(|index| !used.contains(index) && self.is_free(*index, now));
+        }
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        (0..count)
+            .map(|step| (start + step) % count)
+            .find(|index| !used.contains(index) && self.is_free(*index, now))
+    }
+
+    /// Returns the one to begin a call with: the next in turn, or, when all are put aside, the one that is free first.
+    pub fn first(&self, now: Instant) -> Option<usize> {
+        self.fresh(&[], now)
+            .or_else(|| (0..self.held.len()).min_by_key(|index| self.held[*index].aside().until))
+    }
+
+    /// Returns a credential by its place.
+    pub fn get(&self, index: usize) -> Option<&Credential> {
+        self.held.get(index).map(|held| &held.credential)
+    }
+
+    /// Puts one aside that the upstream refused.
+    pub fn refused(&self, index: usize, now: Instant) {
+        if let Some(held) = self.held.get(index) {
+            let mut aside = held.aside();
+            let length = (REFUSED * (1 << aside.refusals.min(10))).min(LONGEST_REFUSED);
+            aside.refusals += 1;
+            aside.until = Some(now + length);
+        }
+    }
+
+    /// Puts one aside whose limit is spent.
+    pub fn limited(&self, index: usize, wait: Option<Duration>, now: Instant) {
+        if let Some(held) = self.held.get(index) {
+            let length = wait.unwrap_or(LIMITED).min(LONGEST_LIMITED);
+            held.aside().until = Some(now + length);
+        }
+    }
+
+    /// Learns that one was accepted.
+    pub fn accepted(&self, index: usize) {
+        if let Some(held) = self.held.get(index) {
+            *held.aside() = Aside::default();
+        }
+    }
+
+    fn is_free(&self, index: usize, now: Instant) -> bool {
+        self.held[index]
+            .aside()
+            .until
+            .is_none_or(|until| now >= until)
+    }
+}
+
+impl Held {
+    fn aside(&self) -> MutexGuard<'_, Aside> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+
+    use super::*;
+
+    fn credentials(names: &[&'static str]) -> Credentials {
+        let credential = |name: &&'static str| Credential {
+            name: header::AUTHORIZATION,
+            value: HeaderValue::from_static(name),
+        };
+        Credentials::new(names.iter().map(credential).collect())
+    }
+
+    #[test]
+    fn they_take_turns() {
+        let (credentials, now) = (credentials(&["a", "b", "c"]), Instant::now());
+        let turns: Vec<_> = (0..4).map(|_| credentials.first(now)).collect();
+        assert_eq!(turns, [Some(0), Some(1), Some(2), Some(0)]);
+    }
+
+    #[test]
+    fn a_refused_one_is_left_alone_and_the_last_one_is_not() {
+        let (credentials, now) = (credentials(&["a", "b"]), Instant::now());
+        credentials.refused(0, now);
+        for _ in 0..4 {
+            assert_eq!(credentials.first(now), Some(1));
+        }
+        assert_eq!(credentials.fresh(&[1], now), None);
+        credentials.refused(1, now + Duration::from_secs(1));
+        assert_eq!(credentials.first(now), Some(0), "free first");
+        assert!(credentials.first(now + REFUSED).is_some());
+    }
+
+    #[test]
+    fn a_limited_one_comes_back_when_it_was_told() {
+        let (credentials, now) = (credentials(&["a"]), Instant::now());
+        credentials.limited(0, Some(Duration::from_secs(7)), now);
+        assert_eq!(credentials.fresh(&[], now + Duration::from_secs(6)), None);
+        assert_eq!(
+            credentials.fresh(&[], now + Duration::from_secs(7)),
+            Some(0)
+        );
+    }
+
+    #[test]
+    fn a_reload_remembers_those_that_stay() {
+        let (old, now) = (credentials(&["a", "b"]), Instant::now());
+        old.refused(1, now);
+        let new = credentials(&["b", "c"]);
+        new.remember(&old);
+        assert_eq!(new.first(now), Some(1));
+    }
+}

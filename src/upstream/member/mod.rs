@@ -1,0 +1,243 @@
+//! One configured upstream as calls meet it: its endpoints, its credentials, and what is known of them.
+
+mod credentials;
+mod gate;
+pub mod health;
+mod load;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::retry::budget::{Budget, TpsBudget};
+
+pub use self::credentials::Credentials;
+pub use self::gate::{Full, Gate, Pass};
+use self::health::{Change, Health, Standing};
+pub use self::load::Load;
+use super::{Timeouts, Upstream};
+use crate::metrics::{Metrics, Snapshot};
+use crate::pattern::Pattern;
+
+/// How long a request counts for the retry budget.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+/// Retries a second that are allowed however little traffic there is: a quiet gateway has no share to give.
+const BUDGET_RESERVE: u32 = 3;
+
+/// An upstream, and what it takes.
+pub struct Member {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The models that it serves.
+    pub models: Vec<Pattern>,
+    /// The pass-through paths that it takes.
+    pub paths: Vec<Pattern>,
+    /// Whether it is a model in this process.
+    pub local: bool,
+    /// Where it answers: at least one.
+    pub endpoints: Vec<Arc<Endpoint>>,
+    /// What it is shown.
+    pub credentials: Credentials,
+    /// How many calls it gets at once; `None`: any number.
+    pub gate: Option<Arc<Gate>>,
+    /// Retries as a share of requests.
+    pub budget: Arc<RetryBudget>,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// How many endpoints are asked as a last resort, however they fail.
+    pub floor: usize,
+    /// Active health checks.
+    pub checks: Option<Checks>,
+}
+
+/// Active health checks of an upstream's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// What is asked for, below the base URL.
+    pub path: String,
+    /// The time between two checks.
+    pub interval: Duration,
+    /// How long one may take.
+    pub timeout: Duration,
+}
+
+/// One address of an upstream.
+pub struct Endpoint {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// What tells it from the upstream's others: its address without anything secret.
+    pub label: Arc<str>,
+    /// What answers there.
+    pub service: Arc<dyn Upstream>,
+    /// How its answers end.
+    pub health: Arc<Health>,
+    /// How slow and busy it is.
+    pub load: Arc<Load>,
+    /// Where ejections are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Retries as a share of an upstream's requests, so that an outage is not amplified.
+///
+/// Finagle's budget, as tower builds it: each request deposits, each retry withdraws, and deposits are forgotten after
+/// ten seconds; three retries a second are always allowed.
+#[derive(Debug)]
+pub struct RetryBudget(Option<TpsBudget>);
+
+/// A call under way at an endpoint: it counts as load until it is dropped, and its end as health.
+pub struct Ticket {
+    endpoint: Arc<Endpoint>,
+    began: Instant,
+    trial: Option<Trial>,
+}
+
+/// The one trial of an endpoint that is to come back. Dropped without an observation it is free again.
+pub struct Trial(Arc<Endpoint>);
+
+// === impl Member ===
+
+impl Member {
+    /// Returns whether a call sent now could be answered: an endpoint is in use, or due for its trial. Without the
+    /// latter a gateway that gets no traffic while it is not ready would never be ready again.
+    pub fn is_ready(&self) -> bool {
+        let now = Instant::now();
+        self.endpoints.iter().any(|endpoint| {
+            let is_out = match endpoint.health.standing(now) {
+                Standing::Well | Standing::Due => false,
+                Standing::Ejected(left) => !left.is_zero(),
+            };
+            !is_out && endpoint.service.is_ready()
+        })
+    }
+
+    /// Counts endpoints and calls.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let mut snapshot = Snapshot {
+            endpoints: self.endpoints.len(),
+            waiting: self.gate.as_ref().map_or(0, |gate| gate.waiting()),
+            ..Snapshot::default()
+        };
+        for endpoint in &self.endpoints {
+            snapshot.ejected += usize::from(endpoint.health.standing(now) != Standing::Well);
+            snapshot.in_flight += endpoint.load.in_flight() as usize;
+        }
+        snapshot
+    }
+
+    /// Returns the endpoint to ask on the gateway's own account: one that is well, if any is.
+    pub fn any_endpoint(&self) -> Option<&Arc<Endpoint>> {
+        let now = Instant::now();
+        let well = |endpoint: &&Arc<Endpoint>| endpoint.health.standing(now) == Standing::Well;
+        self.endpoints.iter().find(well).or(self.endpoints.first())
+    }
+}
+
+// === impl Endpoint ===
+
+impl Endpoint {
+    /// Learns how a request ended that began at `began`.
+    pub fn observe(&self, failed: bool, began: Instant) {
+        match self.health.observe(failed, began, Instant::now()) {
+            None => {}
+            Some(Change::Ejected(length)) => {
+                self.metrics.endpoint_ejected(&self.upstream);
+                tracing::warn!(
+                    upstream.name = &*self.upstream,
+                    endpoint = &*self.label,
+                    seconds = length.as_secs_f64(),
+                    "an endpoint fails and is left out"
+                );
+            }
+            Some(Change::Restored) => tracing::info!(
+                upstream.name = &*self.upstream,
+                endpoint = &*self.label,
+                "an endpoint is back"
+            ),
+        }
+    }
+
+    /// Takes the endpoint's trial, if it is due and nobody has it.
+    pub fn claim_trial(self: &Arc<Self>, now: Instant) -> Option<Trial> {
+        self.health
+            .claim_trial(now)
+            .then(|| Trial(Arc::clone(self)))
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.0.health.let_go();
+    }
+}
+
+// === impl Ticket ===
+
+impl Ticket {
+    /// Counts a call in.
+    pub fn begin(endpoint: &Arc<Endpoint>, trial: Option<Trial>) -> Self {
+        endpoint.load.begin();
+        Self {
+            endpoint: Arc::clone(endpoint),
+            began: Instant::now(),
+            trial,
+        }
+    }
+
+    /// Notes that the answer has begun, or that there is none.
+    pub fn answered(&mut self, failed: bool) {
+        let now = Instant::now();
+        let latency = now.saturating_duration_since(self.began);
+        self.endpoint.load.answered(latency, failed, now);
+        self.endpoint.observe(failed, self.began);
+        self.trial = None;
+    }
+
+    /// Notes that an answer which had begun broke off.
+    pub fn broke(&self) {
+        self.endpoint.observe(true, self.began);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.endpoint.load.end();
+    }
+}
+
+// === impl RetryBudget ===
+
+impl RetryBudget {
+    /// Allows retries up to `share` of the requests, from 0 (none) to 1.
+    pub fn new(share: f64) -> Self {
+        let budget = (share > 0.0)
+            .then(|| TpsBudget::new(BUDGET_WINDOW, BUDGET_RESERVE, share.min(1.0) as f32));
+        Self(budget)
+    }
+
+    /// Counts a request.
+    pub fn deposit(&self) {
+        if let Some(budget) = &self.0 {
+            budget.deposit();
+        }
+    }
+
+    /// Takes a retry, if one is left.
+    pub fn withdraw(&self) -> bool {
+        self.0.as_ref().is_some_and(Budget::withdraw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_are_a_share_of_requests_and_a_few_more() {
+        let budget = RetryBudget::new(0.2);
+        (0..1000).for_each(|_| budget.deposit());
+        let taken = (0..1000).filter(|_| budget.withdraw()).count();
+        assert_eq!(taken, 200 + 30);
+        assert!(!RetryBudget::new(0.0).withdraw());
+    }
+}
