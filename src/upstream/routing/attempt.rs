@@ -1,0 +1,311 @@
+//! One try of a call: at the place that its plan says, or at two where the first is slow and the route hedges.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use http::{HeaderName, HeaderValue};
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::Service;
+
+use super::DispatchError;
+use super::hedge::Hedge;
+use super::hold::{Held, Limits, hold};
+use super::plan::{Place, Plan, TryId};
+use super::verdict::{Class, Verdict};
+use crate::call::{Call, Outcome, Record, Reply, Try};
+use crate::metrics::Metrics;
+use crate::upstream::member::{Endpoint, Member, Pass, Ticket};
+use crate::upstream::{Attempt, UpstreamError};
+
+const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
+
+/// How long a call that found the queue full should stay away.
+const QUEUE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// A call and its plan.
+pub(super) struct Planned {
+    pub(super) call: Box<Call>,
+    pub(super) plan: Arc<Plan>,
+}
+
+/// Asks the place that is next in a call's plan.
+#[derive(Clone)]
+pub(super) struct Attempts {
+    pub(super) metrics: Arc<Metrics>,
+}
+
+type AttemptFuture = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
+
+impl Service<Planned> for Attempts {
+    type Response = Reply;
+    type Error = DispatchError;
+    type Future = AttemptFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DispatchError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, planned: Planned) -> AttemptFuture {
+        let metrics = Arc::clone(&self.metrics);
+        Box::pin(async move {
+            let Planned { call, plan } = planned;
+            let Some(place) = plan.take() else {
+                return Err(DispatchError::NothingWell {
+                    retry_after: QUEUE_RETRY_AFTER,
+                });
+            };
+            let hedge = plan.route().hedge.clone();
+            let hedge = hedge.and_then(|hedge| Some((hedge, Box::new(call.again()?))));
+            let (result, verdict, which) = match hedge {
+                // Boxed, since it is rare and large: every call would carry it otherwise.
+                Some((hedge, again)) => {
+                    Box::pin(hedged(call, again, place, &plan, &hedge, &metrics)).await
+                }
+                None => attempt(call, place, &plan, &metrics).await,
+            };
+            plan.ended(verdict, which);
+            result
+        })
+    }
+}
+
+type Ended = (Result<Reply, DispatchError>, Verdict, TryId);
+
+/// Asks one place, and a second one when the first is slow. The first good answer counts; the other try is cancelled by
+/// being dropped.
+async fn hedged(
+    call: Box<Call>,
+    again: Box<Call>,
+    place: (Place, TryId),
+    plan: &Arc<Plan>,
+    hedge: &Hedge,
+    metrics: &Arc<Metrics>,
+) -> Ended {
+    let began = Instant::now();
+    let first = pin!(attempt(call, place, plan, metrics));
+    let Some(delay) = hedge.delay() else {
+        let ended = first.await;
+        hedge.answered(began.elapsed());
+        return ended;
+    };
+    let first = match select(first, pin!(sleep(delay))).await {
+        Either::Left((ended, _)) => {
+            hedge.answered(began.elapsed());
+            return ended;
+        }
+        Either::Right(((), first)) => first,
+    };
+    let Some(place) = hedge.withdraw().then(|| plan.take_beside()).flatten() else {
+        return first.await;
+    };
+    let route = plan.route().model.as_str();
+    metrics.hedged(route, false);
+    let second = pin!(attempt(again, place, plan, metrics));
+    let (ended, won) = match select(first, second).await {
+        Either::Left((ended, second)) if is_bad(&ended) => (second.await, true),
+        Either::Left((ended, _)) => (ended, false),
+        Either::Right((ended, first)) if is_bad(&ended) => (first.await, false),
+        Either::Right((ended, _)) => (ended, true),
+    };
+    if won && !is_bad(&ended) {
+        metrics.hedged(route, true);
+    }
+    hedge.answered(began.elapsed());
+    ended
+}
+
+fn is_bad((_, verdict, _): &Ended) -> bool {
+    verdict.class != Class::Final
+}
+
+/// Asks one place.
+async fn attempt(
+    call: Box<Call>,
+    (mut place, which): (Place, TryId),
+    plan: &Plan,
+    metrics: &Arc<Metrics>,
+) -> Ended {
+    let target = plan.target(place.target);
+    let member = &target.member;
+    let endpoint = &member.endpoints[place.endpoint];
+    let record = Arc::clone(&call.record);
+    let trying = Trying::begin(&record, endpoint, which, metrics);
+    let pass = match enter(member, plan).await {
+        Ok(pass) => pass,
+        Err(error) => return trying.failed(error),
+    };
+    let mut ticket = Ticket::begin(endpoint, place.trial.take());
+    let Held { mut reply, failed } = match ask(call, &place, plan).await {
+        Ok(held) => held,
+        Err(error) => {
+            ticket.answered(Verdict::is_failure(&error));
+            if let (UpstreamError::Refused(_), Some(index)) = (&error, place.credential) {
+                member.credentials.refused(index, Instant::now());
+            }
+            return trying.failed(error);
+        }
+    };
+    ticket.answered(failed || reply.status.is_server_error());
+    let verdict = match failed {
+        true => Verdict::of_failed_start(),
+        false => Verdict::of_answer(reply.status, &reply.headers),
+    };
+    trying.answered(reply.status.as_u16(), verdict);
+    if let Some(index) = place.credential {
+        let credentials = &member.credentials;
+        match verdict.class {
+            Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
+            _ => credentials.accepted(index),
+        }
+    }
+    if target.degraded && verdict.class == Class::Final {
+        let headers = &mut reply.headers;
+        headers.insert(DEGRADED, HeaderValue::from_static("true"));
+        record.facts().degraded = true;
+    }
+    let reply = reply.on_end(move |outcome| {
+        if matches!(outcome, Outcome::Failed(error) if error.is_upstreams()) {
+            ticket.broke();
+        }
+        drop((ticket, pass));
+    });
+    (Ok(reply), verdict, which)
+}
+
+/// Waits for a place at an upstream that takes only so many calls at once.
+async fn enter(member: &Member, plan: &Plan) -> Result<Option<Pass>, UpstreamError> {
+    let Some(gate) = &member.gate else {
+        return Ok(None);
+    };
+    let entered = gate.enter(plan.deadline()).await;
+    entered.map(Some).map_err(|_| UpstreamError::Overloaded {
+        retry_after: QUEUE_RETRY_AFTER,
+    })
+}
+
+/// Sends the call, and waits until its answer has begun.
+async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, UpstreamError> {
+    let target = plan.target(place.target);
+    let member = &target.member;
+    let timeouts = plan.route().timeouts.over(member.timeouts);
+    let credential = place
+        .credential
+        .and_then(|index| member.credentials.get(index));
+    let (is_stream, kind) = (call.stream, call.endpoint.clone());
+    let model = target.model.clone().or_else(|| call.model.clone());
+    let answering = member.endpoints[place.endpoint].service.call(Attempt {
+        call,
+        model,
+        credential: credential.cloned(),
+        timeouts,
+        deadline: plan.deadline(),
+    });
+    if member.local {
+        let answer = timeout_at(plan.deadline(), answering).await;
+        let reply = answer.unwrap_or(Err(UpstreamError::Timeout {
+            phase: "total",
+            limit: timeouts.total,
+        }))?;
+        return Ok(Held {
+            reply,
+            failed: false,
+        });
+    }
+    // Remote upstreams keep time themselves, from the request's last byte on.
+    let reply = answering.await?;
+    if !is_stream {
+        return Ok(Held {
+            reply,
+            failed: false,
+        });
+    }
+    let limits = Limits {
+        first_content: timeouts.first_content,
+        hold: plan.route().retry.hold,
+    };
+    // Boxed for the same reason: plain answers have no use for it.
+    Box::pin(hold(reply, &kind, limits)).await
+}
+
+/// Notes a try in the request's record, also when it is dropped in the middle.
+struct Trying<'a> {
+    record: &'a Record,
+    metrics: &'a Metrics,
+    upstream: Arc<str>,
+    began: Instant,
+    index: usize,
+    which: TryId,
+    ended: bool,
+}
+
+impl<'a> Trying<'a> {
+    fn begin(record: &'a Record, endpoint: &Endpoint, which: TryId, metrics: &'a Metrics) -> Self {
+        let mut facts = record.facts();
+        facts.attempts.push(Try {
+            upstream: Arc::clone(&endpoint.upstream),
+            endpoint: Arc::clone(&endpoint.label),
+            began: record.received.elapsed(),
+            time: None,
+            result: "abandoned",
+            status: None,
+        });
+        facts.upstream = Some(Arc::clone(&endpoint.upstream));
+        Self {
+            record,
+            metrics,
+            upstream: Arc::clone(&endpoint.upstream),
+            began: Instant::now(),
+            index: facts.attempts.len() - 1,
+            which,
+            ended: false,
+        }
+    }
+
+    fn failed(mut self, source: UpstreamError) -> Ended {
+        let verdict = Verdict::of_error(&source);
+        self.note(
+            source.cause(),
+            source.status().map(|status| status.as_u16()),
+        );
+        let error = DispatchError::Upstream {
+            name: Arc::clone(&self.upstream),
+            source,
+            spent: false,
+        };
+        (Err(error), verdict, self.which)
+    }
+
+    fn answered(mut self, status: u16, verdict: Verdict) {
+        let result = match verdict.class {
+            Class::Final => "answered",
+            Class::Limited => "upstream_limited",
+            Class::Again | Class::Refused | Class::Elsewhere => "upstream_status",
+        };
+        self.note(result, Some(status));
+    }
+
+    fn note(&mut self, result: &'static str, status: Option<u16>) {
+        self.ended = true;
+        let mut facts = self.record.facts();
+        facts.upstream = Some(Arc::clone(&self.upstream));
+        if let Some(noted) = facts.attempts.get_mut(self.index) {
+            noted.time = Some(self.began.elapsed());
+            noted.result = result;
+            noted.status = status;
+        }
+        drop(facts);
+        self.metrics.attempt_ended(&self.upstream, result);
+    }
+}
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.attempt_ended(&self.upstream, "abandoned");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What to do after a try: one pure decision.
+
+use std::time::Duration;
+
+use super::verdict::{Class, Verdict};
+
+/// Everything that the decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation {
+    /// How the last try ended.
+    pub(super) verdict: Verdict,
+    /// Another credential of the same upstream is free.
+    pub(super) another_credential: bool,
+    /// Another place of the same priority has not been tried.
+    pub(super) neighbour: bool,
+    /// A place of this priority may be asked once more.
+    pub(super) tries_left: bool,
+    /// The pause before that, drawn at random.
+    pub(super) pause: Duration,
+    /// The longest wait that an upstream may ask for.
+    pub(super) max_retry_after: Duration,
+    /// Until the call's deadline.
+    pub(super) time_left: Duration,
+    /// A place of a later priority has not been tried.
+    pub(super) below: bool,
+    /// A place that is left out could be asked for want of a better one.
+    pub(super) last_resort: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Ask the same place with another credential.
+    Rotate,
+    /// Ask another place of the same priority.
+    Neighbour,
+    /// Ask a place of this priority once more, after a wait.
+    Again(Duration),
+    /// Ask a place of a later priority.
+    Below,
+    /// Ask a place that is left out.
+    LastResort,
+    /// Answer what there is.
+    Stop {
+        /// Whether we have done what a client's own retries would do.
+        spent: bool,
+    },
+}
+
+/// Decides. Whoever can answer at once goes before a wait, and a wait before what the operator likes less.
+pub(super) fn decide(situation: &Situation) -> Step {
+    let Situation { verdict, pause, .. } = *situation;
+    let (rotates, waits) = match verdict.class {
+        Class::Final => return Step::Stop { spent: false },
+        Class::Limited => (true, true),
+        Class::Refused => (true, false),
+        Class::Again => (false, true),
+        Class::Elsewhere => (false, false),
+    };
+    if rotates && situation.another_credential {
+        return Step::Rotate;
+    }
+    if situation.neighbour {
+        return Step::Neighbour;
+    }
+    let asked = verdict.advice.wait.unwrap_or_default();
+    let wait = asked.max(pause);
+    let bearable = asked <= situation.max_retry_after && wait < situation.time_left;
+    let welcome = verdict.advice.should_retry != Some(false);
+    if waits && welcome && bearable && situation.tries_left {
+        return Step::Again(wait);
+    }
+    if situation.below {
+        return Step::Below;
+    }
+    if situation.last_resort {
+        return Step::LastResort;
+    }
+    // A client with more patience, or none of our tries left to make: only then may it try itself.
+    Step::Stop {
+        spent: waits && bearable,
+    }
+}
+
+/// Draws the pause before the `count`th retry: full jitter, so that clients of one failure do not come back together
+/// (Brooker, "Exponential Backoff and Jitter", 2015).
+pub(super) fn pause(count: u32, base: Duration, max: Duration, random: f64) -> Duration {
+    let ceiling = base.saturating_mul(1 << count.min(20)).min(max);
+    ceiling.mul_f64(random.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::advice::Advice;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn after(class: Class) -> Situation {
+        Situation {
+            verdict: Verdict {
+                class,
+                advice: Advice::default(),
+            },
+            another_credential: true,
+            neighbour: true,
+            tries_left: true,
+            pause: SECOND,
+            max_retry_after: 30 * SECOND,
+            time_left: 600 * SECOND,
+            below: true,
+            last_resort: true,
+        }
+    }
+
+    fn told(wait: Duration) -> Verdict {
+        let wait = Some(wait);
+        Verdict {
+            class: Class::Limited,
+            advice: Advice {
+                wait,
+                should_retry: None,
+            },
+        }
+    }
+
+    #[test]
+    fn each_class_has_its_order_of_steps() {
+        use Class::{Again, Elsewhere, Final, Limited, Refused};
+        for (class, steps) in [
+            (Final, vec![Step::Stop { spent: false }]),
+            (
+                Limited,
+                vec![
+                    Step::Rotate,
+                    Step::Neighbour,
+                    Step::Again(SECOND),
+                    Step::Below,
+                    Step::LastResort,
+                    Step::Stop { spent: true },
+                ],
+            ),
+            (
+                Refused,
+                vec![
+                    Step::Rotate,
+                    Step::Neighbour,
+                    Step::Below,
+                    Step::LastResort,
+                    Step::Stop { spent: false },
+                ],
+            ),
+            (
+                Again,
+                vec![
+                    Step::Neighbour,
+                    Step::Again(SECOND),
+                    Step::Below,
+                    Step::LastResort,
+                    Step::Stop { spent: true },
+                ],
+            ),
+            (
+                Elsewhere,
+                vec![
+                    Step::Neighbour,
+                    Step::Below,
+                    Step::LastResort,
+                    Step::Stop { spent: false },
+                ],
+            ),
+        ] {
+            let mut situation = after(class);
+            for expected in steps {
+                let step = decide(&situation);
+                assert_eq!(step, expected, "{class:?}");
+                match step {
+                    Step::Rotate => situation.another_credential = false,
+                    Step::Neighbour => situation.neighbour = false,
+                    Step::Again(_) => situation.tries_left = false,
+                    Step::Below => situation.below = false,
+                    Step::LastResort => situation.last_resort = false,
+                    Step::Stop { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn alone(verdict: Verdict) -> Situation {
+        Situation {
+            verdict,
+            another_credential: false,
+            neighbour: false,
+            below: false,
+            last_resort: false,
+            ..after(verdict.class)
+        }
+    }
+
+    #[test]
+    fn what_the_upstream_asks_for_is_the_least_wait() {
+        assert_eq!(decide(&alone(told(7 * SECOND))), Step::Again(7 * SECOND));
+        assert_eq!(decide(&alone(told(Duration::ZERO))), Step::Again(SECOND));
+    }
+
+    #[test]
+    fn waits_that_are_too_long_go_to_the_client() {
+        let stop = Step::Stop { spent: false };
+        assert_eq!(decide(&alone(told(31 * SECOND))), stop);
+        let short = Situation {
+            time_left: 5 * SECOND,
+            ..alone(told(6 * SECOND))
+        };
+        assert_eq!(decide(&short), stop);
+    }
+
+    #[test]
+    fn no_retry_where_the_upstream_says_that_none_helps() {
+        let mut verdict = after(Class::Again).verdict;
+        verdict.advice.should_retry = Some(false);
+        assert_eq!(decide(&alone(verdict)), Step::Stop { spent: true });
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_longest() {
+        let ceiling = |count| pause(count, SECOND / 2, 8 * SECOND, 1.0);
+        assert_eq!(ceiling(0), SECOND / 2);
+        assert_eq!(ceiling(3), 4 * SECOND);
+        assert_eq!(ceiling(4), 8 * SECOND);
+        assert_eq!(ceiling(4000), 8 * SECOND);
+        assert_eq!(pause(3, SECOND, SECOND, 0.0), Duration::ZERO);
+    }
+}

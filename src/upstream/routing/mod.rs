@@ -1,0 +1,202 @@
+//! From a call to the upstream that answers it: the route of its model, the choice among its targets, and what is done
+//! when one of them fails.
+//!
+//! A model goes where the most specific matching route sends it, or else to the first upstream that serves it. A path
+//! without a model goes to the upstream that claims it most specifically, among equals to the first. Each call has a
+//! plan of its own (`plan`), which picks the place of each try (`route`) and decides after each one, purely, what comes
+//! next (`decide`); tower's `retry` makes the tries (`policy`, `attempt`). Nothing is tried again once the first byte has
+//! gone to the client.
+
+mod attempt;
+mod decide;
+mod hedge;
+mod hold;
+mod listing;
+mod plan;
+mod policy;
+mod probe;
+mod route;
+mod table;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Method;
+use tokio::time::Instant;
+use tower::retry::Retry as RetryService;
+use tower::{Service, ServiceExt};
+
+use self::attempt::{Attempts, Planned};
+pub use self::hedge::Hedge;
+use self::plan::{NothingWell, Plan};
+use self::policy::AsPlanned;
+pub use self::route::{Affinity, Balance, Overrides, Retry, Route, Target};
+use self::table::{Choice, Table};
+use super::UpstreamError;
+use super::member::Member;
+use crate::call::{Call, Reply};
+use crate::metrics::{Metrics, Snapshot};
+use crate::openai::json::top_level_member;
+use crate::pattern::Pattern;
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// Nothing serves this model.
+    #[error("no route for the model")]
+    NoRoute {
+        /// The model asked for.
+        model: String,
+    },
+    /// No upstream claims this path.
+    #[error("no upstream takes {path}")]
+    NoClaim {
+        /// The method asked.
+        method: Method,
+        /// The path asked.
+        path: String,
+    },
+    /// Everything that could answer is left out because it fails.
+    #[error("nothing healthy")]
+    NothingWell {
+        /// When the first of them is tried again.
+        retry_after: Duration,
+    },
+    /// The upstream that was asked last failed.
+    #[error("upstream {name} failed")]
+    Upstream {
+        /// Its name.
+        name: Arc<str>,
+        /// How.
+        source: UpstreamError,
+        /// Whether we have done what a client's own retries would do.
+        spent: bool,
+    },
+}
+
+/// The upstreams of a gateway, as a service.
+#[derive(Clone)]
+pub struct Dispatch {
+    table: Arc<Table>,
+    tries: RetryService<AsPlanned, Attempts>,
+}
+
+impl Dispatch {
+    /// Builds the service. Routes of equal specificity keep their order; `retry` holds where no route says otherwise.
+    pub fn new(
+        members: Vec<Arc<Member>>,
+        routes: Vec<Route>,
+        retry: Retry,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            table: Arc::new(Table::new(members, routes, retry)),
+            tries: RetryService::new(AsPlanned, Attempts { metrics }),
+        }
+    }
+
+    /// Returns the upstreams.
+    pub fn members(&self) -> &[Arc<Member>] {
+        self.table.members()
+    }
+
+    /// Returns what the route of this pattern has learnt for its second attempts.
+    pub fn hedge(&self, model: &Pattern) -> Option<Arc<Hedge>> {
+        self.table.hedge(model)
+    }
+
+    /// Returns each upstream's name and whether it could be asked now.
+    pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
+        let members = self.members().iter();
+        members.map(|member| (&*member.name, member.is_ready()))
+    }
+
+    /// Returns each upstream's name and how its endpoints are.
+    pub fn snapshots(&self) -> impl Iterator<Item = (&str, Snapshot)> {
+        let members = self.members().iter();
+        members.map(|member| (&*member.name, member.snapshot()))
+    }
+}
+
+impl Service<Call> for Dispatch {
+    type Response = Reply;
+    type Error = DispatchError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, DispatchError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), DispatchError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let table = Arc::clone(&self.table);
+        if call.endpoint.is_listing() {
+            let Call {
+                endpoint,
+                caller,
+                record,
+                ..
+            } = call;
+            return Box::pin(
+                async move { listing::answer(&table, &endpoint, &caller, &record).await },
+            );
+        }
+        let tries = self.tries.clone();
+        let call = Box::new(call);
+        Box::pin(async move {
+            let record = Arc::clone(&call.record);
+            let began = Instant::now();
+            let plan = plan(&table, &call)?;
+            let planned = Planned {
+                plan: Arc::new(plan),
+                call,
+            };
+            let result = tries.oneshot(planned).await;
+            record.facts().upstream_time = Some(began.elapsed());
+            result
+        })
+    }
+}
+
+fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
+    let Choice { route, label } = table.choose(call)?;
+    if call.model.is_some() {
+        call.record.facts().route = Some(label);
+    }
+    let total = route.total();
+    // Bodies that take their time to come are bounded by their own timeouts; the call's begins with it.
+    let overdue = Instant::now() + total;
+    let deadline = call
+        .deadline
+        .map_or(overdue, |deadline| deadline.min(overdue));
+    let affinity = route
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity_key(affinity, call));
+    let replayable = call.is_replayable();
+    Plan::begin(Arc::clone(route), deadline, replayable, affinity)
+        .map_err(|NothingWell(retry_after)| DispatchError::NothingWell { retry_after })
+}
+
+/// Returns what the calls that belong together have in common.
+fn affinity_key(affinity: &Affinity, call: &Call) -> Option<u64> {
+    match affinity {
+        Affinity::Header(name) => {
+            let value = call.head.headers.get(name)?;
+            Some(route::hash(0, &[value.as_bytes()]))
+        }
+        Affinity::PromptPrefix(length) => {
+            let (bytes, _) = call.json()?;
+            let prompt = ["messages", "prompt", "input"]
+                .iter()
+                .find_map(|name| bytes.get(top_level_member(bytes, name)?))?;
+            let prefix = &prompt[..prompt.len().min(*length)];
+            Some(route::hash(1, &[prefix]))
+        }
+    }
+}

@@ -1,0 +1,692 @@
+//! Calls on their way through routes of scripted upstreams, in paused time.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, StreamBody};
+
+use super::*;
+use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError};
+use crate::openai::endpoint::Endpoint as Path;
+use crate::openai::json;
+use crate::openai::models::Model;
+use crate::pattern::Pattern;
+use crate::upstream::advice::Advice;
+use crate::upstream::member::health::{self, Health};
+use crate::upstream::member::{Credentials, Endpoint, Gate, Load, RetryBudget};
+use crate::upstream::{Attempt, Credential, Timeouts, Upstream, UpstreamFuture};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What an upstream does with a call.
+#[derive(Clone)]
+enum Does {
+    Answer,
+    Status(u16),
+    StatusWith(u16, &'static str, &'static str),
+    Refuse,
+    Break,
+    Hang,
+    After(Duration),
+    Stream(&'static [&'static str]),
+}
+
+use Does::{After, Answer, Break, Hang, Refuse, Status, StatusWith, Stream};
+
+/// An upstream that does what it is told, the last thing again and again.
+struct Scripted {
+    does: Mutex<VecDeque<Does>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+struct Seen {
+    at: Instant,
+    model: Option<String>,
+    credential: Option<HeaderValue>,
+}
+
+impl Scripted {
+    fn new(does: &[Does]) -> Arc<Self> {
+        Arc::new(Self {
+            does: Mutex::new(does.iter().cloned().collect()),
+            seen: Mutex::default(),
+        })
+    }
+
+    fn now_does(&self, does: Does) {
+        *self.does.lock().unwrap() = [does].into();
+    }
+
+    fn calls(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    fn credentials(&self) -> Vec<HeaderValue> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter_map(|s| s.credential.clone()).collect()
+    }
+}
+
+fn advised(status: u16, name: &'static str, value: &'static str) -> Result<Reply, UpstreamError> {
+    let status = StatusCode::from_u16(status).unwrap();
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static(name),
+        HeaderValue::from_static(value),
+    )]);
+    if matches!(status.as_u16(), 409 | 429) {
+        return Ok(Reply::full(status, headers, Bytes::from_static(b"{}")));
+    }
+    let advice = Advice::read(&headers, std::time::SystemTime::UNIX_EPOCH);
+    Err(UpstreamError::Status { status, advice })
+}
+
+fn answer() -> Reply {
+    Reply::full(StatusCode::OK, HeaderMap::new(), Bytes::from_static(b"{}"))
+}
+
+impl Upstream for Scripted {
+    fn call(&self, attempt: Attempt) -> UpstreamFuture<Reply> {
+        self.seen.lock().unwrap().push(Seen {
+            at: Instant::now(),
+            model: attempt.model.as_deref().map(str::to_owned),
+            credential: attempt.credential.map(|credential| credential.value),
+        });
+        let mut does = self.does.lock().unwrap();
+        let next = match does.len() {
+            1 => does[0].clone(),
+            _ => does.pop_front().unwrap(),
+        };
+        Box::pin(async move {
+            match next {
+                Answer => Ok(answer()),
+                Status(status) => advised(status, "x-nothing", ""),
+                StatusWith(status, name, value) => advised(status, name, value),
+                Refuse => Err(UpstreamError::Refused(StatusCode::UNAUTHORIZED)),
+                Break => Err(UpstreamError::Broken(Box::new(StreamError::Broken))),
+                Hang => std::future::pending().await,
+                After(time) => {
+                    tokio::time::sleep(time).await;
+                    Ok(answer())
+                }
+                Stream(events) => {
+                    let frames = events.iter().map(|event| {
+                        Ok(http_body::Frame::data(Bytes::from_static(event.as_bytes())))
+                    });
+                    let frames: Vec<_> = frames.collect();
+                    let body: BoxBody =
+                        Box::pin(StreamBody::new(futures_util::stream::iter(frames)));
+                    Ok(Reply::events(StatusCode::OK, HeaderMap::new(), body))
+                }
+            }
+        })
+    }
+
+    fn models(&self, _: Option<Credential>) -> UpstreamFuture<Vec<Model>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn probe(&self, _: &str, _: Option<Credential>) -> UpstreamFuture<()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn is_ready(&self) -> bool {
+        true
+    }
+}
+
+/// An upstream in the making.
+struct Setup {
+    name: &'static str,
+    at: Vec<Arc<Scripted>>,
+    keys: Vec<&'static str>,
+    gate: Option<Arc<Gate>>,
+    budget: f64,
+    floor: usize,
+    local: bool,
+}
+
+fn upstream(name: &'static str, at: &[&Arc<Scripted>]) -> Setup {
+    Setup {
+        name,
+        at: at.iter().map(|at| Arc::clone(at)).collect(),
+        keys: Vec::new(),
+        gate: None,
+        budget: 1.0,
+        floor: 1,
+        local: false,
+    }
+}
+
+fn metrics() -> Arc<Metrics> {
+    Arc::new(Metrics::new().unwrap())
+}
+
+impl Setup {
+    fn build(self) -> Arc<Member> {
+        let endpoint = |(index, service): (usize, Arc<Scripted>)| {
+            Arc::new(Endpoint {
+                upstream: self.name.into(),
+                label: index.to_string().into(),
+                service,
+                health: Arc::new(Health::new(health::Params {
+                    failures: 5,
+                    share: 1.0,
+                    min_requests: 20,
+                    window: 60 * SECOND,
+                    base: 5 * SECOND,
+                    max: 300 * SECOND,
+                })),
+                load: Arc::new(Load::default()),
+                metrics: metrics(),
+            })
+        };
+        let credential = |key: &'static str| Credential {
+            name: header::AUTHORIZATION,
+            value: HeaderValue::from_static(key),
+        };
+        Arc::new(Member {
+            name: self.name.into(),
+            models: vec![Pattern::any()],
+            paths: Vec::new(),
+            local: self.local,
+            endpoints: self.at.into_iter().enumerate().map(endpoint).collect(),
+            credentials: Credentials::new(self.keys.into_iter().map(credential).collect()),
+            gate: self.gate,
+            budget: Arc::new(RetryBudget::new(self.budget)),
+            timeouts: Timeouts {
+                first_byte: 60 * SECOND,
+                first_content: 60 * SECOND,
+                idle: 60 * SECOND,
+                total: 600 * SECOND,
+            },
+            floor: self.floor,
+            checks: None,
+        })
+    }
+}
+
+const RETRY: Retry = Retry {
+    attempts: 2,
+    base: Duration::from_millis(500),
+    max: Duration::from_secs(8),
+    max_retry_after: Duration::from_secs(30),
+    hold: Duration::from_millis(100),
+};
+
+/// A route with these targets, each of a priority of its own.
+fn in_turn(members: Vec<Arc<Member>>) -> Route {
+    let targets = members.into_iter().zip(0..);
+    let target = |(member, priority): (Arc<Member>, u32)| Target {
+        degraded: member.local && priority > 0,
+        member,
+        model: None,
+        priority,
+        weight: 1,
+    };
+    Route {
+        model: Pattern::parse("m").unwrap(),
+        targets: targets.map(target).collect(),
+        balance: Balance::P2c,
+        affinity: None,
+        retry: RETRY,
+        budget: None,
+        timeouts: Overrides::default(),
+        hedge: None,
+    }
+}
+
+/// A route with these targets, all alike.
+fn side_by_side(members: Vec<Arc<Member>>) -> Route {
+    let mut route = in_turn(members);
+    for target in &mut route.targets {
+        target.priority = 0;
+    }
+    route
+}
+
+fn dispatch(route: Route) -> Dispatch {
+    let members = route
+        .targets
+        .iter()
+        .map(|target| Arc::clone(&target.member));
+    Dispatch::new(members.collect(), vec![route], RETRY, metrics())
+}
+
+fn call_with(body: &'static str, headers: HeaderMap) -> Call {
+    let bytes = Bytes::from_static(body.as_bytes());
+    let members = json::inspect(&bytes, 16).unwrap();
+    Call {
+        caller: Arc::new(Caller {
+            key: "k".into(),
+            team: None,
+            models: Vec::new(),
+        }),
+        endpoint: Path::ChatCompletions,
+        model: Some("m".into()),
+        stream: members.stream(&bytes).unwrap(),
+        report_usage: false,
+        deadline: None,
+        head: Head {
+            method: Method::POST,
+            target: "/v1/chat/completions".parse().unwrap(),
+            headers,
+        },
+        body: CallBody::Json { bytes, members },
+        upgrade: None,
+        record: Arc::new(Record::new(RequestId::fresh(), std::time::Instant::now())),
+    }
+}
+
+fn call() -> Call {
+    call_with(r#"{"model":"m"}"#, HeaderMap::new())
+}
+
+fn streamed() -> Call {
+    call_with(r#"{"model":"m","stream":true}"#, HeaderMap::new())
+}
+
+async fn ask(dispatch: &Dispatch) -> Result<Reply, DispatchError> {
+    dispatch.clone().oneshot(call()).await
+}
+
+async fn succeeds(dispatch: &Dispatch) -> bool {
+    ask(dispatch).await.is_ok_and(|reply| reply.status == 200)
+}
+
+fn should_retry(reply: &Reply) -> Option<&HeaderValue> {
+    reply.headers.get("x-should-retry")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_tried_twice_more_after_growing_pauses() {
+    let one = Scripted::new(&[Status(500), Break, Answer]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(one.calls(), 3);
+    assert!(began.elapsed() <= SECOND / 2 + SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_tries_are_spent_the_client_is_told_not_to_try_itself() {
+    let one = Scripted::new(&[Status(503)]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let error = ask(&dispatch).await.err();
+    let Some(DispatchError::Upstream { spent, .. }) = error else {
+        panic!("{error:?}");
+    };
+    assert!(spent);
+    assert_eq!(one.calls(), 3);
+    let limited = Scripted::new(&[Status(429)]);
+    let dispatch = self::dispatch(in_turn(vec![upstream("one", &[&limited]).build()]));
+    let reply = ask(&dispatch).await.unwrap();
+    assert_eq!(reply.status, 429);
+    assert_eq!(should_retry(&reply).unwrap(), "false");
+    assert_eq!(limited.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_stays_down_is_replaced_by_the_next() {
+    let (one, two) = (Scripted::new(&[Status(500)]), Scripted::new(&[Answer]));
+    let members = vec![
+        upstream("one", &[&one]).build(),
+        upstream("two", &[&two]).build(),
+    ];
+    let dispatch = dispatch(in_turn(members));
+    let call = call();
+    let record = Arc::clone(&call.record);
+    let reply = dispatch.clone().oneshot(call).await.unwrap();
+    assert_eq!(reply.status, 200);
+    assert_eq!((one.calls(), two.calls()), (3, 1));
+    let facts = record.facts();
+    assert_eq!(facts.upstream.as_deref(), Some("two"));
+    let results: Vec<_> = facts
+        .attempts
+        .iter()
+        .map(|a| (a.result, a.status))
+        .collect();
+    let failed = ("upstream_status", Some(500));
+    assert_eq!(results, [failed, failed, failed, ("answered", Some(200))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_retries_the_next_target_is_still_asked() {
+    let (one, two) = (Scripted::new(&[Break]), Scripted::new(&[Answer]));
+    for make in [in_turn, side_by_side] {
+        let members = vec![
+            upstream("one", &[&one]).build(),
+            upstream("two", &[&two]).build(),
+        ];
+        let mut route = make(members);
+        route.retry.attempts = 0;
+        let dispatch = dispatch(route);
+        let began = Instant::now();
+        for _ in 0..4 {
+            assert!(succeeds(&dispatch).await);
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO, "nobody waits");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_the_least_wait_and_a_long_one_goes_to_the_client() {
+    let one = Scripted::new(&[StatusWith(503, "retry-after", "7"), Answer]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert!(began.elapsed() >= 7 * SECOND);
+
+    let long = Scripted::new(&[StatusWith(429, "retry-after", "31")]);
+    let dispatch = self::dispatch(in_turn(vec![upstream("one", &[&long]).build()]));
+    let began = Instant::now();
+    let reply = ask(&dispatch).await.unwrap();
+    assert_eq!(reply.status, 429);
+    assert_eq!(reply.headers["retry-after"], "31");
+    assert_eq!(should_retry(&reply), None, "the client may wait");
+    assert_eq!((long.calls(), began.elapsed()), (1, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_wait_goes_beyond_the_clients_deadline() {
+    let one = Scripted::new(&[StatusWith(503, "retry-after", "7")]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let mut hurried = call();
+    hurried.deadline = Some(Instant::now() + 5 * SECOND);
+    let error = dispatch.clone().oneshot(hurried).await.err();
+    assert!(matches!(
+        error,
+        Some(DispatchError::Upstream { spent: false, .. })
+    ));
+    assert_eq!(one.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_are_put_aside_and_the_next_is_shown_at_once() {
+    let one = Scripted::new(&[Refuse, Answer]);
+    let mut setup = upstream("one", &[&one]);
+    setup.keys = vec!["a", "b"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let began = Instant::now();
+    for _ in 0..3 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(one.credentials(), ["a", "b", "b", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_refused_is_an_error_that_no_retry_mends() {
+    let one = Scripted::new(&[Refuse]);
+    let mut setup = upstream("one", &[&one]);
+    setup.keys = vec!["a", "b"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let error = ask(&dispatch).await.err();
+    assert!(matches!(
+        error,
+        Some(DispatchError::Upstream {
+            source: UpstreamError::Refused(_),
+            ..
+        })
+    ));
+    assert_eq!(one.credentials(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_credential_makes_room_for_the_next() {
+    let one = Scripted::new(&[StatusWith(429, "retry-after", "20"), Answer]);
+    let mut setup = upstream("one", &[&one]);
+    setup.keys = vec!["a", "b"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(one.credentials(), ["a", "b", "b"]);
+    tokio::time::advance(20 * SECOND).await;
+    assert!(succeeds(&dispatch).await);
+    assert!(succeeds(&dispatch).await);
+    assert!(one.credentials()[3..].contains(&HeaderValue::from_static("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_keeps_an_outage_from_being_amplified() {
+    let one = Scripted::new(&[Status(500)]);
+    let mut setup = upstream("one", &[&one]);
+    setup.budget = 0.2;
+    let mut route = in_turn(vec![setup.build()]);
+    // No pauses, so that all of it happens within one window of the budget.
+    (route.retry.base, route.retry.max) = (Duration::ZERO, Duration::ZERO);
+    let dispatch = dispatch(route);
+    for _ in 0..500 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    assert!(one.calls() <= 500 + 100 + 30, "{}", one.calls());
+    assert!(one.calls() >= 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_is_left_out_and_comes_back_by_one_trial() {
+    let (bad, good) = (Scripted::new(&[Break]), Scripted::new(&[Answer]));
+    let member = upstream("bad", &[&bad]).build();
+    let members = vec![Arc::clone(&member), upstream("good", &[&good]).build()];
+    let mut route = side_by_side(members);
+    // Latency alone would keep calls away from it.
+    route.balance = Balance::Weighted;
+    let dispatch = dispatch(route);
+    for _ in 0..100 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert_eq!(bad.calls(), 5);
+    assert_eq!(member.snapshot().ejected, 1);
+    tokio::time::advance(5 * SECOND).await;
+    for _ in 0..10 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert_eq!(bad.calls(), 6, "one trial, and out for ten seconds");
+    bad.now_does(Answer);
+    tokio::time::advance(10 * SECOND).await;
+    for _ in 0..40 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert!(bad.calls() > 7);
+    assert_eq!(member.snapshot().ejected, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_one_is_kept_unless_the_floor_is_none() {
+    let one = Scripted::new(&[Status(501)]);
+    let dispatch_of = |floor| {
+        let mut setup = upstream("one", &[&one]);
+        setup.floor = floor;
+        dispatch(in_turn(vec![setup.build()]))
+    };
+    let kept = dispatch_of(1);
+    for _ in 0..20 {
+        assert!(!succeeds(&kept).await);
+    }
+    assert_eq!(one.calls(), 20);
+    one.now_does(Answer);
+    assert!(succeeds(&kept).await, "it is back as soon as it is well");
+
+    one.now_does(Status(501));
+    let left_out = dispatch_of(0);
+    for _ in 0..20 {
+        assert!(!succeeds(&left_out).await);
+    }
+    assert_eq!(one.calls(), 21 + 5);
+    let error = ask(&left_out).await.err();
+    let Some(DispatchError::NothingWell { retry_after }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(retry_after, 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_local_model_stands_in_and_says_so() {
+    let (remote, local) = (Scripted::new(&[Status(500)]), Scripted::new(&[Answer]));
+    let mut poet = upstream("poet", &[&local]);
+    poet.local = true;
+    let dispatch = dispatch(in_turn(vec![
+        upstream("remote", &[&remote]).build(),
+        poet.build(),
+    ]));
+    let call = call();
+    let record = Arc::clone(&call.record);
+    let reply = dispatch.clone().oneshot(call).await.unwrap();
+    assert_eq!(reply.headers["x-weir-degraded"], "true");
+    assert!(record.facts().degraded);
+    remote.now_does(Answer);
+    let reply = ask(&dispatch).await.unwrap();
+    assert!(!reply.headers.contains_key("x-weir-degraded"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_upstream_makes_room_for_the_next_target() {
+    let (one, two) = (Scripted::new(&[Hang]), Scripted::new(&[Answer]));
+    let mut setup = upstream("one", &[&one]);
+    setup.gate = Some(Arc::new(Gate::new(1, 0)));
+    let dispatch = dispatch(in_turn(vec![
+        setup.build(),
+        upstream("two", &[&two]).build(),
+    ]));
+    let hanging = tokio::spawn(dispatch.clone().oneshot(call()));
+    tokio::task::yield_now().await;
+    assert!(succeeds(&dispatch).await);
+    assert_eq!((one.calls(), two.calls()), (1, 1));
+    hanging.abort();
+    let _ = hanging.await;
+    assert_eq!(
+        dispatch
+            .snapshots()
+            .map(|(_, s)| s.in_flight)
+            .sum::<usize>(),
+        0
+    );
+}
+
+const ERROR: &str = "data: {\"error\":{\"message\":\"overloaded\"}}\n\n";
+const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_begins_with_an_error_is_asked_for_again() {
+    let one = Scripted::new(&[Stream(&[ERROR]), Stream(&[]), Stream(&[WORD, DONE])]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let reply = dispatch.clone().oneshot(streamed()).await.unwrap();
+    let whole = reply.body.collect().await.unwrap().to_bytes();
+    assert_eq!(whole, [WORD, DONE].concat());
+    assert_eq!(one.calls(), 3);
+
+    let bad = Scripted::new(&[Stream(&[ERROR])]);
+    let dispatch = self::dispatch(in_turn(vec![upstream("one", &[&bad]).build()]));
+    let reply = dispatch.clone().oneshot(streamed()).await.unwrap();
+    assert_eq!(should_retry(&reply).unwrap(), "false");
+    let whole = reply.body.collect().await.unwrap().to_bytes();
+    assert_eq!(whole, ERROR, "in the upstream's own words");
+    assert_eq!(bad.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_after_its_first_word_is_not_asked_for_again() {
+    let one = Scripted::new(&[Stream(&[WORD, ERROR])]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let reply = dispatch.clone().oneshot(streamed()).await.unwrap();
+    let whole = reply.body.collect().await.unwrap().to_bytes();
+    assert_eq!(whole, [WORD, ERROR].concat());
+    assert_eq!(one.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_answer_is_overtaken_within_the_budget() {
+    let (slow, fast) = (
+        Scripted::new(&[After(20 * SECOND)]),
+        Scripted::new(&[Answer]),
+    );
+    let mut route = side_by_side(vec![
+        upstream("slow", &[&slow]).build(),
+        upstream("fast", &[&fast]).build(),
+    ]);
+    route.balance = Balance::Order;
+    route.hedge = Some(Arc::new(Hedge::new(1.0, Some(SECOND))));
+    let dispatch = dispatch(route);
+    let began = Instant::now();
+    let call = call();
+    let record = Arc::clone(&call.record);
+    assert!(dispatch.clone().oneshot(call).await.is_ok());
+    assert_eq!(began.elapsed(), SECOND);
+    assert_eq!((slow.calls(), fast.calls()), (1, 1));
+    let facts = record.facts();
+    let results: Vec<_> = facts.attempts.iter().map(|a| a.result).collect();
+    assert_eq!(results, ["abandoned", "answered"]);
+    assert_eq!(facts.upstream.as_deref(), Some("fast"));
+    assert_eq!(
+        dispatch
+            .snapshots()
+            .map(|(_, s)| s.in_flight)
+            .sum::<usize>(),
+        0
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_of_one_session_stay_at_one_endpoint() {
+    let at = [0; 5].map(|_| Scripted::new(&[Answer]));
+    let refs: Vec<_> = at.iter().collect();
+    let mut route = in_turn(vec![upstream("one", &refs).build()]);
+    route.affinity = Some(Affinity::Header(HeaderName::from_static("x-session-id")));
+    let dispatch = dispatch(route);
+    let of_session = |session: &'static str| {
+        let name = HeaderName::from_static("x-session-id");
+        let headers = HeaderMap::from_iter([(name, HeaderValue::from_static(session))]);
+        call_with(r#"{"model":"m"}"#, headers)
+    };
+    let mut homes = std::collections::HashSet::new();
+    for session in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let before: Vec<_> = at.iter().map(|at| at.calls()).collect();
+        for _ in 0..10 {
+            dispatch.clone().oneshot(of_session(session)).await.unwrap();
+        }
+        let grown: Vec<_> = (0..5).filter(|i| at[*i].calls() > before[*i]).collect();
+        assert_eq!(grown.len(), 1, "{session}");
+        homes.insert(grown[0]);
+    }
+    assert!(homes.len() > 1, "sessions are spread");
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_and_renames_of_targets_hold() {
+    let (one, two) = (Scripted::new(&[Answer]), Scripted::new(&[Answer]));
+    let mut route = side_by_side(vec![
+        upstream("one", &[&one]).build(),
+        upstream("two", &[&two]).build(),
+    ]);
+    route.balance = Balance::Weighted;
+    route.targets[1].weight = 9;
+    route.targets[1].model = Some("renamed".into());
+    let dispatch = dispatch(route);
+    for _ in 0..1000 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert!((820..980).contains(&two.calls()), "{}", two.calls());
+    let seen = two.seen.lock().unwrap();
+    assert!(seen.iter().all(|s| s.model.as_deref() == Some("renamed")));
+    assert!(seen.windows(2).all(|pair| pair[0].at <= pair[1].at));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rolling_failure_of_three_endpoints_is_nobodys_concern() {
+    let at = [0; 3].map(|_| Scripted::new(&[Answer]));
+    let members = ["a", "b", "c"].into_iter().zip(&at);
+    let members = members.map(|(name, at)| upstream(name, &[at]).build());
+    let dispatch = dispatch(side_by_side(members.collect()));
+    for round in 0..30 {
+        at[round % 3].now_does(Break);
+        at[(round + 2) % 3].now_does(Answer);
+        let calls = (0..50).map(|_| ask(&dispatch));
+        let answers = futures_util::future::join_all(calls).await;
+        assert!(answers.iter().all(Result::is_ok), "round {round}");
+        tokio::time::advance(SECOND).await;
+    }
+}

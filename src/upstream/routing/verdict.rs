@@ -1,0 +1,192 @@
+//! What a try says of the next one.
+
+use http::{HeaderMap, StatusCode};
+
+use crate::upstream::UpstreamError;
+use crate::upstream::advice::Advice;
+
+/// What a try says of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What kind of end it was.
+    pub class: Class,
+    /// What the upstream said about coming back.
+    pub advice: Advice,
+}
+
+/// The kinds of ends of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// The client's answer, good or bad: nobody else would answer otherwise.
+    Final,
+    /// The same upstream may do better: it failed, or never heard of it.
+    Again,
+    /// The credential's limit is spent, another one's perhaps not.
+    Limited,
+    /// The credential was refused.
+    Refused,
+    /// This place will not do better, another one may.
+    Elsewhere,
+}
+
+/// The statuses of an upstream's own failure that pass.
+const PASSING: [u16; 6] = [408, 500, 502, 503, 504, 529];
+
+impl Verdict {
+    fn new(class: Class) -> Self {
+        Self {
+            class,
+            advice: Advice::default(),
+        }
+    }
+
+    /// Judges an answer.
+    pub fn of_answer(status: StatusCode, headers: &HeaderMap) -> Self {
+        let class = match status.as_u16() {
+            409 => Class::Again,
+            429 => Class::Limited,
+            // Only pass-through answers come with these.
+            status if PASSING.contains(&status) => Class::Again,
+            _ => return Self::new(Class::Final),
+        };
+        Self {
+            class,
+            advice: Advice::read(headers, std::time::SystemTime::now()),
+        }
+    }
+
+    /// Judges a stream whose first event is an error.
+    pub fn of_failed_start() -> Self {
+        Self::new(Class::Again)
+    }
+
+    /// Judges a failure.
+    pub fn of_error(error: &UpstreamError) -> Self {
+        let class = match error {
+            UpstreamError::Connect(_) | UpstreamError::Broken(_) => Class::Again,
+            UpstreamError::Timeout { phase, .. } => match *phase {
+                // No time is left for anybody.
+                "total" => Class::Final,
+                _ => Class::Again,
+            },
+            UpstreamError::Status { status, advice } => {
+                let class = match PASSING.contains(&status.as_u16()) {
+                    true => Class::Again,
+                    false => Class::Elsewhere,
+                };
+                return Self {
+                    class,
+                    advice: *advice,
+                };
+            }
+            UpstreamError::Refused(_) => Class::Refused,
+            UpstreamError::Invalid(_)
+            | UpstreamError::TooLarge { .. }
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::NotLoaded
+            | UpstreamError::Engine(_) => Class::Elsewhere,
+            UpstreamError::Upload(_) | UpstreamError::BadRequest { .. } => Class::Final,
+        };
+        Self::new(class)
+    }
+
+    /// Returns whether the endpoint is to blame. What a credential may not do, or not so often, is not its failure, nor
+    /// is what the client asked for.
+    pub fn is_failure(error: &UpstreamError) -> bool {
+        match error {
+            UpstreamError::Connect(_)
+            | UpstreamError::Broken(_)
+            | UpstreamError::Invalid(_)
+            | UpstreamError::NotLoaded
+            | UpstreamError::Engine(_) => true,
+            // The whole time of a call may be its client's own, and as short as that likes.
+            UpstreamError::Timeout { phase, .. } => *phase != "total",
+            UpstreamError::Status { status, .. } => status.is_server_error(),
+            UpstreamError::Refused(_)
+            | UpstreamError::TooLarge { .. }
+            | UpstreamError::Upload(_)
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::BadRequest { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn of_status(status: u16) -> Class {
+        let status = StatusCode::from_u16(status).unwrap();
+        let advice = Advice::default();
+        Verdict::of_error(&UpstreamError::Status { status, advice }).class
+    }
+
+    #[test]
+    fn statuses_of_failures() {
+        for status in [408, 500, 502, 503, 504, 529] {
+            assert_eq!(of_status(status), Class::Again, "{status}");
+        }
+        for status in [501, 505, 520] {
+            assert_eq!(of_status(status), Class::Elsewhere, "{status}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_answers() {
+        for (status, class) in [
+            (200, Class::Final),
+            (400, Class::Final),
+            (404, Class::Final),
+            (409, Class::Again),
+            (413, Class::Final),
+            (422, Class::Final),
+            (429, Class::Limited),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let verdict = Verdict::of_answer(status, &HeaderMap::new());
+            assert_eq!(verdict.class, class, "{status}");
+        }
+    }
+
+    #[test]
+    fn errors() {
+        let broken = || Box::new(std::io::Error::other("broken"));
+        let limit = Duration::ZERO;
+        for (error, class, failure) in [
+            (UpstreamError::Connect(broken()), Class::Again, true),
+            (UpstreamError::Broken(broken()), Class::Again, true),
+            (
+                UpstreamError::Timeout {
+                    phase: "first_byte",
+                    limit,
+                },
+                Class::Again,
+                true,
+            ),
+            (
+                UpstreamError::Timeout {
+                    phase: "total",
+                    limit,
+                },
+                Class::Final,
+                false,
+            ),
+            (
+                UpstreamError::Refused(StatusCode::UNAUTHORIZED),
+                Class::Refused,
+                false,
+            ),
+            (UpstreamError::Invalid("not HTTP"), Class::Elsewhere, true),
+            (
+                UpstreamError::Overloaded { retry_after: limit },
+                Class::Elsewhere,
+                false,
+            ),
+        ] {
+            assert_eq!(Verdict::of_error(&error).class, class, "{error}");
+            assert_eq!(Verdict::is_failure(&error), failure, "{error}");
+        }
+    }
+}
