@@ -1,12 +1,13 @@
 //! The page: every layer that a request passes, outermost first, and why it stands there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
-use tower::util::BoxCloneSyncService;
+use tower::util::{BoxCloneSyncService, option_layer};
 use tower::{Layer, ServiceExt};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -16,7 +17,9 @@ use crate::metrics::Metrics;
 use crate::middleware::accounting::AccountingLayer;
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::{AuthLayer, Keyring};
-use crate::middleware::respond::{Explain, RespondLayer};
+use crate::middleware::explain::Explain;
+use crate::middleware::heartbeat::HeartbeatLayer;
+use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
 use crate::middleware::telemetry::{Cause, TelemetryLayer};
 use crate::server::HttpService;
@@ -36,22 +39,29 @@ pub struct Parts {
     pub keyring: Arc<Keyring>,
     /// The bounds of request bodies.
     pub api: api::Params,
+    /// How often a stream without content shows that it is alive; `None`: never.
+    pub heartbeat: Option<Duration>,
     /// The upstreams.
     pub dispatch: Dispatch,
 }
 
 /// Builds the data plane's service.
-pub fn build(parts: Parts) -> impl HttpService {
+pub fn build(parts: Parts) -> impl HttpService + Sync {
     let metrics = Arc::clone(&parts.metrics);
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
+    //
+    // Innermost, dispatch finds the route of a call, and tries the route's targets until one of them has answered; all
+    // that is tried again is in there.
     let innermost = parts.dispatch.map_err(GatewayError::from);
     // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
     // stands inside of it, so that nothing is served uncounted.
     let accounted = AccountingLayer.layer(innermost);
+    // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
+    let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
-    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(accounted);
+    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(alive);
 
     // The hinge: the body is read and inspected only for callers that are known.
     let api = ApiLayer::new(parts.api).layer(calls);
