@@ -3,24 +3,30 @@
 mod banner;
 mod build;
 mod local;
+mod reload;
 mod signals;
+mod upstreams;
+mod watch;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::admin::{self, Admin};
-use crate::config::{Config, Secret};
-use crate::error::GatewayError;
+use crate::config::{Config, Loaded, Secret};
 use crate::keys;
 use crate::metrics::Metrics;
-use crate::middleware::auth::Keyring;
-use crate::middleware::respond::{Explain, raw_response};
-use crate::server::{self, Drain, Listener};
+use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
+use crate::upstream::remote::RemoteError;
 
 pub use self::local::check_model;
-use self::signals::Signals;
+use self::reload::Reloader;
+pub use self::reload::Source;
+use self::signals::{Hangups, Signals};
+use self::watch::Watch;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +52,14 @@ pub enum AppError {
         /// Why.
         message: String,
     },
-    /// TLS towards upstreams cannot be set up.
-    #[error("cannot speak TLS")]
-    UpstreamTls(#[from] rustls::Error),
+    /// An upstream cannot be reached as configured.
+    #[error("upstream `{upstream}`: {source}")]
+    Upstream {
+        /// The upstream's name.
+        upstream: String,
+        /// Why.
+        source: RemoteError,
+    },
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -64,10 +75,8 @@ impl AppError {
     /// Returns whether the user can mend it: exit code 1, else 2.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Bind { .. } | Self::Tls(_) | Self::Model { .. } => true,
-            Self::UpstreamTls(_) | Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => {
-                false
-            }
+            Self::Bind { .. } | Self::Tls(_) | Self::Model { .. } | Self::Upstream { .. } => true,
+            Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
     }
 }
@@ -76,49 +85,56 @@ impl AppError {
 ///
 /// # Errors
 /// [`AppError`] when it cannot start. Once it serves, it only ends by a signal.
-pub async fn run(config: Config, env: &dyn Fn(&str) -> Option<String>) -> Result<(), AppError> {
+pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let mut signals = Signals::new().map_err(AppError::Signals)?;
+    let hangups = Hangups::new().map_err(AppError::Signals)?;
     let metrics = Arc::new(Metrics::new()?);
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
-    let dispatch = build::dispatch(&config, &data_drain)?;
-    let (keys, made) = build::keys(&config, env)?;
+    let config = loaded.config.clone();
+    let dispatch = upstreams::Builder {
+        config: &config,
+        drain: &data_drain,
+        metrics: &metrics,
+        previous: None,
+    }
+    .dispatch()?;
+    let (keys, made) = build::keys(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
+    let made_key = made.as_ref().and(keys.first().cloned());
+    let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
+    let parts = build::parts(&config, &metrics, &data_drain, keys, dispatch);
+    let stack = Current::new(stack::build(parts));
 
-    let stack = stack::build(stack::Parts {
-        metrics: Arc::clone(&metrics),
-        access_log: config.log.access,
-        deadline: data_drain.deadline().clone(),
-        route: build::route_params(&config.server),
-        keyring: Arc::new(Keyring::new(keys)),
-        api: build::api_params(&config.server),
-        dispatch: dispatch.clone(),
-    });
+    let tls = build::tls(&config)?;
+    let data_params = build::listener_params("data", &config.server, &metrics);
+    let data_terms = Terms::new(tls.as_ref(), data_params);
+    let admin_params = build::listener_params("admin", &config.server, &metrics);
+    let data = bind("server", config.server.listen, data_terms.clone())?;
+    let admin_listener = bind("admin", config.admin.listen, Terms::new(None, admin_params))?;
+    let (data_address, admin_address) = (data.1, admin_listener.1);
+    let secure = tls.is_some();
+
+    let replaced = stack.clone();
+    let reloader = Arc::new(Reloader::new(
+        reload::Fixed {
+            source,
+            metrics: Arc::clone(&metrics),
+            drain: data_drain.clone(),
+            made_key,
+            replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
+            terms: data_terms,
+            dispatch: Arc::clone(&current_dispatch),
+        },
+        loaded,
+        tls,
+    ));
     let admin = Admin::new(admin::Params {
         token_digest: keys::digest(token.expose().as_bytes()),
-        metrics: Arc::clone(&metrics),
-        dispatch,
+        metrics,
+        dispatch: current_dispatch,
+        control: Arc::new(Arc::clone(&reloader)),
         drain: data_drain.clone(),
     });
-
-    let tls = config
-        .server
-        .tls
-        .as_ref()
-        .map(|tls| server::server_config(&tls.cert, &tls.key))
-        .transpose()?;
-    let secure = tls.is_some();
-    let listen = |name, section, address, tls| {
-        let params = build::listener_params(name, &config.server, &metrics, Arc::new(rejection));
-        let bound = Listener::bind(address, tls, params)
-            .and_then(|listener| Ok((listener.address()?, listener)));
-        bound.map_err(|source| AppError::Bind {
-            address,
-            section,
-            source,
-        })
-    };
-    let (data_address, data) = listen("data", "server", config.server.listen, tls)?;
-    let (admin_address, admin_listener) = listen("admin", "admin", config.admin.listen, None)?;
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
     tracing::info!(listener = "admin", address = %admin_address, "listening");
     banner::print(&banner::Banner {
@@ -130,10 +146,14 @@ pub async fn run(config: Config, env: &dyn Fn(&str) -> Option<String>) -> Result
         model: build::example_model(&config),
     });
 
-    let serving = tokio::spawn(data.serve(stack, data_drain.clone()));
-    let administering = tokio::spawn(admin_listener.serve(admin, admin_drain.clone()));
-    let signal = signals.next().await;
-    let timeout = config.server.drain_timeout;
+    let serving = tokio::spawn(data.0.serve(stack, data_drain.clone()));
+    let administering = tokio::spawn(admin_listener.0.serve(admin, admin_drain.clone()));
+    let reloading = keep_current(Arc::clone(&reloader), hangups);
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        () = reloading => "no signal",
+    };
+    let timeout = reloader.drain_timeout();
     tracing::info!(
         signal,
         timeout_s = timeout.as_secs_f64(),
@@ -157,6 +177,37 @@ pub async fn run(config: Config, env: &dyn Fn(&str) -> Option<String>) -> Result
     Ok(())
 }
 
+fn bind(
+    section: &'static str,
+    address: SocketAddr,
+    terms: Terms,
+) -> Result<(Listener, SocketAddr), AppError> {
+    let bound = Listener::bind(address, terms).and_then(|listener| {
+        let address = listener.address()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|source| AppError::Bind {
+        address,
+        section,
+        source,
+    })
+}
+
+/// Reloads at each SIGHUP, and when the files of the configuration have changed.
+async fn keep_current(reloader: Arc<Reloader>, mut hangups: Hangups) {
+    let mut watch = Watch::new(reloader.files(), watch::stamp);
+    loop {
+        let trigger = tokio::select! {
+            () = hangups.next() => "SIGHUP",
+            () = watch.changed() => "file changed",
+        };
+        // What is written while they are read must not be missed.
+        watch.note();
+        let _ = reloader.reload(trigger).await;
+        watch = watch.of(reloader.files());
+    }
+}
+
 fn admin_token(config: &Config) -> Result<(Secret, bool), AppError> {
     match &config.admin.token {
         Some(token) => Ok((token.clone(), false)),
@@ -165,9 +216,4 @@ fn admin_token(config: &Config) -> Result<(Secret, bool), AppError> {
             true,
         )),
     }
-}
-
-fn rejection(status: http::StatusCode) -> bytes::Bytes {
-    let id = crate::call::RequestId::fresh();
-    raw_response(&GatewayError::Connection(status).explain(), id.as_str())
 }

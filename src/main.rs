@@ -37,7 +37,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &ConfigArgs) -> u8 {
-    let loaded = match config::load(args.path(&config::process_env).as_deref(), &context()) {
+    let path = args.path(&config::process_env);
+    let loaded = match config::load(path.as_deref(), &context()) {
         Ok(loaded) => loaded,
         Err(report) => return complain(&report.to_string(), MISTAKE),
     };
@@ -54,7 +55,8 @@ fn serve(args: &ConfigArgs) -> u8 {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("cannot start threads: {error}"), INTERNAL),
     };
-    let served = runtime.block_on(app::run(loaded.config, &config::process_env));
+    let source = app::Source { path, context };
+    let served = runtime.block_on(app::run(loaded, source));
     // What is left has had its time.
     runtime.shutdown_background();
     match served {

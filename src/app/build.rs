@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderName, HeaderValue};
+use bytes::Bytes;
 
-use super::{AppError, local};
-use crate::call::Caller;
-use crate::config::{Config, KeyConfig, RemoteConfig, Secret, ServerConfig, UpstreamKind};
+use super::AppError;
+use crate::call::{Caller, RequestId};
+use crate::config::{Config, KeyConfig, Secret, ServerConfig, UpstreamKind};
+use crate::error::GatewayError;
 use crate::keys;
 use crate::metrics::Metrics;
-use crate::middleware::auth::KeyParams;
+use crate::middleware::auth::{KeyParams, Keyring};
+use crate::middleware::explain::Explain;
+use crate::middleware::respond::raw_response;
 use crate::middleware::{api, route};
 use crate::pattern::Pattern;
-use crate::server::{self, Drain, Observer};
-use crate::upstream::remote::{self, RemoteUpstream};
-use crate::upstream::{Dispatch, Member, Route, Upstream};
+use crate::server::{self, Drain, Observer, Tls};
+use crate::stack;
+use crate::upstream::Dispatch;
 
 /// The one key of a configuration without keys.
 pub(super) enum MadeKey {
@@ -32,78 +35,13 @@ const MADE_KEY: &str = "default";
 /// request's id, beyond it only a canned one.
 const HEAD_ROOM: usize = 2;
 
-/// Builds every upstream and the routes between them.
-pub(super) fn dispatch(config: &Config, drain: &Drain) -> Result<Dispatch, AppError> {
-    let mut members = Vec::with_capacity(config.upstreams.len());
-    for upstream in &config.upstreams {
-        let (paths, built): (_, Arc<dyn Upstream>) = match &upstream.kind {
-            UpstreamKind::Remote(remote) => {
-                let params = remote_params(remote, &config.server, drain);
-                (remote.paths.clone(), Arc::new(RemoteUpstream::new(params)?))
-            }
-            UpstreamKind::Local(local) => (Vec::new(), local::load(upstream, local)?),
-        };
-        members.push(Member {
-            name: (*upstream.name).into(),
-            models: upstream.models.clone(),
-            paths,
-            upstream: built,
-        });
-    }
-    let routes = config.routes.iter().filter_map(|route| {
-        // Checked with the configuration: every target's upstream exists.
-        let member = config
-            .upstreams
-            .iter()
-            .position(|upstream| upstream.name == route.target.upstream)?;
-        Some(Route {
-            model: route.model.clone(),
-            member,
-            rename: route.target.model.as_deref().map(Into::into),
-        })
-    });
-    Ok(Dispatch::new(members, routes.collect()))
-}
-
-fn remote_params(remote: &RemoteConfig, server: &ServerConfig, drain: &Drain) -> remote::Params {
-    let authorization = remote.api_key.as_ref().and_then(|key| {
-        let mut value = HeaderValue::try_from(format!("Bearer {}", key.expose())).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    });
-    let headers = remote
-        .headers
-        .iter()
-        .map(|(name, value): (&HeaderName, &HeaderValue)| (name.clone(), value.clone()));
-    remote::Params {
-        base_url: remote.base_url.clone(),
-        authorization,
-        headers: headers.collect(),
-        timeouts: remote::Timeouts {
-            connect: remote.timeouts.connect,
-            first_byte: remote.timeouts.first_byte,
-            idle: remote.timeouts.idle,
-            total: remote.timeouts.total,
-        },
-        max_answer: server.max_answer,
-        tunnels: (drain.tasks().clone(), drain.deadline().clone()),
-    }
-}
-
 /// Returns the keys of the configuration, or the one that stands in for none.
 pub(super) fn keys(
     config: &Config,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<(Vec<KeyParams>, Option<MadeKey>), AppError> {
     if !config.keys.is_empty() {
-        return Ok((
-            config
-                .keys
-                .iter()
-                .map(|key| key_params(key, config))
-                .collect(),
-            None,
-        ));
+        return Ok((configured_keys(config), None));
     }
     let (secret, made) = match env("WEIR_KEY").filter(|key| !key.is_empty()) {
         Some(key) => (Secret::new(key), MadeKey::FromEnvironment),
@@ -124,6 +62,39 @@ pub(super) fn keys(
         expires: None,
     };
     Ok((vec![key], Some(made)))
+}
+
+/// Returns the keys of the configuration.
+pub(super) fn configured_keys(config: &Config) -> Vec<KeyParams> {
+    let keys = config.keys.iter();
+    keys.map(|key| key_params(key, config)).collect()
+}
+
+/// Reads the certificate of the data plane.
+pub(super) fn tls(config: &Config) -> Result<Option<Tls>, AppError> {
+    let files = config.server.tls.as_ref();
+    let read = files.map(|files| Tls::read(&files.cert, &files.key));
+    Ok(read.transpose()?)
+}
+
+/// Returns what the stack is built from.
+pub(super) fn parts(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    drain: &Drain,
+    keys: Vec<KeyParams>,
+    dispatch: Dispatch,
+) -> stack::Parts {
+    stack::Parts {
+        metrics: Arc::clone(metrics),
+        access_log: config.log.access,
+        deadline: drain.deadline().clone(),
+        route: route_params(&config.server),
+        keyring: Arc::new(Keyring::new(keys)),
+        api: api_params(&config.server),
+        heartbeat: config.server.stream_ping,
+        dispatch,
+    }
 }
 
 fn key_params(key: &KeyConfig, config: &Config) -> KeyParams {
@@ -153,7 +124,7 @@ fn system_time(time: jiff::Timestamp) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-pub(super) fn route_params(server: &ServerConfig) -> route::Params {
+fn route_params(server: &ServerConfig) -> route::Params {
     route::Params {
         max_head: server.max_head,
         max_headers: server.max_headers,
@@ -161,7 +132,7 @@ pub(super) fn route_params(server: &ServerConfig) -> route::Params {
     }
 }
 
-pub(super) fn api_params(server: &ServerConfig) -> api::Params {
+fn api_params(server: &ServerConfig) -> api::Params {
     api::Params {
         max_body: server.max_body,
         max_upload: server.max_upload,
@@ -175,7 +146,6 @@ pub(super) fn listener_params(
     name: &'static str,
     server: &ServerConfig,
     metrics: &Arc<Metrics>,
-    rejection: server::Rejection,
 ) -> server::Params {
     server::Params {
         name,
@@ -185,12 +155,17 @@ pub(super) fn listener_params(
         max_head: HEAD_ROOM * (server.max_head + server.max_uri),
         max_headers: server.max_headers,
         max_connections: server.max_connections,
-        rejection,
+        rejection: Arc::new(rejection),
         observer: Arc::new(Connections {
             name,
             metrics: Arc::clone(metrics),
         }),
     }
+}
+
+fn rejection(status: http::StatusCode) -> Bytes {
+    let id = RequestId::fresh();
+    raw_response(&GatewayError::Connection(status).explain(), id.as_str())
 }
 
 /// Counts connections.

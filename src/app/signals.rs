@@ -1,10 +1,24 @@
-//! The signals that stop the gateway: SIGTERM and SIGINT.
+//! The signals that stop the gateway, SIGTERM and SIGINT, and SIGHUP, which has it read its configuration anew.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Receives the signals.
+/// Receives SIGHUP.
+pub(super) struct Hangups(Signal);
+
+impl Hangups {
+    pub(super) fn new() -> io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
+/// Receives the signals that stop.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -5,13 +5,14 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use super::connection;
-use super::{Drain, HttpService, Observer, Params};
+use super::{Drain, HttpService, Observer, Params, Tls};
 
 /// Connections that the kernel holds for us while we are busy.
 const BACKLOG: i32 = 1024;
@@ -28,10 +29,33 @@ pub struct Listener {
     spawner: Spawner,
 }
 
+/// What new connections are held to, and whether they speak TLS. It can be changed while the listener serves; the
+/// connections that are open go on as they began.
+#[derive(Clone)]
+pub struct Terms {
+    current: Arc<ArcSwap<(Option<TlsAcceptor>, Params)>>,
+}
+
 /// Starts the tasks of connections.
 struct Spawner {
-    tls: Option<TlsAcceptor>,
-    params: Params,
+    terms: Terms,
+    name: &'static str,
+}
+
+impl Terms {
+    /// Plain TCP without `tls`.
+    pub fn new(tls: Option<&Tls>, params: Params) -> Self {
+        let terms = (tls.map(Tls::acceptor), params);
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(terms)),
+        }
+    }
+
+    /// Changes the terms. How many connections may be open at once stays what it was when the listener began to serve.
+    pub fn replace(&self, tls: Option<&Tls>, params: Params) {
+        self.current
+            .store(Arc::new((tls.map(Tls::acceptor), params)));
+    }
 }
 
 impl Listener {
@@ -39,11 +63,7 @@ impl Listener {
     ///
     /// # Errors
     /// The system's, such as an address that is in use.
-    pub fn bind(
-        address: SocketAddr,
-        tls: Option<Arc<rustls::ServerConfig>>,
-        params: Params,
-    ) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, terms: Terms) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -60,8 +80,8 @@ impl Listener {
         Ok(Self {
             listener,
             spawner: Spawner {
-                tls: tls.map(TlsAcceptor::from),
-                params,
+                name: terms.current.load().1.name,
+                terms,
             },
         })
     }
@@ -76,7 +96,8 @@ impl Listener {
 
     /// Serves until the drain begins; the connections' tasks are the drain's.
     pub async fn serve<S: HttpService>(self, service: S, drain: Drain) {
-        let places = Arc::new(Semaphore::new(self.spawner.params.max_connections));
+        let max_connections = self.spawner.terms.current.load().1.max_connections;
+        let places = Arc::new(Semaphore::new(max_connections));
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -123,7 +144,7 @@ impl Listener {
                     error.kind(),
                     io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
                 ) {
-                    tracing::warn!(listener = self.spawner.params.name, %error, "cannot accept connections");
+                    tracing::warn!(listener = self.spawner.name, %error, "cannot accept connections");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 None
@@ -143,17 +164,18 @@ impl Spawner {
     ) {
         // Small writes are whole events: they must leave at once.
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(listener = self.params.name, %error, "cannot set TCP_NODELAY");
+            tracing::debug!(listener = self.name, %error, "cannot set TCP_NODELAY");
         }
         // A client that has vanished without a word is found out.
         let keep_alive = TcpKeepalive::new()
             .with_time(PROBE_AFTER)
             .with_interval(PROBE_AFTER);
         if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keep_alive) {
-            tracing::debug!(listener = self.params.name, %error, "cannot set SO_KEEPALIVE");
+            tracing::debug!(listener = self.name, %error, "cannot set SO_KEEPALIVE");
         }
-        let place = Arc::new(Place::take(&self.params.observer, permit));
-        let (params, tls, stop) = (self.params.clone(), self.tls.clone(), drain.clone());
+        let (tls, params) = (**self.terms.current.load()).clone();
+        let place = Arc::new(Place::take(&params.observer, permit));
+        let stop = drain.clone();
         drain.tasks().spawn(async move {
             let abort = stop.abort().clone();
             tokio::select! {

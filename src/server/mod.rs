@@ -5,6 +5,7 @@
 //! it ends in good order.
 
 mod connection;
+mod current;
 mod drain;
 mod guard;
 mod listener;
@@ -18,10 +19,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
+pub use current::Current;
 pub use drain::Drain;
-pub use listener::Listener;
+pub use listener::{Listener, Terms};
 pub use request::{HttpService, PeerAddr, RequestBody};
-pub use tls::{TlsError, server_config};
+pub use tls::{Tls, TlsError};
 
 /// How connections are held.
 #[derive(Clone)]

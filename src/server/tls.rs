@@ -6,6 +6,8 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest, Sha256};
+use tokio_rustls::TlsAcceptor;
 
 /// Why a certificate cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -31,30 +33,61 @@ pub enum TlsError {
     Unusable(#[source] rustls::Error),
 }
 
-/// Reads a certificate chain and its key.
-///
-/// # Errors
-/// [`TlsError`] names the file at fault.
-pub fn server_config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let certificate = |source| TlsError::Certificate {
-        path: cert.to_owned(),
-        source,
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .map_err(certificate)?
-        .collect::<Result<_, _>>()
-        .map_err(certificate)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key {
-        path: key.to_owned(),
-        source,
-    })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Unusable)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+/// A certificate and its key, ready for handshakes. Two are equal when their files held the same.
+#[derive(Clone)]
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    /// SHA-256 of the chain and the key.
+    digest: [u8; 32],
 }
+
+impl Tls {
+    /// Reads a certificate chain and its key.
+    ///
+    /// # Errors
+    /// [`TlsError`] names the file at fault.
+    pub fn read(cert: &Path, key: &Path) -> Result<Self, TlsError> {
+        let certificate = |source| TlsError::Certificate {
+            path: cert.to_owned(),
+            source,
+        };
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
+            .map_err(certificate)?
+            .collect::<Result<_, _>>()
+            .map_err(certificate)?;
+        let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Key {
+            path: key.to_owned(),
+            source,
+        })?;
+        let mut digest = Sha256::new();
+        for part in chain.iter().map(AsRef::as_ref).chain([key.secret_der()]) {
+            // The length tells where a part ends.
+            digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            digest.update(part);
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Unusable)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            config: Arc::new(config),
+            digest: digest.finalize().into(),
+        })
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.config))
+    }
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Eq for Tls {}

@@ -1,0 +1,237 @@
+//! Puts a new configuration in the place of the old one, while requests go on.
+//!
+//! A request ends on the stack that it began with; the next one, on whatever connection, takes the new stack. Metrics,
+//! listeners and connections stay, and so does all that did not change of the upstreams. A configuration that does not
+//! validate changes nothing.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Mutex as AsyncMutex;
+
+use super::upstreams::{Builder, Previous};
+use super::{AppError, build};
+use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
+use crate::config::{self, Config, Context, Loaded, changes};
+use crate::metrics::Metrics;
+use crate::middleware::auth::KeyParams;
+use crate::server::{Drain, Terms, Tls};
+use crate::stack;
+use crate::upstream::Dispatch;
+
+/// Where the configuration comes from, each time that it is read.
+#[derive(Clone)]
+pub struct Source {
+    /// The file; `None`: the built-in defaults.
+    pub path: Option<PathBuf>,
+    /// What reading needs from outside.
+    pub context: fn() -> Context<'static>,
+}
+
+/// What stays when everything else is built anew.
+pub(super) struct Fixed {
+    pub(super) source: Source,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) drain: Drain,
+    /// The key that was made at the start for a configuration without keys.
+    pub(super) made_key: Option<KeyParams>,
+    /// Puts a stack in the place of the current one.
+    pub(super) replace: Box<dyn Fn(stack::Parts) + Send + Sync>,
+    pub(super) terms: Terms,
+    /// The current upstreams, for whoever reports on them.
+    pub(super) dispatch: Arc<ArcSwap<Dispatch>>,
+}
+
+/// Reloads, one at a time.
+pub(super) struct Reloader {
+    fixed: Fixed,
+    serving: AsyncMutex<Serving>,
+    files: Mutex<Vec<PathBuf>>,
+    drain_timeout: Mutex<Duration>,
+}
+
+/// What is served now.
+struct Serving {
+    config: Config,
+    tls: Option<Tls>,
+}
+
+/// A configuration that is ready to be served.
+struct Next {
+    loaded: Loaded,
+    parts: stack::Parts,
+    tls: Option<Tls>,
+}
+
+impl Reloader {
+    /// Takes over what has been built at the start.
+    pub(super) fn new(fixed: Fixed, loaded: Loaded, tls: Option<Tls>) -> Self {
+        Self {
+            fixed,
+            files: Mutex::new(loaded.files),
+            drain_timeout: Mutex::new(loaded.config.server.drain_timeout),
+            serving: AsyncMutex::new(Serving {
+                config: loaded.config,
+                tls,
+            }),
+        }
+    }
+
+    /// Returns the files that the current configuration was made of.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let files = self.files.lock();
+        files.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns how long a stop waits now.
+    pub(super) fn drain_timeout(&self) -> Duration {
+        let timeout = self.drain_timeout.lock();
+        *timeout.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the configuration anew and serves it, or says why not. `trigger` is for the log.
+    pub(super) async fn reload(self: &Arc<Self>, trigger: &str) -> Result<Reloaded, Refused> {
+        let outcome = self.try_reload().await;
+        self.fixed.metrics.reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(reloaded) => tracing::info!(
+                trigger,
+                changed = reloaded.changed.join("; "),
+                restart_needed = reloaded.restart_needed.join("; "),
+                "reloaded"
+            ),
+            Err(refused) => tracing::error!(
+                trigger,
+                report = refused.report,
+                "the new configuration is refused; the old one goes on"
+            ),
+        }
+        outcome
+    }
+
+    async fn try_reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
+        if self.fixed.drain.has_begun() {
+            return Err(Refused::because("Weir is shutting down."));
+        }
+        let mut serving = self.serving.lock().await;
+        let (this, old) = (Arc::clone(self), serving.config.clone());
+        // Reading files and loading models must not hold up requests.
+        let runtime = tokio::runtime::Handle::current();
+        let preparing = tokio::task::spawn_blocking(move || {
+            let _runtime = runtime.enter();
+            this.prepare(&old)
+        });
+        let prepared = preparing
+            .await
+            .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
+        let Next { loaded, parts, tls } = prepared?;
+        let changes = changes(&serving.config, &loaded.config);
+        let mut changed = changes.applied;
+        if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
+            changed.push("server.tls: another certificate".to_owned());
+        }
+        // Whether TLS is spoken at all is settled at the start.
+        let tls = tls
+            .or_else(|| serving.tls.clone())
+            .filter(|_| serving.tls.is_some());
+        self.serve(&loaded, parts, tls.as_ref());
+        let warnings = loaded.warnings.problems.iter();
+        let reloaded = Reloaded {
+            changed,
+            restart_needed: changes.restart,
+            warnings: warnings
+                .map(|problem| format!("{}: {}", problem.path, problem.message))
+                .collect(),
+        };
+        *serving = Serving {
+            config: loaded.config,
+            tls,
+        };
+        Ok(reloaded)
+    }
+
+    fn prepare(&self, old: &Config) -> Result<Next, Refused> {
+        let Fixed {
+            source,
+            metrics,
+            drain,
+            made_key,
+            dispatch,
+            ..
+        } = &self.fixed;
+        let context = (source.context)();
+        let loaded = config::load(source.path.as_deref(), &context).map_err(refused)?;
+        let config = &loaded.config;
+        let because = |error: AppError| Refused::because(&error.to_string());
+        let tls = build::tls(config).map_err(because)?;
+        let keys = match (config.keys.is_empty(), made_key) {
+            (false, _) => build::configured_keys(config),
+            (true, Some(made)) => vec![made.clone()],
+            (true, None) => {
+                return Err(Refused::because(
+                    "No [[key]] is left, and nobody could call any more; keep one, or restart to have one made.",
+                ));
+            }
+        };
+        let before = dispatch.load_full();
+        let builder = Builder {
+            config,
+            drain,
+            metrics,
+            previous: Some(Previous {
+                config: old,
+                dispatch: &before,
+            }),
+        };
+        let dispatch = builder.dispatch().map_err(because)?;
+        let parts = build::parts(config, metrics, drain, keys, dispatch);
+        Ok(Next { loaded, parts, tls })
+    }
+
+    fn serve(&self, loaded: &Loaded, parts: stack::Parts, tls: Option<&Tls>) {
+        let server = &loaded.config.server;
+        self.fixed.dispatch.store(Arc::new(parts.dispatch.clone()));
+        (self.fixed.replace)(parts);
+        let params = build::listener_params("data", server, &self.fixed.metrics);
+        self.fixed.terms.replace(tls, params);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.clone_from(&loaded.files);
+        let mut timeout = self
+            .drain_timeout
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *timeout = server.drain_timeout;
+    }
+}
+
+impl Control for Arc<Reloader> {
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>> {
+        let this = Self::clone(self);
+        // A client that leaves in the middle must not leave half a reload behind.
+        let reloading = tokio::spawn(async move { this.reload("admin API").await });
+        Box::pin(async move {
+            reloading
+                .await
+                .unwrap_or_else(|_| Err(Refused::because("The reload failed; this is a bug.")))
+        })
+    }
+}
+
+fn refused(report: config::Report) -> Refused {
+    let problems = report.problems.iter().map(|problem| ReloadProblem {
+        severity: match problem.severity {
+            config::Severity::Error => "error",
+            config::Severity::Warning => "warning",
+        },
+        path: problem.path.clone(),
+        line: problem.position.map(|(line, _)| line),
+        message: problem.message.clone(),
+    });
+    Refused {
+        problems: problems.collect(),
+        report: report.to_string(),
+    }
+}
