@@ -117,7 +117,7 @@ async fn each_bad_config_is_refused() {
         ("[cache]\nenabled = true\n", &["cache"]),
         ("[redis]\nurl = \"redis://127.0.0.1\"\n", &["redis"]),
         ("[limits]\nrequests_per_minute = 5\n", &["limits"]),
-        ("[retry]\nattempts = 5\n", &["retry"]),
+        ("[retry]\nattempts = 50\n", &["retry"]),
         ("[ledger]\npath = \"x\"\n", &["ledger"]),
     ];
     for (text, names) in cases {

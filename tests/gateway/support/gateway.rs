@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::client::Client;
+use super::client::{Answer, Client};
 use super::upstream::Upstream;
 use super::{ADMIN_TOKEN, CREDENTIAL, KEY, PATIENCE, eventually};
 
 /// A configuration in the making, in a temp folder of its own.
 pub struct Config {
     server: String,
+    retry: String,
     tables: String,
     environment: Vec<(String, String)>,
     key: bool,
@@ -51,10 +52,11 @@ pub struct Ended {
 // === impl Config ===
 
 impl Config {
-    /// Both listeners on free ports, a JSON log, and one key.
+    /// Both listeners on free ports, a JSON log, one key, and no retries: what is tried once can be counted.
     pub fn new() -> Self {
         Self {
             server: String::new(),
+            retry: "attempts = 0".into(),
             tables: String::new(),
             environment: Vec::new(),
             key: true,
@@ -97,6 +99,17 @@ impl Config {
         self
     }
 
+    /// Writes `[retry]`.
+    pub fn retry(mut self, lines: &str) -> Self {
+        self.retry = lines.into();
+        self
+    }
+
+    /// Adds a route from one model name; `lines` are the rest of its table, such as its targets.
+    pub fn routed(self, model: &str, lines: &str) -> Self {
+        self.table(&format!("[[route]]\nmodel = \"{model}\"\n{lines}\n"))
+    }
+
     /// Adds whole tables.
     pub fn table(mut self, text: &str) -> Self {
         self.tables.push_str(text);
@@ -124,8 +137,8 @@ impl Config {
     /// The file's text.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = \"{ADMIN_TOKEN}\"\n\n[log]\nformat = \"json\"\n\n{}",
-            self.server, self.tables
+            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = \"{ADMIN_TOKEN}\"\n\n[log]\nformat = \"json\"\n\n[retry]\n{}\n\n{}",
+            self.server, self.retry, self.tables
         );
         if self.key {
             write!(text, "[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\n").unwrap();
@@ -192,6 +205,20 @@ impl Gateway {
     /// A client of the admin plane, with its token.
     pub fn operator(&self) -> Client {
         Client::new(self.admin).with_header("authorization", &format!("Bearer {ADMIN_TOKEN}"))
+    }
+
+    /// Replaces the configuration file by another text, as editors do: written beside it and renamed.
+    pub fn rewrite(&self, edit: impl FnOnce(&str) -> String) {
+        let file = self.dir.path().join("weir.toml");
+        let text = edit(&std::fs::read_to_string(&file).unwrap());
+        let beside = self.dir.path().join("weir.toml.new");
+        std::fs::write(&beside, text).unwrap();
+        std::fs::rename(beside, file).unwrap();
+    }
+
+    /// Has the admin API reload.
+    pub async fn reload(&self) -> Answer {
+        self.operator().post("/admin/v1/reload", "").await
     }
 
     /// The process.

@@ -47,8 +47,41 @@ impl Identity {
         TlsAcceptor::from(Arc::new(config))
     }
 
+    /// The server's side for clients that show the certificate of `client`, and nobody else.
+    pub fn acceptor_for(&self, client: &Self) -> TlsAcceptor {
+        let mut roots = RootCertStore::empty();
+        roots.add(client.certificate.clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            Arc::new(roots),
+            provider(),
+        )
+        .build()
+        .unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.clone()));
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![self.certificate.clone()], key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
     /// Connects a client that offers these protocols.
     pub async fn connect(&self, stream: TcpStream, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        self.shake(stream, protocols).await.unwrap()
+    }
+
+    /// Connects a client, unless the server has another certificate.
+    pub async fn try_connect(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        self.shake(stream, &[b"http/1.1"]).await
+    }
+
+    async fn shake(
+        &self,
+        stream: TcpStream,
+        protocols: &[&[u8]],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         let mut config = ClientConfig::builder_with_provider(provider())
@@ -60,7 +93,6 @@ impl Identity {
         TlsConnector::from(Arc::new(config))
             .connect(ServerName::try_from("localhost").unwrap(), stream)
             .await
-            .unwrap()
     }
 }
 
