@@ -224,7 +224,7 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
         });
     }
     let limits = Limits {
-        first_content: timeouts.first_content,
+        timeouts,
         hold: plan.route().retry.hold,
     };
     // Boxed for the same reason: plain answers have no use for it.

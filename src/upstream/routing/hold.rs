@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
+use serde::Deserialize;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use crate::call::{BoxBody, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
-use crate::openai::sse::StreamObserver;
-use crate::upstream::UpstreamError;
+use crate::openai::sse::{Events, StreamObserver};
+use crate::upstream::{Timeouts, UpstreamError};
 
 const MAX_EVENTS: u64 = 64;
 const MAX_BYTES: usize = 256 << 10;
@@ -33,8 +34,8 @@ pub(super) struct Held {
 /// How long to hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Until the first content.
-    pub(super) first_content: Duration,
+    /// Until the first content, and between two events.
+    pub(super) timeouts: Timeouts,
     /// From the first event that is no content.
     pub(super) hold: Duration,
 }
@@ -45,7 +46,7 @@ pub(super) async fn hold(
     endpoint: &Endpoint,
     limits: Limits,
 ) -> Result<Held, UpstreamError> {
-    let content_by = Instant::now() + limits.first_content;
+    let content_by = Instant::now() + limits.timeouts.first_content;
     let mut watch = Watch {
         observer: StreamObserver::new(),
         endpoint: endpoint.clone(),
@@ -82,14 +83,14 @@ pub(super) async fn hold(
             Err(_) if Instant::now() >= content_by => {
                 return Err(UpstreamError::Timeout {
                     phase: "first_content",
-                    limit: limits.first_content,
+                    limit: limits.timeouts.first_content,
                 });
             }
             Err(_) => break,
         }
     }
     let seen = watch.observer.observed();
-    let failed = seen.error && seen.deltas == 0;
+    let failed = seen.error && seen.deltas == 0 && !held.iter().any(|events| blames_client(events));
     let waiting = (!watch.has_begun()).then_some((watch, content_by));
     reply.body = reply.body.map_events(|inner| {
         Box::pin(Resumed {
@@ -103,15 +104,46 @@ pub(super) async fn hold(
     Ok(Held { reply, failed })
 }
 
+/// Returns whether an error among these events is about the request rather than about the upstream: another try would
+/// hear the same, and the endpoint is well.
+fn blames_client(events: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Told {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(rename = "type")]
+        kind: Option<String>,
+        code: Option<serde_json::Value>,
+    }
+    // OpenAI's word for it, and those of servers that are named after their classes.
+    const KINDS: [&str; 4] = [
+        "invalid_request_error",
+        "BadRequestError",
+        "NotFoundError",
+        "UnprocessableEntityError",
+    ];
+    let mut told =
+        Events::new(events).filter_map(|event| serde_json::from_slice::<Told>(&event.data()?).ok());
+    told.any(|Told { error }| {
+        let kind = error.kind.as_deref().unwrap_or_default();
+        let status = error.code.and_then(|code| code.as_u64());
+        let may_pass = |status| matches!(status, 401..=403 | 408 | 409 | 429);
+        KINDS.contains(&kind)
+            || status.is_some_and(|status| (400..500).contains(&status) && !may_pass(status))
+    })
+}
+
 fn start_error(error: StreamError, limits: Limits) -> UpstreamError {
     match error {
         StreamError::Idle => UpstreamError::Timeout {
             phase: "idle",
-            limit: limits.first_content,
+            limit: limits.timeouts.idle,
         },
         StreamError::Overdue => UpstreamError::Timeout {
             phase: "total",
-            limit: limits.first_content,
+            limit: limits.timeouts.total,
         },
         StreamError::TooLarge => UpstreamError::Invalid("an event without end"),
         StreamError::Broken | StreamError::Drained | StreamError::Engine => {
@@ -195,7 +227,12 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits {
-        first_content: Duration::from_secs(60),
+        timeouts: Timeouts {
+            first_byte: Duration::from_secs(60),
+            first_content: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            total: Duration::from_secs(600),
+        },
         hold: Duration::from_millis(100),
     };
     const ROLE: &str = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":null}]}\n\n";
@@ -264,6 +301,28 @@ mod tests {
         assert!(!held.failed);
     }
 
+    #[test]
+    fn an_error_about_the_request_is_no_failure_of_the_upstream() {
+        for (error, expected) in [
+            (
+                r#"{"type":"invalid_request_error","code":"context_length_exceeded"}"#,
+                true,
+            ),
+            (
+                r#"{"object":"error","type":"BadRequestError","code":400}"#,
+                true,
+            ),
+            (r#"{"code":404}"#, true),
+            (r#"{"code":429}"#, false),
+            (r#"{"type":"server_error","code":503}"#, false),
+            (r#"{"message":"overloaded"}"#, false),
+            (r#""overloaded""#, false),
+        ] {
+            let event = format!(": comment\n\ndata: {{\"error\":{error}}}\n\n");
+            assert_eq!(blames_client(event.as_bytes()), expected, "{error}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_ends_or_breaks_before_it_began_is_none() {
         for end in [None, Some(StreamError::Broken)] {
@@ -297,7 +356,7 @@ mod tests {
         assert!(body.frame().await.unwrap().is_ok());
         let end = body.frame().await.unwrap();
         assert_eq!(end.unwrap_err(), StreamError::Idle);
-        assert_eq!(began.elapsed(), LIMITS.first_content);
+        assert_eq!(began.elapsed(), LIMITS.timeouts.first_content);
     }
 
     #[tokio::test(start_paused = true)]
