@@ -108,7 +108,7 @@ impl Metrics {
             tokens: counters(
                 &registry,
                 "weir_tokens_total",
-                "Tokens counted. cached_input is a part of input, reasoning a part of output.",
+                "Tokens counted, each in one type: input, cached_input, cache_write and input_audio are the prompt, output, reasoning and output_audio what was generated.",
                 &["type", "key", "model", "upstream"],
             )?,
             received: counters(
@@ -232,12 +232,7 @@ impl Metrics {
             self.upstreams.degraded.with_label_values(&[model]).inc();
         }
         if let Some(usage) = facts.usage {
-            for (kind, count) in [
-                ("input", usage.input),
-                ("cached_input", usage.cached_input),
-                ("output", usage.output),
-                ("reasoning", usage.reasoning),
-            ] {
+            for (kind, count) in usage.classes() {
                 if count > 0 {
                     self.tokens
                         .with_label_values(&[kind, key, model, upstream])

@@ -78,7 +78,7 @@ fn watch(
 ) -> Reply {
     if let Some(bytes) = reply.body.as_full() {
         let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
-        record.facts().usage = usage.and_then(Usage::from_json);
+        record.facts().usage = usage.and_then(|json| Usage::from_json(json).ok());
         return reply;
     }
     reply.body = reply.body.map_events(|inner| {

@@ -195,8 +195,8 @@ impl Drop for Watch {
             duration_ms = millis(duration),
             upstream_ms = facts.upstream_time.map(millis),
             first_token_ms = facts.first_token.map(millis),
-            tokens.input = facts.usage.map(|usage| usage.input),
-            tokens.output = facts.usage.map(|usage| usage.output),
+            tokens.input = facts.usage.map(|usage| usage.prompt()),
+            tokens.output = facts.usage.map(|usage| usage.completion()),
             sent_bytes = self.sent,
             cause = facts.cause,
             detail = facts.detail.as_deref()

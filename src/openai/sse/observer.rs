@@ -113,10 +113,10 @@ impl StreamObserver {
             .values(data)
             .any(|value| value.starts_with(b"{"))
         {
-            let usage = member(data, "usage").and_then(Usage::from_json);
+            let usage = member(data, "usage").and_then(|json| Usage::from_json(json).ok());
             let usage = usage.or_else(|| {
                 let response = is_terminal.then(|| member(data, "response"))??;
-                Usage::from_json(member(response, "usage")?)
+                Usage::from_json(member(response, "usage")?).ok()
             });
             seen.usage = usage.or(seen.usage);
         }
