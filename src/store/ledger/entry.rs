@@ -1,0 +1,176 @@
+//! What the ledger says of a request.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::money::Nanos;
+use crate::openai::usage::Usage;
+
+/// What is known of a request before it goes anywhere.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// Its id: the client's, or ours. Clients may send one twice.
+    pub request_id: Arc<str>,
+    /// When its head had arrived.
+    pub received: SystemTime,
+    /// The name of the gateway key.
+    pub key: Arc<str>,
+    /// The key's team.
+    pub team: Option<Arc<str>>,
+    /// What was asked for: [`Endpoint::label`](crate::openai::endpoint::Endpoint::label), or the path passed through.
+    pub endpoint: Arc<str>,
+    /// The model asked for.
+    pub model: Option<Arc<str>>,
+    /// Whether the answer was asked for as a stream.
+    pub stream: bool,
+    /// What it is booked at when the process dies.
+    pub estimate: Option<Counts>,
+}
+
+/// Counted tokens, and what they cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    /// The tokens.
+    pub usage: Usage,
+    /// How they are known.
+    pub provenance: Provenance,
+    /// What they cost; `None`: the model's price is not known.
+    pub cost: Option<Nanos>,
+}
+
+/// How counts are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provenance {
+    /// The upstream's own usage object.
+    Upstream,
+    /// Our tokenizer, over what was really sent.
+    Counted,
+    /// A guess: no tokenizer of the model is known, or the process died.
+    Estimated,
+    /// The upstream's own usage object, read to the end after the client had gone.
+    Drained,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// With an answer, whole; a refusal by the upstream is one, too.
+    Complete,
+    /// Without an answer, or with one that broke off.
+    Failed,
+    /// Its client left first.
+    ClientGone,
+    /// The process died.
+    Interrupted,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServedFrom {
+    /// An attempt of its own.
+    Upstream,
+    /// The store of answers.
+    Cache,
+    /// The attempt of an identical request.
+    Joined,
+}
+
+/// How a request ended and what it used.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// How it ended.
+    pub status: Status,
+    /// The HTTP status of the answer; `None` when its client left before there was one.
+    pub http_status: Option<u16>,
+    /// Why it failed: a word of the closed vocabulary of causes.
+    pub error: Option<&'static str>,
+    /// The name by which the upstream was asked for the model.
+    pub served_model: Option<Arc<str>>,
+    /// The upstream that answered last.
+    pub upstream: Option<Arc<str>>,
+    /// The tokens of the answer, where it has any; the cost is that of all attempts together.
+    pub counts: Option<Counts>,
+    /// Where the answer came from; `None`: from the gateway itself.
+    pub served_from: Option<ServedFrom>,
+    /// What the cache did.
+    pub cache: &'static str,
+    /// Whether the local model answered in the place of others.
+    pub degraded: bool,
+    /// Bytes of the request's body, as far as they are known.
+    pub received_bytes: u64,
+    /// Bytes of the answer's body that left for the client.
+    pub sent_bytes: u64,
+    /// How long it took.
+    pub times: Times,
+    /// The tries, in the order in which they began.
+    pub attempts: Vec<Attempt>,
+}
+
+/// How long the parts of a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Waiting for a place at an upstream.
+    pub queue: Duration,
+    /// Waiting for the upstream's answer to begin.
+    pub upstream: Option<Duration>,
+    /// From the request's head to the first content that left for the client.
+    pub first_token: Option<Duration>,
+    /// From the request's head to the end of the answer.
+    pub total: Duration,
+}
+
+/// One try at an upstream.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// The upstream.
+    pub upstream: Arc<str>,
+    /// Which of its endpoints.
+    pub endpoint: Arc<str>,
+    /// The name by which it was asked for the model.
+    pub model: Option<Arc<str>>,
+    /// When it began, counted from the request's head.
+    pub began: Duration,
+    /// How long it took to begin an answer, or to fail.
+    pub time: Option<Duration>,
+    /// `answered`, `abandoned`, or the cause of its failure.
+    pub result: &'static str,
+    /// The HTTP status that the upstream answered.
+    pub http_status: Option<u16>,
+    /// What it used, where it was billed.
+    pub counts: Option<Counts>,
+}
+
+impl Provenance {
+    /// Returns the word that the ledger uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Counted => "counted",
+            Self::Estimated => "estimated",
+            Self::Drained => "drained",
+        }
+    }
+}
+
+impl Status {
+    /// Returns the word that the ledger uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::ClientGone => "client_gone",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl ServedFrom {
+    /// Returns the word that the ledger uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Upstream => "upstream",
+            Self::Cache => "cache",
+            Self::Joined => "joined",
+        }
+    }
+}

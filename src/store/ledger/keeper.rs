@@ -1,0 +1,192 @@
+//! What must be done from time to time, off the way of requests: make the disk keep what was written, copy the
+//! write-ahead log back into the file, let old rows go.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, OpenFlags, params};
+use tokio::sync::mpsc::WeakUnboundedSender;
+use tokio::sync::oneshot;
+
+use super::run::micros;
+use super::schema::BUSY_TIMEOUT;
+use super::writer::{Op, Shared, change_op};
+use super::{LedgerError, Params, Sync};
+
+const ROUND: Duration = Duration::from_secs(1);
+/// From this size on the log is copied back.
+const LARGE_LOG: u64 = 4 << 20;
+/// From this size on the writer is made to wait until the log is copied back.
+const HUGE_LOG: u64 = 256 << 20;
+/// How often old rows are looked for.
+const RETENTION_ROUND: Duration = Duration::from_secs(600);
+/// Old rows that go in one commit: few enough for a request not to notice.
+const FORGOTTEN_AT_ONCE: i64 = 256;
+/// Pages that are given back in one commit.
+const PAGES_AT_ONCE: i64 = 256;
+
+pub(super) struct Keeper {
+    path: PathBuf,
+    log: PathBuf,
+    sync: Sync,
+    shared: Arc<Shared>,
+    /// Weak, so that the keeper does not keep the writer.
+    ops: WeakUnboundedSender<Op>,
+    connection: Option<Connection>,
+    last_retention: Option<Instant>,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        params: &Params,
+        shared: &Arc<Shared>,
+        ops: WeakUnboundedSender<Op>,
+    ) -> Self {
+        shared.set_retention(params.retention, params.vacuum);
+        let mut log = params.path.as_os_str().to_owned();
+        log.push("-wal");
+        Self {
+            path: params.path.clone(),
+            log: log.into(),
+            sync: params.sync,
+            shared: Arc::clone(shared),
+            ops,
+            connection: None,
+            last_retention: None,
+        }
+    }
+
+    /// Keeps until the ledger is closed.
+    pub(super) fn run(mut self) {
+        while let Some((retention, vacuum)) = self.shared.next_round(ROUND) {
+            if self.sync == Sync::EverySecond {
+                self.sync_log();
+            }
+            self.copy_back();
+            if let Some(retention) = retention
+                && self.last_retention.is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
+            {
+                self.last_retention = Some(Instant::now());
+                self.forget(retention, vacuum);
+            }
+        }
+        if self.sync == Sync::EverySecond {
+            self.sync_log();
+        }
+    }
+
+    fn sync_log(&self) {
+        if !self.shared.dirty.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let synced = File::open(&self.log).and_then(|log| log.sync_data());
+        if let Err(error) = synced {
+            self.shared.dirty.store(true, Ordering::Release);
+            tracing::warn!(%error, "the disk cannot be made to keep the ledger");
+        }
+    }
+
+    /// Copies the log into the file while the writer goes on.
+    fn copy_back(&mut self) {
+        let size = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        if size < LARGE_LOG {
+            return;
+        }
+        // A huge one is begun anew at the cost of a short wait for the writer, or it would grow while there is no pause.
+        let mode = if size >= HUGE_LOG { "RESTART" } else { "PASSIVE" };
+        if let Err(error) = self.checkpoint(mode) {
+            tracing::warn!(%error, "the ledger's log cannot be copied back");
+        }
+    }
+
+    fn checkpoint(&mut self, mode: &str) -> Result<(), rusqlite::Error> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => checkpointer(&self.path)?,
+        };
+        // Twice: what came while the first one copied is little, and lets the writer begin the log anew.
+        for _ in 0..2 {
+            connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    /// Lets rows go that are older than they must be, a few at a time.
+    fn forget(&self, retention: Duration, vacuum: bool) {
+        let Some(before) = SystemTime::now().checked_sub(retention) else {
+            return;
+        };
+        let before = micros(before);
+        let mut forgotten = 0;
+        while let Some(count) = self.change(move |connection| forget_some(connection, before)) {
+            forgotten += count;
+            if count == 0 {
+                break;
+            }
+        }
+        if forgotten > 0 {
+            tracing::info!(rows = forgotten, "rows past their retention have gone from the ledger");
+        }
+        while vacuum && self.change(give_pages_back).is_some_and(|left| left > 0) {}
+    }
+
+    /// Has the writer make a change; `None` when it could not, or is no more.
+    fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Option<T> {
+        let (done, receipt) = oneshot::channel::<Result<Result<T, ()>, LedgerError>>();
+        let op = change_op(move |connection| change(connection).map(Ok), done);
+        self.ops.upgrade()?.send(op).ok()?;
+        receipt.blocking_recv().ok()?.ok()?.ok()
+    }
+}
+
+fn checkpointer(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}
+
+/// Deletes some of the rows that arrived before, and adds what they had used to what budgets without a period know.
+fn forget_some(connection: &Connection, before: i64) -> Result<u64, rusqlite::Error> {
+    let last: Option<i64> = connection.query_row(
+        "SELECT max(id) FROM (SELECT id FROM request WHERE id < ? AND status <> 'open' ORDER BY id LIMIT ?)",
+        params![before, FORGOTTEN_AT_ONCE],
+        |row| row.get(0),
+    )?;
+    let Some(last) = last else {
+        return Ok(0);
+    };
+    connection.execute(
+        "INSERT INTO forgotten (key, team, requests, tokens, cost)
+         SELECT key, coalesce(team, ''), count(*),
+            sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens + output_tokens
+                + reasoning_tokens + output_audio_tokens),
+            coalesce(sum(cost), 0)
+         FROM request WHERE id <= ? AND status <> 'open' GROUP BY 1, 2
+         ON CONFLICT (key, team) DO UPDATE SET requests = requests + excluded.requests,
+            tokens = tokens + excluded.tokens, cost = cost + excluded.cost",
+        [last],
+    )?;
+    connection.execute("DELETE FROM attempt WHERE request <= ? AND request NOT IN (SELECT id FROM request WHERE status = 'open')", [last])?;
+    let deleted = connection.execute(
+        "DELETE FROM request WHERE id <= ? AND status <> 'open'",
+        [last],
+    )?;
+    Ok(deleted as u64)
+}
+
+/// Gives free pages back to the file system. Returns how many are left.
+fn give_pages_back(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES_AT_ONCE})"))?;
+    let mut rows = vacuum.query([])?;
+    while rows.next()?.is_some() {}
+    connection.pragma_query_value(None, "freelist_count", |row| row.get(0))
+}

@@ -1,0 +1,244 @@
+//! The ledger: what each request used, what it cost, and how that is known. One SQLite file, written by one thread.
+//!
+//! # Words
+//! A *request* is one logical call of a client, known and well-formed: whoever is turned away before that (no key, no
+//! JSON, no budget) is counted by the metrics alone. An *attempt* is one try at an upstream. A request is *served from*
+//! an upstream, the cache, or a *joined* flight, the attempt that an identical request had begun. One request is one
+//! row of the table `request`; beneath it stands one row of `attempt` per try.
+//!
+//! Tokens are counted in classes that do not overlap: their sum is what was used. The *provenance* of the counts is
+//! `upstream` (its own usage object), `counted` (our tokenizer, over what was really sent), `estimated` (no tokenizer of
+//! the model is known, or the process died), or `drained` (the client had gone, and the upstream was read to its end
+//! for its usage object). Money is a whole number of nano-dollars.
+//!
+//! # When a row is written
+//! The row is opened, *open* and with an estimate, before the first byte goes to an upstream, and settled before the
+//! last byte goes to the client. Both wait for their commit, which one thread makes for all that wait at that time
+//! (group commit).
+//!
+//! # What can be lost
+//! - A killed process loses nothing: commits are in the hands of the system. Rows that were open are found at the next
+//!   start by the run that they belong to and settled as `interrupted`, at their estimate, so that nothing that was sent
+//!   is free, and nothing counts twice.
+//! - A power cut loses with `sync = "always"` nothing; with `"every_second"` at most the last second or two; with
+//!   `"never"` what the system had not written by itself, by its usual settings half a minute. In no case does the file
+//!   break: SQLite's write-ahead log is a whole number of commits.
+//!
+//! # Several processes
+//! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another
+//! that lives. The file must lie on a disk of this machine: neither the locks nor SQLite's log work across a network.
+
+mod entry;
+mod keeper;
+mod open;
+mod read;
+mod report;
+mod run;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, oneshot};
+
+pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
+use self::keeper::Keeper;
+pub use self::open::OpenRow;
+pub use self::read::{ReadError, Reader};
+pub use self::report::{GroupBy, Query, Report, Sums};
+pub use self::schema::{OpenError, VERSION};
+use self::writer::{Op, Shared, Writer};
+pub use self::writer::{Receipt, Snapshot};
+
+/// How the ledger is kept.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// The file. Its folder is made if it is missing.
+    pub path: PathBuf,
+    /// When the disk is made to keep what was written.
+    pub sync: Sync,
+    /// How many requests may have an open row at once.
+    pub max_open: usize,
+    /// How long rows are kept; `None`: for ever.
+    pub retention: Option<Duration>,
+    /// Whether the file shrinks when old rows have gone.
+    pub vacuum: bool,
+}
+
+/// When the disk is made to keep what was written (fsync).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// With each commit.
+    Always,
+    /// Once in a second, off the requests' way.
+    #[default]
+    EverySecond,
+    /// When the system likes.
+    Never,
+}
+
+/// Why a row could not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// As many rows are open as there may be.
+    #[error("too many requests are under way")]
+    Crowded,
+    /// The file cannot be written: the disk is full, read-only or broken.
+    #[error("the ledger cannot be written")]
+    Unwritable,
+    /// The ledger has been closed.
+    #[error("the ledger is closed")]
+    Closed,
+}
+
+/// Why a change of what stands beside the rows was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError<E> {
+    /// Nothing could be written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// It may not be made.
+    #[error("refused")]
+    Refused(E),
+}
+
+/// A handle to the ledger; clones are the same one.
+#[derive(Clone)]
+pub struct Ledger {
+    path: Arc<Path>,
+    ops: tokio::sync::mpsc::UnboundedSender<Op>,
+    /// Bounds what can stand in the queue: each row that is open holds one of these.
+    places: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Ledger {
+    /// Opens the file, or makes it, and settles what processes that have died left open.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it cannot be opened or is not ours: another file is never made in its place.
+    pub fn open(params: &Params) -> Result<Self, OpenError> {
+        let opened = schema::open(params)?;
+        let shared = Arc::new(Shared::new(opened.interrupted));
+        let (ops, queue) = tokio::sync::mpsc::unbounded_channel();
+        let places = Arc::new(Semaphore::new(params.max_open.min(Semaphore::MAX_PERMITS)));
+        let writer = Writer::new(opened.connection, opened.run, queue, Arc::clone(&shared));
+        let keeper = Keeper::new(params, &shared, ops.downgrade());
+        let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.to_owned());
+            thread.spawn(work).map_err(|source| OpenError::Thread { source })
+        };
+        let threads = vec![
+            spawn("ledger", Box::new(move || writer.run()))?,
+            spawn("ledger-keeper", Box::new(move || keeper.run()))?,
+        ];
+        Ok(Self {
+            path: params.path.clone().into(),
+            ops,
+            places,
+            shared,
+            threads: Arc::new(Mutex::new(threads)),
+        })
+    }
+
+    /// Opens a row and waits until a killed process would not lose it.
+    ///
+    /// # Errors
+    /// [`LedgerError`] with the row all the same: whoever serves nevertheless settles it, and it is written when that
+    /// is possible again. Only when there is no place for it, there is none.
+    pub async fn begin(&self, intent: Intent) -> Result<OpenRow, (LedgerError, Option<OpenRow>)> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Err((LedgerError::Crowded, None));
+        };
+        let intent = Arc::new(intent);
+        let (done, receipt) = oneshot::channel();
+        let sent = self.ops.send(Op::Begin {
+            intent: Arc::clone(&intent),
+            done,
+        });
+        let result = match sent {
+            Ok(()) => receipt.await.unwrap_or(Err(LedgerError::Closed)),
+            Err(_) => Err(LedgerError::Closed),
+        };
+        let row = |id| OpenRow::new(id, intent, place, self.ops.clone());
+        match result {
+            Ok(id) => Ok(row(Some(id))),
+            Err(error) => Err((error, Some(row(None)))),
+        }
+    }
+
+    /// Notes a request that no upstream was asked for, in one step. It needs no open row: when the process dies,
+    /// nothing was spent.
+    pub fn note(&self, intent: Intent, entry: Entry) -> Receipt {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry),
+            Err(_) => Receipt::failed(LedgerError::Crowded),
+        }
+    }
+
+    /// Changes what stands beside the rows, in a transaction of its own: all of it, or nothing.
+    ///
+    /// # Errors
+    /// [`ChangeError`], the closure's own among them.
+    pub async fn change<T, E>(
+        &self,
+        change: impl FnOnce(&Connection) -> Result<Result<T, E>, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ChangeError<E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let (done, receipt) = oneshot::channel();
+        let sent = self.ops.send(writer::change_op(change, done));
+        if sent.is_err() {
+            return Err(LedgerError::Closed.into());
+        }
+        match receipt.await {
+            Ok(Ok(result)) => result.map_err(ChangeError::Refused),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(LedgerError::Closed.into()),
+        }
+    }
+
+    /// Returns a way to read, which never holds up writing.
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.path)
+    }
+
+    /// Returns whether the last attempt to write succeeded.
+    pub fn is_writable(&self) -> bool {
+        !self.shared.failing.load(Ordering::Relaxed)
+    }
+
+    /// Returns what can be seen of the ledger from outside.
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// Changes how long rows are kept.
+    pub fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
+        self.shared.set_retention(retention, vacuum);
+    }
+
+    /// Writes what is still to be written, and ends. Blocks for as long as that takes.
+    pub fn close(&self) {
+        let _ = self.ops.send(Op::Close);
+        self.shared.stop_keeper();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("path", &self.path).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,103 @@
+//! A row that waits for the end of its request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::entry::{Entry, Intent, Status, Times};
+use super::writer::{Op, Receipt, Settled};
+
+/// An open row. Dropped without being settled, it is settled as interrupted, at its estimate.
+pub struct OpenRow {
+    inner: Option<Inner>,
+}
+
+struct Inner {
+    /// `None` where it could not be written yet.
+    id: Option<i64>,
+    intent: Arc<Intent>,
+    place: OwnedSemaphorePermit,
+    ops: UnboundedSender<Op>,
+}
+
+impl OpenRow {
+    pub(super) fn new(
+        id: Option<i64>,
+        intent: Arc<Intent>,
+        place: OwnedSemaphorePermit,
+        ops: UnboundedSender<Op>,
+    ) -> Self {
+        Self {
+            inner: Some(Inner {
+                id,
+                intent,
+                place,
+                ops,
+            }),
+        }
+    }
+
+    /// Gives up a row that could not be written: nothing was done, and nothing need be said of it.
+    pub fn forget(mut self) {
+        if self.inner.as_ref().is_some_and(|inner| inner.id.is_none()) {
+            self.inner = None;
+        }
+    }
+
+    /// Settles the row. It will be written, whether anybody waits for the receipt or not.
+    pub fn settle(mut self, entry: Entry) -> Receipt {
+        match self.inner.take() {
+            Some(inner) => inner.settle(entry),
+            // Taken only here and by `drop`, which come once and in this order.
+            None => Receipt::failed(super::LedgerError::Closed),
+        }
+    }
+}
+
+impl Inner {
+    fn settle(self, entry: Entry) -> Receipt {
+        let (done, receipt) = oneshot::channel();
+        let settled = Settled {
+            id: self.id,
+            intent: self.intent,
+            entry,
+            place: self.place,
+        };
+        // A closed ledger drops it, and the receipt tells.
+        let _ = self.ops.send(Op::Settle {
+            settled: Box::new(settled),
+            done: Some(done),
+        });
+        Receipt::new(receipt)
+    }
+}
+
+impl Drop for OpenRow {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.take() else {
+            return;
+        };
+        let age = inner.intent.received.elapsed().unwrap_or(Duration::ZERO);
+        let entry = Entry {
+            status: Status::Interrupted,
+            http_status: None,
+            error: Some("gateway_interrupted"),
+            served_model: None,
+            upstream: None,
+            counts: inner.intent.estimate,
+            served_from: None,
+            cache: "bypass",
+            degraded: false,
+            received_bytes: 0,
+            sent_bytes: 0,
+            times: Times {
+                total: age,
+                ..Times::default()
+            },
+            attempts: Vec::new(),
+        };
+        let _ = inner.settle(entry);
+    }
+}

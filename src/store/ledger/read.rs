@@ -1,0 +1,74 @@
+//! Reading, which never holds up writing: each read has a connection of its own and sees one state of the file.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::Semaphore;
+
+use super::schema::open_to_read;
+
+/// Reads at once; more wait. A report looks at many rows, and the cores are there for requests.
+static READS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
+
+/// How long one read may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// SQLite's own reason.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The read did not come to its end.
+    #[error("the read broke off")]
+    BrokeOff,
+}
+
+/// A way to read the ledger.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    path: Arc<Path>,
+}
+
+impl Reader {
+    pub(super) fn new(path: &Arc<Path>) -> Self {
+        Self {
+            path: Arc::clone(path),
+        }
+    }
+
+    /// Returns a way to read a file that this process does not write, and that is not checked here to be a ledger.
+    pub fn of_file(path: &Path) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// Runs `read` on a thread where it may block.
+    ///
+    /// # Errors
+    /// What `read` fails with; SQLite's `Interrupt` when it takes too long.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let _place = READS.acquire().await.map_err(|_| ReadError::BrokeOff)?;
+        let this = self.clone();
+        let reading = tokio::task::spawn_blocking(move || this.read_now(read));
+        reading.await.map_err(|_| ReadError::BrokeOff)?
+    }
+
+    /// Runs `read` on this thread.
+    ///
+    /// # Errors
+    /// What `read` fails with; SQLite's `Interrupt` when it takes too long.
+    pub fn read_now<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, ReadError> {
+        let mut connection = open_to_read(&self.path)?;
+        let began = Instant::now();
+        connection.progress_handler(10_000, Some(move || began.elapsed() > TIMEOUT))?;
+        Ok(read(&connection)?)
+    }
+}

@@ -1,0 +1,210 @@
+//! The tables, and how the file that holds them is opened.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+
+use super::run::Run;
+use super::{Params, Sync};
+
+/// The version of the tables that this program writes.
+pub const VERSION: i64 = 1;
+
+/// "Weir", so that `file` and SQLite itself can tell whose it is.
+const APPLICATION_ID: i64 = 0x5765_6972;
+
+/// How long a commit waits for another process that writes.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+const TABLES: &str = include_str!("schema.sql");
+
+/// Why the ledger was not opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Its folder cannot be made.
+    #[error("the ledger's folder {} cannot be made: {source}; set [ledger] path to a place that can be written", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error("{} is no ledger of Weir's; move it away, or set [ledger] path to another place", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer Weir wrote it.
+    #[error("{} was written by a newer Weir (tables of version {found}, this one knows {VERSION}); run that version, or set [ledger] path to another place", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version of its tables.
+        found: i64,
+    },
+    /// It is damaged.
+    #[error("{} is damaged ({source}); save what can be saved by `sqlite3 {} .recover`, restore a copy, or set [ledger] path to another place", path.display(), path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: rusqlite::Error,
+    },
+    /// Another program holds it.
+    #[error("{} is locked by another program; end it, or set [ledger] path to another place", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be written.
+    #[error("the ledger {} cannot be opened for writing: {source}", path.display())]
+    Unwritable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// This process cannot be told from others.
+    #[error("the lock of this process beside the ledger {} cannot be made: {source}", path.display())]
+    Run {
+        /// The ledger.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The system gives no thread.
+    #[error("no thread to write the ledger: {source}")]
+    Thread {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A ledger that can be written.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    pub(super) run: Run,
+    /// How many rows of dead processes were settled.
+    pub(super) interrupted: u64,
+}
+
+/// Opens the file, or makes it, and settles what dead processes left open.
+pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
+    let path = &params.path;
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
+            path: folder.to_owned(),
+            source,
+        })?;
+    }
+    let read_failure = |source| failure(path, source);
+    let mut connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(read_failure)?;
+    owner_only(path);
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(read_failure)?;
+    recognise(&connection, path)?;
+    prepare(&connection, params.sync).map_err(read_failure)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(read_failure)?;
+    // Looked at once more, now that nobody else can be at it.
+    if version(&transaction).map_err(read_failure)? == 0 {
+        transaction.execute_batch(TABLES).map_err(read_failure)?;
+        transaction
+            .execute_batch(&format!(
+                "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+            ))
+            .map_err(read_failure)?;
+    }
+    let run = Run::begin(&transaction, path)?;
+    let interrupted = run.settle_the_dead(&transaction, path)?;
+    transaction.commit().map_err(read_failure)?;
+    Ok(Opened {
+        connection,
+        run,
+        interrupted,
+    })
+}
+
+/// Opens the file for reading alone.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(connection)
+}
+
+/// Makes sure that the file is ours, or empty.
+fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+    let read_failure = |source| failure(path, source);
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let application = pragma("application_id").map_err(read_failure)?;
+    let found = version(connection).map_err(read_failure)?;
+    let table: Option<String> = connection
+        .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
+        .optional()
+        .map_err(read_failure)?;
+    let is_empty = table.is_none() && found == 0;
+    if !is_empty && application != APPLICATION_ID {
+        return Err(OpenError::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    if found > VERSION {
+        return Err(OpenError::Newer {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn prepare(connection: &Connection, sync: Sync) -> Result<(), rusqlite::Error> {
+    // NORMAL syncs before the log is copied into the file, which keeps the file whole; the keeper adds what
+    // `every_second` promises. Only FULL syncs with each commit.
+    let synchronous = match sync {
+        Sync::Always => "FULL",
+        Sync::EverySecond | Sync::Never => "NORMAL",
+    };
+    // Before the first table is made, or it has no effect.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    // The keeper copies the log back; a request must not wait for that.
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// Usage of people and digests of keys are nobody else's.
+fn owner_only(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    // Where the file system has no such thing, there is nothing to protect.
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+}
+
+fn failure(path: &Path, source: rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => OpenError::Foreign { path },
+        Some(ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, source },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::Locked { path },
+        _ => OpenError::Unwritable { path, source },
+    }
+}

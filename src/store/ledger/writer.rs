@@ -1,0 +1,612 @@
+//! The one thread that writes. It commits together whatever waits at the moment (group commit), and tells each of those
+//! who wait when their row is safe.
+//!
+//! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
+//! places of open rows bound how many those can be.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior, params};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::LedgerError;
+use super::entry::{Attempt, Counts, Entry, Intent};
+use super::run::{Run, micros};
+use crate::openai::usage::Usage;
+
+/// How many rows one commit holds at most; more wait for the next one, so that the first of them need not wait long.
+const BATCH: usize = 512;
+/// How long after a failure rows that are owed are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the thread is asked for.
+pub(super) enum Op {
+    /// Open a row.
+    Begin {
+        intent: Arc<Intent>,
+        done: Done<i64>,
+    },
+    /// Settle a row, or write one that was never opened.
+    Settle {
+        settled: Box<Settled>,
+        /// Taken once it has been told.
+        done: Option<Done<()>>,
+    },
+    /// Change what stands beside the rows.
+    Change(Box<dyn Change>),
+    /// Write what has been asked for, and end.
+    Close,
+}
+
+type Done<T> = oneshot::Sender<Result<T, LedgerError>>;
+
+/// A row with its end.
+pub(super) struct Settled {
+    pub(super) id: Option<i64>,
+    pub(super) intent: Arc<Intent>,
+    pub(super) entry: Entry,
+    /// Given back when the row is written.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// A change of its own making.
+pub(super) trait Change: Send {
+    /// Makes the change and keeps its result; an error undoes it.
+    fn make(&mut self, connection: &Connection) -> Result<(), rusqlite::Error>;
+    /// Tells how it went.
+    fn tell(self: Box<Self>, written: Result<(), LedgerError>);
+}
+
+/// What others may see of the thread's work.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) failing: AtomicBool,
+    rows: AtomicU64,
+    commits: AtomicU64,
+    failures: AtomicU64,
+    owed: AtomicU64,
+    interrupted: u64,
+    /// Whether something was committed that the disk was not yet made to keep.
+    pub(super) dirty: AtomicBool,
+    keeping: Mutex<Keeping>,
+    woken: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    pub(super) retention: Option<Duration>,
+    pub(super) vacuum: bool,
+    pub(super) stopped: bool,
+}
+
+/// The ledger, seen from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Whether the last attempt to write failed.
+    pub failing: bool,
+    /// Settled rows written since the start.
+    pub rows: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// Commits that failed since the start.
+    pub failures: u64,
+    /// Settled rows that could not be written yet.
+    pub owed: u64,
+    /// Rows of dead processes that were settled at the start.
+    pub interrupted: u64,
+}
+
+/// Tells when a row is safe. Dropping it changes nothing: the row is written all the same.
+#[derive(Debug)]
+pub struct Receipt(Told);
+
+#[derive(Debug)]
+enum Told {
+    Already(Result<(), LedgerError>),
+    Later(oneshot::Receiver<Result<(), LedgerError>>),
+}
+
+pub(super) struct Writer {
+    connection: Connection,
+    run: Run,
+    queue: UnboundedReceiver<Op>,
+    shared: Arc<Shared>,
+    /// Settled rows that could not be written.
+    owed: Vec<Op>,
+    last_failure: Option<Instant>,
+}
+
+// === impl Receipt ===
+
+impl Receipt {
+    pub(super) fn new(receiver: oneshot::Receiver<Result<(), LedgerError>>) -> Self {
+        Self(Told::Later(receiver))
+    }
+
+    pub(super) fn failed(error: LedgerError) -> Self {
+        Self(Told::Already(Err(error)))
+    }
+
+    /// Returns the receipt of a row that needs no writing any more.
+    pub fn written() -> Self {
+        Self(Told::Already(Ok(())))
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<(), LedgerError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Told::Later(receiver) => Pin::new(receiver)
+                .poll(cx)
+                .map(|told| told.unwrap_or(Err(LedgerError::Closed))),
+            Told::Already(told) => Poll::Ready(*told),
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) fn new(interrupted: u64) -> Self {
+        Self {
+            failing: AtomicBool::new(false),
+            rows: AtomicU64::new(0),
+            commits: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            owed: AtomicU64::new(0),
+            interrupted,
+            dirty: AtomicBool::new(false),
+            keeping: Mutex::default(),
+            woken: Condvar::new(),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Snapshot {
+            failing: self.failing.load(Ordering::Relaxed),
+            rows: of(&self.rows),
+            commits: of(&self.commits),
+            failures: of(&self.failures),
+            owed: of(&self.owed),
+            interrupted: self.interrupted,
+        }
+    }
+
+    pub(super) fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
+        let mut keeping = self.keeping();
+        keeping.retention = retention;
+        keeping.vacuum = vacuum;
+    }
+
+    pub(super) fn stop_keeper(&self) {
+        self.keeping().stopped = true;
+        self.woken.notify_all();
+    }
+
+    /// Sleeps until it is time for the next round, and returns what counts then; `None`: stop.
+    pub(super) fn next_round(&self, pause: Duration) -> Option<(Option<Duration>, bool)> {
+        let waited = self
+            .woken
+            .wait_timeout_while(self.keeping(), pause, |keeping| !keeping.stopped);
+        let (keeping, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!keeping.stopped).then_some((keeping.retention, keeping.vacuum))
+    }
+
+    fn keeping(&self) -> MutexGuard<'_, Keeping> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        run: Run,
+        queue: UnboundedReceiver<Op>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self {
+            connection,
+            run,
+            queue,
+            shared,
+            owed: Vec::new(),
+            last_failure: None,
+        }
+    }
+
+    /// Writes until the ledger is closed.
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut open = true;
+        while open {
+            open = self.gather(&mut batch);
+            self.commit(&mut batch);
+        }
+        // What is owed still has one more chance: perhaps there is room again.
+        self.commit(&mut batch);
+        if !self.owed.is_empty() {
+            tracing::error!(rows = self.owed.len(), "the ledger ends with rows that could not be written");
+        }
+        self.run.finish(&self.connection);
+        // A file without its log is easier to copy.
+        let _ = self
+            .connection
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    }
+
+    /// Waits for the next thing to do, and takes what else is there. Returns whether more can come.
+    fn gather(&mut self, batch: &mut Vec<Op>) -> bool {
+        let first = if self.owed.is_empty() {
+            self.queue.blocking_recv()
+        } else {
+            match self.wait_a_second() {
+                Some(op) => op,
+                None => return true,
+            }
+        };
+        let mut next = first;
+        loop {
+            match next {
+                None | Some(Op::Close) => return false,
+                Some(op) => batch.push(op),
+            }
+            if batch.len() == BATCH {
+                return true;
+            }
+            next = match self.queue.try_recv() {
+                Ok(op) => Some(op),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => None,
+            };
+        }
+    }
+
+    /// Waits for the next thing to do while rows are owed: `None` when it is time to try those again.
+    fn wait_a_second(&mut self) -> Option<Option<Op>> {
+        let until = self.last_failure.map_or_else(Instant::now, |at| at + RETRY);
+        loop {
+            match self.queue.try_recv() {
+                Ok(op) => return Some(Some(op)),
+                Err(TryRecvError::Disconnected) => return Some(None),
+                Err(TryRecvError::Empty) if Instant::now() >= until => return None,
+                // The queue has no wait with a bound; while the disk is full nobody minds these.
+                Err(TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Writes all of a batch, or nothing, and tells everyone.
+    fn commit(&mut self, batch: &mut Vec<Op>) {
+        let owed_before = self.owed.len();
+        // Those who have waited longest come first.
+        let mut ops = std::mem::take(&mut self.owed);
+        ops.append(batch);
+        if ops.is_empty() {
+            return;
+        }
+        match write(&mut self.connection, self.run.id, &mut ops) {
+            Ok(ids) => {
+                self.shared.dirty.store(true, Ordering::Release);
+                self.succeeded(owed_before);
+                for (op, id) in ops.into_iter().zip(ids) {
+                    self.tell(op, id);
+                }
+            }
+            Err(error) => {
+                self.failed(&error);
+                ops.into_iter().for_each(|op| self.refuse(op));
+            }
+        }
+        self.shared
+            .owed
+            .store(self.owed.len() as u64, Ordering::Relaxed);
+    }
+
+    fn tell(&self, op: Op, id: i64) {
+        match op {
+            Op::Begin { done, .. } => {
+                let _ = done.send(Ok(id));
+            }
+            Op::Settle { settled, done } => {
+                self.shared.rows.fetch_add(1, Ordering::Relaxed);
+                drop(settled);
+                if let Some(done) = done {
+                    let _ = done.send(Ok(()));
+                }
+            }
+            Op::Change(change) => change.tell(Ok(())),
+            Op::Close => {}
+        }
+    }
+
+    fn refuse(&mut self, op: Op) {
+        let error = LedgerError::Unwritable;
+        match op {
+            Op::Begin { done, .. } => {
+                let _ = done.send(Err(error));
+            }
+            Op::Settle { settled, done } => {
+                if let Some(done) = done {
+                    let _ = done.send(Err(error));
+                }
+                self.owed.push(Op::Settle {
+                    settled,
+                    done: None,
+                });
+            }
+            Op::Change(change) => change.tell(Err(error)),
+            Op::Close => {}
+        }
+    }
+
+    fn succeeded(&mut self, owed: usize) {
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
+        self.last_failure = None;
+        if self.shared.failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(rows = owed, "the ledger can be written again");
+        }
+    }
+
+    fn failed(&mut self, error: &rusqlite::Error) {
+        self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        self.last_failure = Some(Instant::now());
+        if !self.shared.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, "the ledger cannot be written");
+        }
+    }
+}
+
+/// Writes all of it in one transaction. Returns each one's row.
+fn write(
+    connection: &mut Connection,
+    run: i64,
+    ops: &mut [Op],
+) -> Result<Vec<i64>, rusqlite::Error> {
+    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut ids = Vec::with_capacity(ops.len());
+    for op in ops {
+        ids.push(match op {
+            Op::Begin { intent, .. } => open_row(&transaction, run, intent)?,
+            Op::Settle { settled, .. } => settle_row(&transaction, run, settled)?,
+            Op::Change(change) => {
+                // What one change breaks must not undo the rows beside it.
+                let part = transaction.savepoint()?;
+                let made = catch_unwind(AssertUnwindSafe(|| change.make(&part)));
+                match made {
+                    Ok(Ok(())) => part.commit()?,
+                    Ok(Err(error)) if is_the_files(&error) => return Err(error),
+                    Ok(Err(_)) | Err(_) => drop(part),
+                }
+                0
+            }
+            Op::Close => 0,
+        });
+    }
+    transaction.commit()?;
+    Ok(ids)
+}
+
+/// Returns whether an error is the file's, and not the statement's.
+fn is_the_files(error: &rusqlite::Error) -> bool {
+    !matches!(
+        error.sqlite_error_code(),
+        None | Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+    )
+}
+
+/// Writes an open row under the first number that is free from the time of its arrival on.
+fn open_row(
+    transaction: &Transaction<'_>,
+    run: i64,
+    intent: &Intent,
+) -> Result<i64, rusqlite::Error> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO request (id, request_id, run, key, team, endpoint, model, stream, status, input_tokens,
+            cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens, reasoning_tokens,
+            output_audio_tokens, provenance, cost)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'open', ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+         ON CONFLICT (id) DO NOTHING",
+    )?;
+    let (usage, provenance, cost) = columns(intent.estimate);
+    let mut id = micros(intent.received);
+    loop {
+        let inserted = insert.execute(params![
+            id,
+            &*intent.request_id,
+            run,
+            &*intent.key,
+            intent.team.as_deref(),
+            &*intent.endpoint,
+            intent.model.as_deref(),
+            intent.stream,
+            integer(usage.input),
+            integer(usage.cached_input),
+            integer(usage.cache_write),
+            integer(usage.input_audio),
+            integer(usage.output),
+            integer(usage.reasoning),
+            integer(usage.output_audio),
+            provenance,
+            cost,
+        ])?;
+        if inserted == 1 {
+            return Ok(id);
+        }
+        id += 1;
+    }
+}
+
+fn settle_row(
+    transaction: &Transaction<'_>,
+    run: i64,
+    settled: &mut Settled,
+) -> Result<i64, rusqlite::Error> {
+    let id = match settled.id {
+        Some(id) => id,
+        None => open_row(transaction, run, &settled.intent)?,
+    };
+    let entry = &settled.entry;
+    let (usage, provenance, cost) = columns(entry.counts);
+    let mut update = transaction.prepare_cached(
+        "UPDATE request SET served_model = ?2, upstream = ?3, status = ?4, http_status = ?5, error = ?6,
+            input_tokens = ?7, cached_input_tokens = ?8, cache_write_tokens = ?9, input_audio_tokens = ?10,
+            output_tokens = ?11, reasoning_tokens = ?12, output_audio_tokens = ?13, provenance = ?14, cost = ?15,
+            served_from = ?16, cache = ?17, degraded = ?18, attempts = ?19, received_bytes = ?20, sent_bytes = ?21,
+            queue_time = ?22, upstream_time = ?23, first_token_time = ?24, total_time = ?25
+         WHERE id = ?1",
+    )?;
+    update.execute(params![
+        id,
+        entry.served_model.as_deref(),
+        entry.upstream.as_deref(),
+        entry.status.as_str(),
+        entry.http_status,
+        entry.error,
+        integer(usage.input),
+        integer(usage.cached_input),
+        integer(usage.cache_write),
+        integer(usage.input_audio),
+        integer(usage.output),
+        integer(usage.reasoning),
+        integer(usage.output_audio),
+        provenance,
+        cost,
+        entry.served_from.map(super::ServedFrom::as_str),
+        entry.cache,
+        entry.degraded,
+        integer(entry.attempts.len() as u64),
+        integer(entry.received_bytes),
+        integer(entry.sent_bytes),
+        duration(entry.times.queue),
+        entry.times.upstream.map(duration),
+        entry.times.first_token.map(duration),
+        duration(entry.times.total),
+    ])?;
+    for (index, attempt) in entry.attempts.iter().enumerate() {
+        attempt_row(transaction, id, index + 1, attempt)?;
+    }
+    Ok(id)
+}
+
+fn attempt_row(
+    transaction: &Transaction<'_>,
+    request: i64,
+    number: usize,
+    attempt: &Attempt,
+) -> Result<(), rusqlite::Error> {
+    let (usage, provenance, cost) = columns(attempt.counts);
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO attempt (request, number, upstream, endpoint, model, began, time, result, http_status,
+            input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens,
+            reasoning_tokens, output_audio_tokens, provenance, cost)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?;
+    insert.execute(params![
+        request,
+        integer(number as u64),
+        &*attempt.upstream,
+        &*attempt.endpoint,
+        attempt.model.as_deref(),
+        duration(attempt.began),
+        attempt.time.map(duration),
+        attempt.result,
+        attempt.http_status,
+        integer(usage.input),
+        integer(usage.cached_input),
+        integer(usage.cache_write),
+        integer(usage.input_audio),
+        integer(usage.output),
+        integer(usage.reasoning),
+        integer(usage.output_audio),
+        provenance,
+        cost,
+    ])?;
+    Ok(())
+}
+
+fn columns(counts: Option<Counts>) -> (Usage, Option<&'static str>, Option<i64>) {
+    match counts {
+        Some(counts) => (
+            counts.usage,
+            Some(counts.provenance.as_str()),
+            counts.cost.map(|cost| integer(cost.get())),
+        ),
+        None => (Usage::default(), None, None),
+    }
+}
+
+/// SQLite's integers are signed; what is larger than they are stays the largest of them.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn duration(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+// === changes ===
+
+struct Made<F, T, E> {
+    change: Option<F>,
+    result: Option<Result<T, E>>,
+    done: oneshot::Sender<Result<Result<T, E>, LedgerError>>,
+}
+
+/// Wraps a change and whoever waits for it.
+pub(super) fn change_op<T, E>(
+    change: impl FnOnce(&Connection) -> Result<Result<T, E>, rusqlite::Error> + Send + 'static,
+    done: oneshot::Sender<Result<Result<T, E>, LedgerError>>,
+) -> Op
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    Op::Change(Box::new(Made {
+        change: Some(change),
+        result: None,
+        done,
+    }))
+}
+
+impl<F, T, E> Change for Made<F, T, E>
+where
+    F: FnOnce(&Connection) -> Result<Result<T, E>, rusqlite::Error> + Send,
+    T: Send,
+    E: Send,
+{
+    fn make(&mut self, connection: &Connection) -> Result<(), rusqlite::Error> {
+        let Some(change) = self.change.take() else {
+            return Ok(());
+        };
+        let result = change(connection)?;
+        let refused = result.is_err();
+        self.result = Some(result);
+        if refused {
+            // Undoes what it had done before it refused.
+            return Err(rusqlite::Error::QueryReturnedNoRows);
+        }
+        Ok(())
+    }
+
+    fn tell(self: Box<Self>, written: Result<(), LedgerError>) {
+        let answer = match (written, self.result) {
+            (Ok(()), Some(result)) => Ok(result),
+            (Ok(()), None) => Err(LedgerError::Unwritable),
+            (Err(error), _) => Err(error),
+        };
+        let _ = self.done.send(answer);
+    }
+}
