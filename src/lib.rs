@@ -17,6 +17,7 @@ pub mod middleware;
 pub mod money;
 pub mod openai;
 pub mod pattern;
+pub mod prices;
 pub mod secret;
 pub mod server;
 pub mod stack;

@@ -10,6 +10,7 @@ mod check;
 pub mod defaults;
 mod expand;
 mod file;
+mod prices;
 mod problem;
 mod reader;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use toml::de::DeTable;
 
 pub use self::changes::{Changes, changes};
 use self::file::File;
+pub use self::prices::{built_in_prices, parse_prices};
 use self::problem::{At, Found};
 pub use self::problem::{Problem, Report, Severity};
 use self::reader::{Reader, plain};
@@ -125,16 +127,7 @@ fn parse_in(
     let name = file.display().to_string();
     let (document, syntax) = DeTable::parse_recoverable(text);
     if !syntax.is_empty() {
-        // What could be recovered is not what was meant, and not worth judging.
-        let found = syntax.iter().map(|error| Found {
-            severity: Severity::Error,
-            at: At {
-                path: String::new(),
-                offset: Some(error.span().map_or(0, |span| span.start)),
-            },
-            message: format!("is not TOML: {}", error.message()),
-        });
-        return Err(Report::new(name, text, found.collect()));
+        return Err(Report::new(name, text, syntax_errors(&syntax)));
     }
     let mut reader = Reader::new(context, folder);
     let file = File::read(document.get_ref(), &mut reader);
@@ -149,6 +142,20 @@ fn parse_in(
         warnings: report,
         files,
     })
+}
+
+/// Words what is wrong with a text that is no TOML. What could be recovered of it is not what was meant, and not worth
+/// judging.
+fn syntax_errors(errors: &[toml::de::Error]) -> Vec<Found> {
+    let found = errors.iter().map(|error| Found {
+        severity: Severity::Error,
+        at: At {
+            path: String::new(),
+            offset: Some(error.span().map_or(0, |span| span.start)),
+        },
+        message: format!("is not TOML: {}", error.message()),
+    });
+    found.collect()
 }
 
 /// Does `weir check`: returns what to print, and whether the configuration can be served.

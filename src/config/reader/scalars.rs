@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use super::super::expand::expand;
 use super::super::units::{format_duration, format_size, parse_duration, parse_size};
 use super::{Field, Placed, Reader, Table, Text, plain, quote};
+use crate::money::{MoneyError, Nanos};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 
@@ -196,6 +197,32 @@ impl Reader<'_> {
                 let limits = format!("{text} is out of bounds; write a number from {from} to {to}");
                 self.error(&field.at, limits);
                 default
+            }
+        }
+    }
+
+    /// Reads an amount of money: a number, taken as it is written and never through a float, or a string of one. `example`
+    /// is what a message shows.
+    pub(in super::super) fn money(
+        &mut self,
+        field: &Field<'_, '_>,
+        example: &str,
+    ) -> Option<Nanos> {
+        let (shown, digits) = match field.value {
+            DeValue::Float(float) => (float.as_str().to_owned(), float.as_str().to_owned()),
+            // Hexadecimal digits are no decimal number, whatever they look like.
+            DeValue::Integer(integer) => (integer.to_string(), integer.to_string()),
+            _ => {
+                let text = self.text_or(field, example)?;
+                (quote(&text.raw), text.value)
+            }
+        };
+        match digits.strip_prefix('+').unwrap_or(&digits).parse() {
+            Ok(nanos) => Some(nanos),
+            Err(why) => {
+                let why: MoneyError = why;
+                self.error(&field.at, format!("{shown} {why}; write {example}"));
+                None
             }
         }
     }
