@@ -1,8 +1,8 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, Config, KeyConfig, LocalConfig, LogConfig, RemoteConfig, RetryConfig,
-    RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
+    AdminConfig, ApiConfig, Config, KeyConfig, LedgerConfig, LocalConfig, LogConfig, RemoteConfig,
+    RetryConfig, RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
 };
 
 /// The differences between two configurations.
@@ -15,12 +15,15 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 7] = [
+const OF_THE_START: [&str; 10] = [
     "server.listen",
     "server.workers",
     "server.max_connections",
     "admin.listen",
     "admin.token",
+    "ledger.path",
+    "ledger.sync",
+    "ledger.max_open",
     "log.format",
     "log.level",
 ];
@@ -125,6 +128,7 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
     changes.table("retry", retry(&old.retry, &new.retry));
     changes.list("team", &old.teams, &new.teams, |item| &item.name, team);
     changes.list("key", &old.keys, &new.keys, |item| &item.name, key);
+    changes.table("ledger", ledger(&old.ledger, &new.ledger));
     changes.table("log", log(&old.log, &new.log));
     changes
 }
@@ -228,7 +232,11 @@ fn retry(old: &RetryConfig, new: &RetryConfig) -> Vec<&'static str> {
 }
 
 fn team(old: &TeamConfig, new: &TeamConfig) -> Vec<&'static str> {
-    differing!(TeamConfig { name => "name", models => "models" }, old, new)
+    differing!(TeamConfig {
+        name => "name",
+        models => "models",
+        budgets => "budgets",
+    }, old, new)
 }
 
 fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
@@ -239,6 +247,22 @@ fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
         models => "models",
         paths => "paths",
         expires => "expires",
+        budgets => "budgets",
+    }, old, new)
+}
+
+fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
+    differing!(LedgerConfig {
+        path => "path",
+        sync => "sync",
+        prices => "prices",
+        on_failure => "on_failure",
+        retention => "retention",
+        vacuum => "vacuum",
+        client_gone => "client_gone",
+        drain_tokens => "drain_tokens",
+        max_open => "max_open",
+        encodings => "encodings",
     }, old, new)
 }
 

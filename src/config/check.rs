@@ -103,6 +103,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         retry: file.retry,
         teams: file.teams.into_iter().filter_map(team).collect(),
         keys: file.keys.into_iter().filter_map(key).collect(),
+        ledger: file.ledger,
         log: file.log,
     }
 }
@@ -254,6 +255,7 @@ fn team(team: Team) -> Option<TeamConfig> {
     Some(TeamConfig {
         name: team.name?.value,
         models: team.models,
+        budgets: team.budgets,
     })
 }
 
@@ -265,6 +267,7 @@ fn key(key: Key) -> Option<KeyConfig> {
         models: key.models,
         paths: key.paths,
         expires: key.expires.map(|expires| expires.value),
+        budgets: key.budgets,
     })
 }
 

@@ -96,6 +96,19 @@ pub const HOLD: Duration = Duration::from_millis(100);
 /// What the 95th percentile leaves over.
 pub const HEDGE_BUDGET: f64 = 0.05;
 
+/// In the data directory, where other programs find it by its end.
+pub const LEDGER_PATH: &str = "weir.db";
+/// A year, and time to close its books.
+pub const RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// Who shortens a book wants the disk back.
+pub const VACUUM: bool = true;
+/// A long answer; what a client that left would have cost anyway.
+pub const DRAIN_TOKENS: u64 = 4096;
+/// Many times what `MAX_CONNECTIONS` of HTTP/1.1 have in flight, in some tens of megabytes.
+pub const MAX_OPEN: usize = 65_536;
+/// Time to ask for more before the rest is spent.
+pub const WARN_AT: f64 = 0.8;
+
 /// `timeouts` of an upstream that says nothing of them.
 pub const TIMEOUTS: TimeoutsConfig = TimeoutsConfig {
     connect: CONNECT_TIMEOUT,

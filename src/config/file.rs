@@ -2,8 +2,10 @@
 //! is not judged here, see `check`.
 
 mod access;
+mod budget;
 mod endpoint;
 mod failure;
+mod ledger;
 mod proxy;
 mod remote;
 mod route;
@@ -20,7 +22,7 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{LogConfig, RetryConfig};
+use super::types::{LedgerConfig, LogConfig, RetryConfig};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -35,6 +37,7 @@ pub(super) struct File {
     pub(super) retry: RetryConfig,
     pub(super) teams: Vec<Team>,
     pub(super) keys: Vec<Key>,
+    pub(super) ledger: LedgerConfig,
     pub(super) log: LogConfig,
 }
 
@@ -54,11 +57,11 @@ impl File {
             retry,
             teams: access::teams(&mut root, reader),
             keys: access::keys(&mut root, reader),
+            ledger: ledger::ledger(&mut root, reader),
             log: server::log(&mut root, reader),
         };
         reader.not_built(&mut root, "limits");
         cache(&mut root, reader);
-        reader.not_built(&mut root, "ledger");
         reader.not_built(&mut root, "redis");
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
             reader.not_built(&mut telemetry, "otlp");

@@ -30,10 +30,12 @@ use self::problem::{At, Found};
 pub use self::problem::{Problem, Report, Severity};
 use self::reader::{Reader, plain};
 pub use self::types::{
-    AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, ClientTlsConfig, Config, EjectConfig,
-    EndpointConfig, HealthConfig, HedgeConfig, KeyConfig, LocalConfig, LocalModel, LogConfig,
-    LogFormat, ProxyConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TargetConfig,
-    TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind,
+    AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit,
+    ClientGoneConfig, ClientTlsConfig, Config, EjectConfig, EncodingConfig, EndpointConfig,
+    HealthConfig, HedgeConfig, KeyConfig, LedgerConfig, LedgerFailureConfig, LocalConfig,
+    LocalModel, LogConfig, LogFormat, Period, ProxyConfig, RemoteConfig, RetryConfig, RouteConfig,
+    ServerConfig, SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides, TimeoutsConfig,
+    TlsConfig, UpstreamConfig, UpstreamKind, Window,
 };
 pub use crate::secret::Secret;
 
@@ -55,14 +57,43 @@ pub struct Loaded {
     pub config: Config,
     /// What is perhaps not as meant; no errors.
     pub warnings: Report,
-    /// Every file that it was made of, the configuration itself first, then secrets, certificates, keys and authorities:
-    /// who watches them sees every change. Empty without a configuration file.
+    /// Every file that it was made of, the configuration itself first, then secrets, certificates, keys, authorities and
+    /// prices: who watches them sees every change. Empty without a configuration file.
     pub files: Vec<PathBuf>,
 }
 
 /// Reads a variable of this process's environment.
 pub fn process_env(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// Returns the folder in which state is kept: `WEIR_DATA_DIR`, else what systemd gives (`STATE_DIRECTORY`, the first of
+/// several), else a folder `weir` among the user's data (`XDG_DATA_HOME`, else `~/.local/share`), else the working
+/// directory. A variable that is set to nothing is not set, and neither is an `XDG_DATA_HOME` that is not absolute, as
+/// its specification has it.
+pub fn data_dir(env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let variable = |name| env(name).filter(|value| !value.is_empty());
+    let given = variable("WEIR_DATA_DIR").map(PathBuf::from);
+    let service = || {
+        let folders = variable("STATE_DIRECTORY")?;
+        let first = folders
+            .split(':')
+            .next()
+            .filter(|first| !first.is_empty())?;
+        Some(PathBuf::from(first))
+    };
+    let data = || {
+        let data = variable("XDG_DATA_HOME").map(PathBuf::from);
+        let data = data.filter(|data| data.is_absolute()).or_else(|| {
+            let home = variable("HOME")?;
+            Some(Path::new(&home).join(".local/share"))
+        })?;
+        Some(data.join("weir"))
+    };
+    given
+        .or_else(service)
+        .or_else(data)
+        .unwrap_or_else(|| PathBuf::from("."))
 }
 
 /// Loads a file, or the built-in defaults where there is none.

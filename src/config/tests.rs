@@ -3,6 +3,7 @@
 mod routing;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -94,6 +95,76 @@ fn an_empty_file_is_complete() {
     assert_eq!(names, ["local", "openai"]);
     assert_eq!(config.routes.len(), 2);
     assert!(config.keys.is_empty());
+    let ledger = &config.ledger;
+    assert_eq!(ledger.path, Path::new("./weir.db"));
+    assert_eq!(ledger.retention, Some(Duration::from_secs(400 * 86_400)));
+    assert_eq!(ledger.prices.tables().len(), 1);
+    assert_eq!(ledger.client_gone, ClientGoneConfig::Cancel);
+}
+
+#[test]
+fn state_is_kept_where_the_environment_says() {
+    let folder = |variables: &[(&str, &str)]| {
+        let env = |name: &str| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        data_dir(&env)
+    };
+    let everything = [
+        ("HOME", "/home/me"),
+        ("XDG_DATA_HOME", "/data"),
+        ("STATE_DIRECTORY", "/var/lib/weir:/var/lib/other"),
+        ("WEIR_DATA_DIR", "state"),
+    ];
+    for (count, expected) in [
+        (0, "."),
+        (1, "/home/me/.local/share/weir"),
+        (2, "/data/weir"),
+        (3, "/var/lib/weir"),
+        (4, "state"),
+    ] {
+        assert_eq!(folder(&everything[..count]), Path::new(expected));
+    }
+    let unset = [
+        ("WEIR_DATA_DIR", ""),
+        ("STATE_DIRECTORY", ""),
+        ("XDG_DATA_HOME", "relative"),
+        ("HOME", "/home/me"),
+    ];
+    assert_eq!(folder(&unset), Path::new("/home/me/.local/share/weir"));
+}
+
+#[test]
+fn prices_of_ones_own_go_before_the_built_in_ones_and_are_watched() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let table = |price: &str| {
+        format!(
+            "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = {price}\noutput = 1\n"
+        )
+    };
+    write("own.toml", &table("0.1"));
+    write("weir.toml", "[ledger]\nprices = \"own.toml\"\n");
+    let path = folder.path().join("weir.toml");
+    let first = load(Some(&path), &context()).unwrap();
+    assert!(first.files.contains(&folder.path().join("own.toml")));
+    let prices = &first.config.ledger.prices;
+    let input = |model| prices.of(model).unwrap().input.to_string();
+    assert_eq!(input("gpt-4o"), "0.10");
+    assert_eq!(input("gpt-4o-mini"), "0.15");
+
+    write("own.toml", &table("0.2"));
+    let second = load(Some(&path), &context()).unwrap();
+    let changes = changes(&first.config, &second.config);
+    assert_eq!(changes.applied, ["ledger: changed (prices)"]);
+
+    write("own.toml", &table("1e3"));
+    let report = load(Some(&path), &context()).unwrap_err().to_string();
+    assert!(
+        report.ends_with("weir.toml:2:10: ledger.prices: own.toml:4:9: price[gpt-4o].input: 1e3 is no decimal number; write dollars per million tokens, such as 0.15"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -197,6 +268,7 @@ fn every_field_arrives() {
         [[team]]
         name = "research"
         models = ["a*"]
+        budgets = [{ tokens = 5_000_000, per = "day", window = "rolling", warn_at = 0.5 }]
         [[key]]
         name = "alice"
         team = "research"
@@ -204,9 +276,20 @@ fn every_field_arrives() {
         models = ["a1"]
         paths = ["/v1/chat/*"]
         expires = 2027-12-31T00:00:00+01:00
+        budgets = [{ amount = "0.15 USD", per = "total" }, { amount = "50USD", per = "month" }]
         [[key]]
         name = "bob"
         hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+        [ledger]
+        path = "/var/lib/weir/book.db"
+        sync = "always"
+        on_failure = "serve"
+        retention = "forever"
+        vacuum = false
+        client_gone = "drain"
+        drain_tokens = 10
+        max_open = 100
+        encodings = { "z*" = "cl100k_base", "a-model" = "o200k_base" }
         [cache]
         enabled = false
         [retry]
@@ -289,6 +372,56 @@ fn every_field_arrives() {
     assert_eq!(alice.digest, crate::keys::digest(b"12345678"));
     assert_eq!(alice.expires.unwrap().to_string(), "2027-12-30T23:00:00Z");
     assert!(bob.models[0].matches("anything") && bob.paths[0].matches("/v1/files"));
+    let budget = |limit, per, window, warn_at_thousandths| BudgetConfig {
+        limit,
+        per,
+        window,
+        warn_at_thousandths,
+    };
+    let money = |text: &str| BudgetLimit::Money(text.parse().unwrap());
+    assert_eq!(
+        alice.budgets,
+        [
+            budget(money("0.15"), Period::Total, Window::Calendar, 800),
+            budget(money("50"), Period::Month, Window::Calendar, 800),
+        ]
+    );
+    assert_eq!(alice.budgets[0].warn_limit(), money("0.12"));
+    let tokens = BudgetLimit::Tokens(5_000_000);
+    assert_eq!(
+        config.teams[0].budgets,
+        [budget(tokens, Period::Day, Window::Rolling, 500)]
+    );
+    assert!(bob.budgets.is_empty());
+    let ledger = &config.ledger;
+    assert_eq!(ledger.path, Path::new("/var/lib/weir/book.db"));
+    assert_eq!(
+        (ledger.sync, ledger.on_failure, ledger.client_gone),
+        (
+            SyncConfig::Always,
+            LedgerFailureConfig::Serve,
+            ClientGoneConfig::Drain
+        )
+    );
+    assert_eq!(
+        (
+            ledger.retention,
+            ledger.vacuum,
+            ledger.drain_tokens,
+            ledger.max_open
+        ),
+        (None, false, 10, 100)
+    );
+    let encodings = ledger.encodings.iter();
+    assert_eq!(
+        encodings
+            .map(|(pattern, encoding)| (pattern.as_str(), *encoding))
+            .collect::<Vec<_>>(),
+        [
+            ("z*", EncodingConfig::Cl100k),
+            ("a-model", EncodingConfig::O200k)
+        ]
+    );
     assert_eq!(
         (config.log.format, config.log.access),
         (LogFormat::Json, false)

@@ -7,6 +7,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Uri};
 
+mod ledger;
+
+pub use self::ledger::{
+    BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
+    Period, SyncConfig, Window,
+};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 
@@ -28,6 +34,8 @@ pub struct Config {
     pub teams: Vec<TeamConfig>,
     /// The gateway keys; with none, one is made at start. Names and digests are unique.
     pub keys: Vec<KeyConfig>,
+    /// What was used, and what it cost.
+    pub ledger: LedgerConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -358,6 +366,8 @@ pub struct TeamConfig {
     pub name: String,
     /// The models that its keys may use, where the key allows them too. Default: all.
     pub models: Vec<Pattern>,
+    /// What all its keys may use up together; no two alike. Default: no bound.
+    pub budgets: Vec<BudgetConfig>,
 }
 
 /// `[[key]]`: a gateway key.
@@ -375,6 +385,8 @@ pub struct KeyConfig {
     pub paths: Vec<Pattern>,
     /// When it stops being valid. Default: never.
     pub expires: Option<jiff::Timestamp>,
+    /// What it may use up, within its team's budgets; no two alike. Default: no bound.
+    pub budgets: Vec<BudgetConfig>,
 }
 
 /// `[log]`: what is logged to standard error, and how.

@@ -65,7 +65,7 @@ fn what_differs_is_named_without_its_values() {
         .replace("a-very-secret-word", "another-secret-word")
         .replace(
             "name = \"research\"",
-            "name = \"research\"\nmodels = [\"a*\"]",
+            "name = \"research\"\nmodels = [\"a*\"]\nbudgets = [{ tokens = 1, per = \"day\" }]",
         );
     let new = format!(
         "{new}\n[[key]]\nname = \"bob\"\nsecret = \"12345678\"\n[retry]\nattempts = 1\nbackoff = {{ base = \"1s\", max = \"9s\" }}\n"
@@ -80,7 +80,7 @@ fn what_differs_is_named_without_its_values() {
             "route.gpt-4o: removed",
             "route.gpt-4*: added",
             "retry: changed (attempts, backoff)",
-            "team.research: changed (models)",
+            "team.research: changed (models, budgets)",
             "key.alice: changed (secret)",
             "key.bob: added",
         ]
@@ -112,6 +112,16 @@ fn what_only_a_start_can_change_is_told_apart() {
             keep_alive = "5s"
             [admin]
             token = "a-very-secret-token"
+            [ledger]
+            path = "other.db"
+            sync = "always"
+            on_failure = "serve"
+            retention = "30d"
+            vacuum = false
+            client_gone = "drain"
+            drain_tokens = 10
+            max_open = 100
+            encodings = { "a*" = "o200k_base" }
             [log]
             level = "debug"
             access = false
@@ -121,6 +131,7 @@ fn what_only_a_start_can_change_is_told_apart() {
         applied,
         [
             "server: changed (max_body, max_head, keep_alive, stream_ping)",
+            "ledger: changed (on_failure, retention, vacuum, client_gone, drain_tokens, encodings)",
             "log: changed (access)"
         ]
     );
@@ -130,6 +141,9 @@ fn what_only_a_start_can_change_is_told_apart() {
             "server.listen",
             "server.workers",
             "admin.token",
+            "ledger.path",
+            "ledger.sync",
+            "ledger.max_open",
             "log.level"
         ]
     );

@@ -3,6 +3,8 @@
 use toml::de::DeValue;
 
 use super::super::reader::{Field, Placed, Reader, Table, Text};
+use super::super::types::BudgetConfig;
+use super::budget::budgets;
 use super::{name, paths, secret_problem};
 use crate::keys;
 use crate::pattern::Pattern;
@@ -11,6 +13,7 @@ use crate::pattern::Pattern;
 pub(in super::super) struct Team {
     pub(in super::super) name: Option<Text>,
     pub(in super::super) models: Vec<Pattern>,
+    pub(in super::super) budgets: Vec<BudgetConfig>,
 }
 
 /// One `[[key]]`, as far as it could be read.
@@ -21,6 +24,7 @@ pub(in super::super) struct Key {
     pub(in super::super) models: Vec<Pattern>,
     pub(in super::super) paths: Vec<Pattern>,
     pub(in super::super) expires: Option<Placed<jiff::Timestamp>>,
+    pub(in super::super) budgets: Vec<BudgetConfig>,
 }
 
 const MODELS: &str = "patterns such as [\"gpt-*\"]";
@@ -38,9 +42,9 @@ fn team(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Team {
     let team = Team {
         name: name(table, reader, "`name = \"research\"`"),
         models: models(table, reader),
+        budgets: budgets(table, reader),
     };
     reader.not_built(table, "limits");
-    reader.not_built(table, "budgets");
     reader.finish(table);
     team
 }
@@ -67,9 +71,9 @@ fn key(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Key {
         expires: table
             .field("expires")
             .and_then(|field| expires(&field, reader)),
+        budgets: budgets(table, reader),
     };
     reader.not_built(table, "limits");
-    reader.not_built(table, "budgets");
     reader.finish(table);
     key
 }

@@ -22,7 +22,12 @@ impl Reader<'_> {
         self.text_or(field, "a string")
     }
 
-    fn text_or(&mut self, field: &Field<'_, '_>, expected: &str) -> Option<Text> {
+    /// Reads a string of which a message says more than that it is one.
+    pub(in super::super) fn text_or(
+        &mut self,
+        field: &Field<'_, '_>,
+        expected: &str,
+    ) -> Option<Text> {
         let DeValue::String(raw) = field.value else {
             self.wrong_type(&field.at, field.value, expected);
             return None;
@@ -312,7 +317,16 @@ impl Reader<'_> {
         choices: &[(&'static str, T)],
     ) -> Option<T> {
         let field = table.field(name)?;
-        let text = self.text(&field)?;
+        self.word(&field, choices)
+    }
+
+    /// Reads a field that is one of a few words.
+    pub(in super::super) fn word<T: Copy>(
+        &mut self,
+        field: &Field<'_, '_>,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        let text = self.text(field)?;
         let chosen = choices.iter().find(|(word, _)| *word == text.value);
         if chosen.is_none() {
             let words: Vec<String> = choices
