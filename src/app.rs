@@ -1,6 +1,7 @@
 //! Puts the gateway together: stores, upstreams, stack and listeners from the configuration; runs it; stops it.
 
 mod banner;
+mod books;
 mod build;
 mod local;
 mod reload;
@@ -20,9 +21,11 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
+use crate::store::ledger;
 use crate::upstream::remote::RemoteError;
 
 pub use self::local::check_model;
+use self::books::Stores;
 use self::reload::Reloader;
 pub use self::reload::Source;
 use self::signals::{Hangups, Signals};
@@ -60,6 +63,12 @@ pub enum AppError {
         /// Why.
         source: RemoteError,
     },
+    /// The ledger cannot be opened.
+    #[error(transparent)]
+    Ledger(#[from] ledger::OpenError),
+    /// What budgets were used before cannot be read.
+    #[error("the ledger cannot be read: {0}")]
+    Budgets(#[source] ledger::ReadError),
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -75,7 +84,12 @@ impl AppError {
     /// Returns whether the user can mend it: exit code 1, else 2.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Bind { .. } | Self::Tls(_) | Self::Model { .. } | Self::Upstream { .. } => true,
+            Self::Bind { .. }
+            | Self::Tls(_)
+            | Self::Model { .. }
+            | Self::Upstream { .. }
+            | Self::Ledger(_)
+            | Self::Budgets(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
     }
@@ -98,11 +112,14 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         previous: None,
     }
     .dispatch()?;
+    let stores = Stores::open(&config.ledger)?;
+    stores.set_budgets(&config)?;
     let (keys, made) = build::keys(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(keys.first().cloned());
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
-    let parts = build::parts(&config, &metrics, &data_drain, keys, dispatch);
+    let books = stores.books(&config, &metrics, &data_drain);
+    let parts = build::parts(&config, &metrics, &data_drain, keys, books, dispatch);
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
@@ -121,6 +138,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             metrics: Arc::clone(&metrics),
             drain: data_drain.clone(),
             made_key,
+            stores: stores.clone(),
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
@@ -134,6 +152,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         dispatch: current_dispatch,
         control: Arc::new(Arc::clone(&reloader)),
         drain: data_drain.clone(),
+        ledger: stores.ledger.clone(),
+        budgets: Arc::clone(&stores.budgets),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
     tracing::info!(listener = "admin", address = %admin_address, "listening");
@@ -174,6 +194,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         in_time = drained => tracing::info!(in_time, "stopped"),
         signal = signals.next() => tracing::warn!(signal, "ended at once"),
     }
+    // Last of all, when nobody has anything to write down any more.
+    let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;
     Ok(())
 }
 

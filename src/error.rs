@@ -3,6 +3,7 @@
 //! The matches are exhaustive on purpose: a new variant does not compile until its status, type, code, cause and
 //! headers are decided.
 
+mod accounting;
 mod upstream;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::call::{StreamError, UploadError};
+use crate::middleware::accounting::AccountingError;
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
 use crate::middleware::explain::{Explain, Explanation};
@@ -31,6 +33,9 @@ pub enum GatewayError {
     /// The body cannot be taken.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// A budget is spent, or the call cannot be written down.
+    #[error(transparent)]
+    Accounting(#[from] AccountingError),
     /// No upstream could be chosen, or the chosen one failed.
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
@@ -56,6 +61,7 @@ impl Explain for GatewayError {
             Self::Route(error) => route(error),
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
+            Self::Accounting(error) => accounting::accounting(error),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),

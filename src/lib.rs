@@ -23,4 +23,5 @@ pub mod server;
 pub mod stack;
 pub mod store;
 mod tls_roots;
+pub mod tokens;
 pub mod upstream;

@@ -14,7 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::call::{Call, Reply};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
-use crate::middleware::accounting::AccountingLayer;
+use crate::middleware::accounting::{AccountingLayer, Books};
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::{AuthLayer, Keyring};
 use crate::middleware::explain::Explain;
@@ -41,6 +41,8 @@ pub struct Parts {
     pub api: api::Params,
     /// How often a stream without content shows that it is alive; `None`: never.
     pub heartbeat: Option<Duration>,
+    /// What is written down of each call, and what it may use.
+    pub books: Arc<Books>,
     /// The upstreams.
     pub dispatch: Dispatch,
 }
@@ -56,8 +58,8 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     // that is tried again is in there.
     let innermost = parts.dispatch.map_err(GatewayError::from);
     // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
-    // stands inside of it, so that nothing is served uncounted.
-    let accounted = AccountingLayer.layer(innermost);
+    // stands inside of it, so that nothing is served that is not in the ledger. All tries of a call are one row there.
+    let accounted = AccountingLayer::new(parts.books).layer(innermost);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
     let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
     // Boxed once, here, to keep the stack's type and the compiler's work small.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::text;
 use crate::metrics::Metrics;
 use crate::server::Drain;
+use crate::store::ledger::Ledger;
 use crate::upstream::Dispatch;
 
 #[derive(Serialize)]
@@ -25,7 +26,7 @@ struct UpstreamReadiness<'a> {
     ready: bool,
 }
 
-fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
+fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain, ledger: &Ledger) -> Readiness<'a> {
     let upstreams: Vec<_> = dispatch
         .readiness()
         .map(|(name, ready)| UpstreamReadiness { name, ready })
@@ -34,6 +35,8 @@ fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
         Some("draining")
     } else if upstreams.iter().all(|upstream| !upstream.ready) {
         Some("no upstream is ready")
+    } else if !ledger.is_ready() {
+        Some("the ledger cannot be written")
     } else {
         None
     };
@@ -45,8 +48,8 @@ fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
 }
 
 /// Answers `/readyz`: 200 when calls can be served, 503 when they should go elsewhere.
-pub(super) fn ready(dispatch: &Dispatch, drain: &Drain) -> Response<Full<Bytes>> {
-    let readiness = readiness(dispatch, drain);
+pub(super) fn ready(dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) -> Response<Full<Bytes>> {
+    let readiness = readiness(dispatch, drain, ledger);
     let status = if readiness.ready {
         StatusCode::OK
     } else {
@@ -61,8 +64,8 @@ pub(super) fn ready(dispatch: &Dispatch, drain: &Drain) -> Response<Full<Bytes>>
 }
 
 /// Brings the gauges of readiness up to date.
-pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain) {
-    let readiness = readiness(dispatch, drain);
+pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) {
+    let readiness = readiness(dispatch, drain, ledger);
     metrics.set_ready(readiness.ready);
     metrics.forget_upstreams();
     for (upstream, snapshot) in dispatch.snapshots() {

@@ -2,6 +2,7 @@
 //!
 //! From this machine metrics and health are free to read; everything else, and everyone else, needs the admin token.
 
+mod books;
 mod health;
 mod reload;
 
@@ -23,6 +24,8 @@ use crate::keys;
 use crate::metrics::{self, Metrics};
 use crate::openai::envelope::ErrorBody;
 use crate::server::{Drain, PeerAddr, RequestBody};
+use crate::store::budgets::Budgets;
+use crate::store::ledger::Ledger;
 use crate::upstream::Dispatch;
 
 /// What the admin plane is built from.
@@ -38,6 +41,10 @@ pub struct Params {
     pub control: Arc<dyn Control>,
     /// The data plane's stop.
     pub drain: Drain,
+    /// What was used.
+    pub ledger: Ledger,
+    /// What may be used.
+    pub budgets: Arc<Budgets>,
 }
 
 /// The admin plane's service.
@@ -68,7 +75,10 @@ impl Admin {
         match path {
             "/metrics" => self.metrics(),
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
-            "/readyz" => health::ready(&self.params.dispatch.load(), &self.params.drain),
+            "/readyz" => {
+                let Params { dispatch, drain, ledger, .. } = &*self.params;
+                health::ready(&dispatch.load(), drain, ledger)
+            }
             _ => error(
                 StatusCode::NOT_FOUND,
                 "unknown_url",
@@ -106,9 +116,12 @@ impl Admin {
             metrics,
             dispatch,
             drain,
+            ledger,
+            budgets,
             ..
         } = &*self.params;
-        health::observe(metrics, &dispatch.load(), drain);
+        health::observe(metrics, &dispatch.load(), drain, ledger);
+        books::observe(metrics, ledger, budgets);
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {

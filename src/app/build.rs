@@ -11,6 +11,7 @@ use crate::config::{Config, KeyConfig, Secret, ServerConfig, UpstreamKind};
 use crate::error::GatewayError;
 use crate::keys;
 use crate::metrics::Metrics;
+use crate::middleware::accounting::Books;
 use crate::middleware::auth::{KeyParams, Keyring};
 use crate::middleware::explain::Explain;
 use crate::middleware::respond::raw_response;
@@ -83,6 +84,7 @@ pub(super) fn parts(
     metrics: &Arc<Metrics>,
     drain: &Drain,
     keys: Vec<KeyParams>,
+    books: Arc<Books>,
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {
@@ -93,6 +95,7 @@ pub(super) fn parts(
         keyring: Arc::new(Keyring::new(keys)),
         api: api_params(&config.server),
         heartbeat: config.server.stream_ping,
+        books,
         dispatch,
     }
 }
