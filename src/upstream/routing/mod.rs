@@ -171,6 +171,8 @@ fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
     let total = route.total();
     // Bodies that take their time to come are bounded by their own timeouts; the call's begins with it.
     let overdue = Instant::now() + total;
+    // A client that says how long it waits means the head (openai-node ends its timer there): what streams behind the
+    // head has all of the total time.
     let deadline = call
         .deadline
         .map_or(overdue, |deadline| deadline.min(overdue));
@@ -179,7 +181,7 @@ fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
         .as_ref()
         .and_then(|affinity| affinity_key(affinity, call));
     let replayable = call.is_replayable();
-    Plan::begin(Arc::clone(route), deadline, replayable, affinity)
+    Plan::begin(Arc::clone(route), (deadline, overdue), replayable, affinity)
         .map_err(|NothingWell(retry_after)| DispatchError::NothingWell { retry_after })
 }
 
