@@ -15,7 +15,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::upstreams::{Builder, Previous};
 use super::{AppError, build};
 use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
-use crate::config::{self, Config, Context, Loaded, changes};
+use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::metrics::Metrics;
 use crate::middleware::auth::KeyParams;
 use crate::server::{Drain, Terms, Tls};
@@ -49,8 +49,14 @@ pub(super) struct Fixed {
 pub(super) struct Reloader {
     fixed: Fixed,
     serving: AsyncMutex<Serving>,
-    files: Mutex<Vec<PathBuf>>,
     drain_timeout: Mutex<Duration>,
+}
+
+/// What came of a reload.
+pub(super) struct Attempted {
+    pub(super) outcome: Result<Reloaded, Refused>,
+    /// The files that the configuration was made of, or would be once they are all there.
+    pub(super) files: Vec<ReadFile>,
 }
 
 /// What is served now.
@@ -71,19 +77,12 @@ impl Reloader {
     pub(super) fn new(fixed: Fixed, loaded: Loaded, tls: Option<Tls>) -> Self {
         Self {
             fixed,
-            files: Mutex::new(loaded.files),
             drain_timeout: Mutex::new(loaded.config.server.drain_timeout),
             serving: AsyncMutex::new(Serving {
                 config: loaded.config,
                 tls,
             }),
         }
-    }
-
-    /// Returns the files that the current configuration was made of.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        let files = self.files.lock();
-        files.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns how long a stop waits now.
@@ -93,8 +92,9 @@ impl Reloader {
     }
 
     /// Reads the configuration anew and serves it, or says why not. `trigger` is for the log.
-    pub(super) async fn reload(self: &Arc<Self>, trigger: &str) -> Result<Reloaded, Refused> {
-        let outcome = self.try_reload().await;
+    pub(super) async fn reload(self: &Arc<Self>, trigger: &str) -> Attempted {
+        let mut files = Vec::new();
+        let outcome = self.try_reload(&mut files).await;
         self.fixed.metrics.reloaded(outcome.is_ok());
         match &outcome {
             Ok(reloaded) => tracing::info!(
@@ -109,10 +109,11 @@ impl Reloader {
                 "the new configuration is refused; the old one goes on"
             ),
         }
-        outcome
+        Attempted { outcome, files }
     }
 
-    async fn try_reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
+    /// Reads the configuration anew and serves it. The `files` of it are known as soon as it has been read.
+    async fn try_reload(self: &Arc<Self>, files: &mut Vec<ReadFile>) -> Result<Reloaded, Refused> {
         if self.fixed.drain.has_begun() {
             return Err(Refused::because("Weir is shutting down."));
         }
@@ -124,10 +125,11 @@ impl Reloader {
             let _runtime = runtime.enter();
             this.prepare(&old)
         });
-        let prepared = preparing
+        let (read, next) = preparing
             .await
             .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
-        let Next { loaded, parts, tls } = prepared?;
+        *files = read;
+        let Next { loaded, parts, tls } = next?;
         let changes = changes(&serving.config, &loaded.config);
         let mut changed = changes.applied;
         if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
@@ -153,17 +155,23 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    fn prepare(&self, old: &Config) -> Result<Next, Refused> {
+    /// Reads the configuration and builds what it describes. Returns the files that it needs in any case.
+    fn prepare(&self, old: &Config) -> (Vec<ReadFile>, Result<Next, Refused>) {
+        let Source { path, context } = &self.fixed.source;
+        match config::load(path.as_deref(), &context()) {
+            Ok(loaded) => (loaded.warnings.files.clone(), self.build(loaded, old)),
+            Err(report) => (report.files.clone(), Err(refused(report))),
+        }
+    }
+
+    fn build(&self, loaded: Loaded, old: &Config) -> Result<Next, Refused> {
         let Fixed {
-            source,
             metrics,
             drain,
             made_key,
             dispatch,
             ..
         } = &self.fixed;
-        let context = (source.context)();
-        let loaded = config::load(source.path.as_deref(), &context).map_err(refused)?;
         let config = &loaded.config;
         let because = |error: AppError| Refused::because(&error.to_string());
         let tls = build::tls(config).map_err(because)?;
@@ -197,8 +205,6 @@ impl Reloader {
         (self.fixed.replace)(parts);
         let params = build::listener_params("data", server, &self.fixed.metrics);
         self.fixed.terms.replace(tls, params);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.clone_from(&loaded.files);
         let mut timeout = self
             .drain_timeout
             .lock()
@@ -211,7 +217,7 @@ impl Control for Arc<Reloader> {
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>> {
         let this = Self::clone(self);
         // A client that leaves in the middle must not leave half a reload behind.
-        let reloading = tokio::spawn(async move { this.reload("admin API").await });
+        let reloading = tokio::spawn(async move { this.reload("admin API").await.outcome });
         Box::pin(async move {
             reloading
                 .await

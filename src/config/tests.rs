@@ -296,6 +296,24 @@ fn every_field_arrives() {
     }
 }
 
+/// The files that were read, or should have been.
+fn paths(report: &Report) -> Vec<PathBuf> {
+    let files = report.files.iter();
+    files.map(|file| file.path.clone()).collect()
+}
+
+#[test]
+fn a_refusal_names_the_files_that_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.toml");
+    std::fs::write(&path, "[admin]\ntoken = \"file:later\"\n").unwrap();
+    let report = load(Some(&path), &context()).unwrap_err();
+    assert_eq!(paths(&report), [path.clone(), folder.path().join("later")]);
+    assert!(report.files[0].stamp.is_some() && report.files[1].stamp.is_none());
+    std::fs::write(&path, "[admin").unwrap();
+    assert_eq!(paths(&load(Some(&path), &context()).unwrap_err()), [path]);
+}
+
 #[test]
 fn secrets_and_paths_are_found_beside_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -307,9 +325,13 @@ fn secrets_and_paths_are_found_beside_the_file() {
         b"[admin]\ntoken = \"file:token\"\n[[upstream]]\nname = \"l\"\nkind = \"local\"\nmodel = \"model.gguf\"\n",
     );
     let path = folder.path().join("weir.toml");
-    let Loaded { config, files, .. } = load(Some(&path), &context()).unwrap();
+    let Loaded { config, warnings } = load(Some(&path), &context()).unwrap();
     assert_eq!(config.admin.token.unwrap().expose(), "from-a-file");
-    assert_eq!(files, [path.clone(), folder.path().join("token")]);
+    assert_eq!(
+        paths(&warnings),
+        [path.clone(), folder.path().join("token")]
+    );
+    assert!(warnings.files.iter().all(|file| file.stamp.is_some()));
     assert_eq!(config.upstreams[0].models[0].as_str(), "model");
 
     write("weir.toml", b"# caf\xe9\n");

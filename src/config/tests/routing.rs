@@ -242,7 +242,7 @@ fn sockets_and_certificates_are_found_beside_the_file() {
     let shown = loaded.warnings.to_string();
     assert_eq!(loaded.warnings.problems.len(), 1, "{shown}");
     assert_eq!(
-        loaded.files,
+        paths(&loaded.warnings),
         [path("weir.toml"), path("c.pem"), path("c.key")]
     );
     let unix = |prefix: &str| EndpointConfig::Unix {
