@@ -48,6 +48,8 @@ pub(super) struct Fixed {
 /// Reloads, one at a time.
 pub(super) struct Reloader {
     fixed: Fixed,
+    /// What the process and its listeners have been started with.
+    started: Config,
     serving: AsyncMutex<Serving>,
     drain_timeout: Mutex<Duration>,
 }
@@ -77,6 +79,7 @@ impl Reloader {
     pub(super) fn new(fixed: Fixed, loaded: Loaded, tls: Option<Tls>) -> Self {
         Self {
             fixed,
+            started: loaded.config.clone(),
             drain_timeout: Mutex::new(loaded.config.server.drain_timeout),
             serving: AsyncMutex::new(Serving {
                 config: loaded.config,
@@ -130,7 +133,7 @@ impl Reloader {
             .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
         *files = read;
         let Next { loaded, parts, tls } = next?;
-        let changes = changes(&serving.config, &loaded.config);
+        let changes = changes(&self.started, &serving.config, &loaded.config);
         let mut changed = changes.applied;
         if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
             changed.push("server.tls: another certificate".to_owned());
