@@ -18,7 +18,7 @@ use http_body_util::Full;
 use subtle::ConstantTimeEq;
 use tower::Service;
 
-pub use self::reload::{Control, Refused, ReloadProblem, Reloaded};
+pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys;
 use crate::metrics::{self, Metrics};
 use crate::openai::envelope::ErrorBody;

@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::upstreams::{Builder, Previous};
 use super::{AppError, build};
-use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
+use crate::admin::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::metrics::Metrics;
 use crate::middleware::auth::KeyParams;
@@ -117,8 +117,9 @@ impl Reloader {
 
     /// Reads the configuration anew and serves it. The `files` of it are known as soon as it has been read.
     async fn try_reload(self: &Arc<Self>, files: &mut Vec<ReadFile>) -> Result<Reloaded, Refused> {
-        if self.fixed.drain.has_begun() {
-            return Err(Refused::because("Weir is shutting down."));
+        let stop = self.fixed.drain.began();
+        if stop.is_cancelled() {
+            return Err(Refused::stopping());
         }
         let mut serving = self.serving.lock().await;
         let (this, old) = (Arc::clone(self), serving.config.clone());
@@ -128,9 +129,13 @@ impl Reloader {
             let _runtime = runtime.enter();
             this.prepare(&old)
         });
-        let (read, next) = preparing
-            .await
-            .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
+        let prepared = tokio::select! {
+            prepared = preparing => prepared,
+            // A stop waits for no model that is still loading.
+            () = stop.cancelled() => return Err(Refused::stopping()),
+        };
+        let (read, next) =
+            prepared.map_err(|_| Refused::bug("Reading the configuration failed."))?;
         *files = read;
         let Next { loaded, parts, tls } = next?;
         let changes = changes(&self.started, &serving.config, &loaded.config);
@@ -220,11 +225,12 @@ impl Control for Arc<Reloader> {
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>> {
         let this = Self::clone(self);
         // A client that leaves in the middle must not leave half a reload behind.
-        let reloading = tokio::spawn(async move { this.reload("admin API").await.outcome });
+        let reloading = async move { this.reload("admin API").await.outcome };
+        let reloading = self.fixed.drain.tasks().spawn(reloading);
         Box::pin(async move {
             reloading
                 .await
-                .unwrap_or_else(|_| Err(Refused::because("The reload failed; this is a bug.")))
+                .unwrap_or_else(|_| Err(Refused::bug("The reload failed.")))
         })
     }
 }
@@ -240,7 +246,11 @@ fn refused(report: config::Report) -> Refused {
         message: problem.message.clone(),
     });
     Refused {
+        cause: Cause::Configuration,
         problems: problems.collect(),
         report: report.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
