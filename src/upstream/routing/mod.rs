@@ -39,7 +39,7 @@ use self::policy::AsPlanned;
 pub use self::route::{Affinity, Balance, Overrides, Retry, Route, Target};
 use self::table::{Choice, Table};
 use super::UpstreamError;
-use super::member::Member;
+use super::member::{Member, RetryBudget};
 use crate::call::{Call, Reply};
 use crate::metrics::{Metrics, Snapshot};
 use crate::openai::json::top_level_member;
@@ -109,6 +109,11 @@ impl Dispatch {
     /// Returns what the route of this pattern has learnt for its second attempts.
     pub fn hedge(&self, model: &Pattern) -> Option<Arc<Hedge>> {
         self.table.hedge(model)
+    }
+
+    /// Returns the retry budget that the route of this pattern has of its own.
+    pub fn budget(&self, model: &Pattern) -> Option<Arc<RetryBudget>> {
+        self.table.budget(model)
     }
 
     /// Returns each upstream's name and whether it could be asked now.
