@@ -19,7 +19,7 @@ use http_body_util::Full;
 use subtle::ConstantTimeEq;
 use tower::Service;
 
-pub use self::reload::{Control, Refused, ReloadProblem, Reloaded};
+pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys;
 use crate::metrics::{self, Metrics};
 use crate::openai::envelope::ErrorBody;
@@ -76,7 +76,12 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
             "/readyz" => {
-                let Params { dispatch, drain, ledger, .. } = &*self.params;
+                let Params {
+                    dispatch,
+                    drain,
+                    ledger,
+                    ..
+                } = &*self.params;
                 health::ready(&dispatch.load(), drain, ledger)
             }
             _ => error(

@@ -64,7 +64,12 @@ impl Stores {
     }
 
     /// Sets up what accounting goes by.
-    pub(super) fn books(&self, config: &Config, metrics: &Arc<Metrics>, drain: &Drain) -> Arc<Books> {
+    pub(super) fn books(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        drain: &Drain,
+    ) -> Arc<Books> {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
         self.ledger.set_refuses(refuses);

@@ -187,9 +187,7 @@ impl Budget {
     fn since(&self, now: Timestamp) -> Timestamp {
         let rolling = || now.checked_sub(self.length()?).ok();
         let calendar = self.calendar(now).map(|(start, _)| start);
-        calendar
-            .or_else(rolling)
-            .unwrap_or(Timestamp::UNIX_EPOCH)
+        calendar.or_else(rolling).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// Returns the bucket that a time falls into. Rolling windows forget a bucket at a time: a quarter of an hour of a
@@ -289,7 +287,11 @@ impl Counter {
         let since = self.budget.since(now).as_second();
         // A bucket that is still partly in the window counts whole, so that no window holds more than the limit.
         let first = self.budget.bucket(self.budget.since(now));
-        while self.used.front().is_some_and(|(start, _)| *start < first.min(since)) {
+        while self
+            .used
+            .front()
+            .is_some_and(|(start, _)| *start < first.min(since))
+        {
             self.used.pop_front();
         }
         let counted = self.used.iter().filter(|(start, _)| *start >= first);
@@ -362,7 +364,10 @@ impl Budgets {
             let kept = account.as_ref().map(|account| account.counters().clone());
             let mut counters = Vec::with_capacity(budgets.len());
             for budget in budgets {
-                let known = kept.iter().flatten().find(|known| known.budget.counts_as(&budget));
+                let known = kept
+                    .iter()
+                    .flatten()
+                    .find(|known| known.budget.counts_as(&budget));
                 counters.push(match known {
                     Some(known) => Counter {
                         budget,
@@ -434,7 +439,8 @@ impl Budgets {
             for counter in counters.iter_mut() {
                 counter.reserved = counter.reserved.saturating_add(counter.budget.of(&amount));
                 let balance = counter.balance(holder, now);
-                let is_near = balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
+                let is_near =
+                    balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
                 let is_nearer = |other: &Balance| balance.thousandths() > other.thousandths();
                 if is_near && warning.as_ref().is_none_or(is_nearer) {
                     warning = Some(balance);
@@ -464,12 +470,7 @@ impl Budgets {
     }
 
     /// Returns the state of the budgets that the calls of a key count towards.
-    pub fn balances_of(
-        &self,
-        key: &str,
-        team: Option<&str>,
-        now: Timestamp,
-    ) -> Vec<Balance> {
+    pub fn balances_of(&self, key: &str, team: Option<&str>, now: Timestamp) -> Vec<Balance> {
         let mut balances = self.balances(now);
         balances.retain(|balance| match &balance.holder {
             Holder::Key(name) => **name == *key,
@@ -546,7 +547,8 @@ fn seed(
         counter.add(at, used.max(0).cast_unsigned());
     }
     if budget.per == Period::Total {
-        let sql = format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
+        let sql =
+            format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
         let forgotten: i64 = ledger.query_row(&sql, [name], |row| row.get(0))?;
         counter.add(Timestamp::UNIX_EPOCH, forgotten.max(0).cast_unsigned());
     }

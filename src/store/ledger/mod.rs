@@ -134,7 +134,9 @@ impl Ledger {
         let keeper = Keeper::new(params, &shared, ops.downgrade());
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
-            thread.spawn(work).map_err(|source| OpenError::Thread { source })
+            thread
+                .spawn(work)
+                .map_err(|source| OpenError::Thread { source })
         };
         let threads = vec![
             spawn("ledger", Box::new(move || writer.run()))?,
@@ -179,7 +181,9 @@ impl Ledger {
     /// nothing was spent.
     pub fn note(&self, intent: Intent, entry: Entry) -> Receipt {
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry),
+            Ok(place) => {
+                OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry)
+            }
             Err(_) => Receipt::failed(LedgerError::Crowded),
         }
     }
@@ -247,6 +251,8 @@ impl Ledger {
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Ledger")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
