@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod auth;
+mod book;
 mod clients;
 mod config_start;
 mod connections;
@@ -25,6 +26,7 @@ mod faults;
 mod framing;
 mod house;
 mod http2;
+mod ledger;
 #[cfg(feature = "local")]
 mod local;
 mod models;
