@@ -6,6 +6,7 @@ mod edit;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,6 +16,7 @@ pub(in crate::openai) use self::answer::{is_whole, members};
 pub use self::edit::{Edit, apply};
 use self::scan::{ScanError, Scanner, unescape};
 pub(in crate::openai) use self::scan::{spells, spells_in_other_case};
+pub use self::walk::{each_element, each_member, text};
 
 /// Where the members that Weir understands stand in a body. Ranges cover the value, without surrounding white space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
