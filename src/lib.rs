@@ -20,4 +20,5 @@ pub mod secret;
 pub mod server;
 pub mod stack;
 mod tls_roots;
+pub mod tokens;
 pub mod upstream;
