@@ -19,7 +19,7 @@ use super::verdict::{Class, Verdict};
 use crate::call::{Call, Outcome, Record, Reply, Try};
 use crate::metrics::Metrics;
 use crate::upstream::member::{Endpoint, Member, Pass, Ticket};
-use crate::upstream::{Attempt, UpstreamError};
+use crate::upstream::{Attempt, Phase, UpstreamError};
 
 const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
 
@@ -207,7 +207,7 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
     if member.local {
         let answer = timeout_at(plan.deadline(), answering).await;
         let reply = answer.unwrap_or(Err(UpstreamError::Timeout {
-            phase: "total",
+            phase: Phase::Total,
             limit: timeouts.total,
         }))?;
         return Ok(Held {

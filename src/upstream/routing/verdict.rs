@@ -2,8 +2,8 @@
 
 use http::{HeaderMap, StatusCode};
 
-use crate::upstream::UpstreamError;
 use crate::upstream::advice::Advice;
+use crate::upstream::{Phase, UpstreamError};
 
 /// What a try says of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,14 @@ impl Verdict {
     pub fn of_error(error: &UpstreamError) -> Self {
         let class = match error {
             UpstreamError::Connect(_) | UpstreamError::Broken(_) => Class::Again,
-            UpstreamError::Timeout { phase, .. } => match *phase {
+            UpstreamError::Timeout { phase, .. } => match phase {
                 // No time is left for anybody.
-                "total" => Class::Final,
-                _ => Class::Again,
+                Phase::Total => Class::Final,
+                Phase::Connect
+                | Phase::Tls
+                | Phase::FirstByte
+                | Phase::FirstContent
+                | Phase::Idle => Class::Again,
             },
             UpstreamError::Status { status, advice } => {
                 let class = match PASSING.contains(&status.as_u16()) {
@@ -100,7 +104,14 @@ impl Verdict {
             | UpstreamError::NotLoaded
             | UpstreamError::Engine(_) => true,
             // The whole time of a call may be its client's own, and as short as that likes.
-            UpstreamError::Timeout { phase, .. } => *phase != "total",
+            UpstreamError::Timeout { phase, .. } => match phase {
+                Phase::Total => false,
+                Phase::Connect
+                | Phase::Tls
+                | Phase::FirstByte
+                | Phase::FirstContent
+                | Phase::Idle => true,
+            },
             UpstreamError::Status { status, .. } => status.is_server_error(),
             UpstreamError::Refused(_)
             | UpstreamError::TooLarge { .. }
@@ -159,7 +170,7 @@ mod tests {
             (UpstreamError::Broken(broken()), Class::Again, true),
             (
                 UpstreamError::Timeout {
-                    phase: "first_byte",
+                    phase: Phase::FirstByte,
                     limit,
                 },
                 Class::Again,
@@ -167,7 +178,7 @@ mod tests {
             ),
             (
                 UpstreamError::Timeout {
-                    phase: "total",
+                    phase: Phase::Total,
                     limit,
                 },
                 Class::Final,
