@@ -18,6 +18,7 @@ use super::plan::{Place, Plan, TryId};
 use super::verdict::{Class, Verdict};
 use crate::call::{Call, Outcome, Record, Reply, Try};
 use crate::metrics::Metrics;
+use crate::upstream::member::health::Seen;
 use crate::upstream::member::{Endpoint, Member, Pass, Ticket};
 use crate::upstream::{Attempt, Phase, UpstreamError};
 
@@ -25,6 +26,10 @@ const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
 
 /// How long a call that found the queue full should stay away.
 const QUEUE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a call must have waited in vain before it says something of the endpoint that it was given up; sooner where
+/// the first byte's timeout is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A call and its plan.
 pub(super) struct Planned {
@@ -138,18 +143,31 @@ async fn attempt(
         Ok(pass) => pass,
         Err(error) => return trying.failed(error),
     };
-    let mut ticket = Ticket::begin(endpoint, place.trial.take());
+    let timeouts = plan.route().timeouts.over(member.timeouts);
+    // While an upload lasts, its client decides how long nothing comes.
+    let patience = call
+        .is_replayable()
+        .then(|| timeouts.first_byte.min(PATIENCE));
+    let mut ticket = Ticket::begin(endpoint, place.trial.take(), patience);
     let Held { mut reply, failed } = match ask(call, &place, plan).await {
         Ok(held) => held,
         Err(error) => {
-            ticket.answered(Verdict::is_failure(&error));
+            if let Some(seen) = Verdict::seen(&error) {
+                ticket.answered(seen);
+            }
+            // Whatever it is not to blame for tells at most how long it was silent.
+            drop(ticket);
             if let (UpstreamError::Refused(_), Some(index)) = (&error, place.credential) {
                 member.credentials.refused(index, Instant::now());
             }
             return trying.failed(error);
         }
     };
-    ticket.answered(failed || reply.status.is_server_error());
+    ticket.answered(match failed || reply.status.is_server_error() {
+        true => Seen::Failed,
+        false if reply.body.as_full().is_none() => Seen::Begun,
+        false => Seen::Well,
+    });
     let verdict = match failed {
         true => Verdict::of_failed_start(),
         false => Verdict::of_answer(reply.status, &reply.headers),
@@ -168,9 +186,10 @@ async fn attempt(
         record.facts().degraded = true;
     }
     let reply = reply.on_end(move |outcome| {
-        if matches!(outcome, Outcome::Failed(error) if error.is_upstreams()) {
-            ticket.broke();
-        }
+        ticket.ended(match outcome {
+            Outcome::Failed(error) if error.is_upstreams() => Seen::Failed,
+            Outcome::Complete | Outcome::Failed(_) | Outcome::ClientGone => Seen::Well,
+        });
         drop((ticket, pass));
     });
     (Ok(reply), verdict, which)

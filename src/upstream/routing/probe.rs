@@ -1,4 +1,4 @@
-//! Active health checks: each endpoint is asked in its own rhythm, and what it says counts like any request.
+//! Active health checks: each endpoint is asked in its own rhythm, and what it says counts beside the requests.
 
 use std::sync::{Arc, Weak};
 
@@ -60,5 +60,5 @@ async fn ask(member: &Member, endpoint: &Endpoint, checks: &Checks) {
     let credential = credential.and_then(|index| member.credentials.get(index));
     let asked = endpoint.service.probe(&checks.path, credential.cloned());
     let failed = !matches!(timeout(checks.timeout, asked).await, Ok(Ok(())));
-    endpoint.observe(failed, began);
+    endpoint.checked(failed, began);
 }

@@ -16,7 +16,7 @@ use crate::pattern::Pattern;
 use crate::upstream::advice::Advice;
 use crate::upstream::member::health::{self, Health};
 use crate::upstream::member::{Credentials, Endpoint, Gate, Load, RetryBudget};
-use crate::upstream::{Attempt, Credential, Timeouts, Upstream, UpstreamFuture};
+use crate::upstream::{Attempt, Credential, Phase, Timeouts, Upstream, UpstreamFuture};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,9 +31,10 @@ enum Does {
     Hang,
     After(Duration),
     Stream(&'static [&'static str]),
+    Cut(&'static [&'static str]),
 }
 
-use Does::{After, Answer, Break, Hang, Refuse, Status, StatusWith, Stream};
+use Does::{After, Answer, Break, Cut, Hang, Refuse, Status, StatusWith, Stream};
 
 /// An upstream that does what it is told, the last thing again and again.
 struct Scripted {
@@ -98,6 +99,8 @@ impl Upstream for Scripted {
             1 => does[0].clone(),
             _ => does.pop_front().unwrap(),
         };
+        let is_cut = matches!(next, Cut(_));
+        let (deadline, limit) = (attempt.deadline, attempt.timeouts.total);
         Box::pin(async move {
             match next {
                 Answer => Ok(answer()),
@@ -105,16 +108,23 @@ impl Upstream for Scripted {
                 StatusWith(status, name, value) => advised(status, name, value),
                 Refuse => Err(UpstreamError::Refused(StatusCode::UNAUTHORIZED)),
                 Break => Err(UpstreamError::Broken(Box::new(StreamError::Broken))),
-                Hang => std::future::pending().await,
+                Hang => {
+                    tokio::time::sleep_until(deadline).await;
+                    Err(UpstreamError::Timeout {
+                        phase: Phase::Total,
+                        limit,
+                    })
+                }
                 After(time) => {
                     tokio::time::sleep(time).await;
                     Ok(answer())
                 }
-                Stream(events) => {
+                Stream(events) | Cut(events) => {
                     let frames = events.iter().map(|event| {
                         Ok(http_body::Frame::data(Bytes::from_static(event.as_bytes())))
                     });
-                    let frames: Vec<_> = frames.collect();
+                    let end = is_cut.then_some(Err(StreamError::Broken));
+                    let frames: Vec<_> = frames.chain(end).collect();
                     let body: BoxBody =
                         Box::pin(StreamBody::new(futures_util::stream::iter(frames)));
                     Ok(Reply::events(StatusCode::OK, HeaderMap::new(), body))
@@ -496,7 +506,7 @@ async fn an_endpoint_that_fails_is_left_out_and_comes_back_by_one_trial() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_one_is_kept_unless_the_floor_is_none() {
-    let one = Scripted::new(&[Status(501)]);
+    let one = Scripted::new(&[Status(520)]);
     let dispatch_of = |floor| {
         let mut setup = upstream("one", &[&one]);
         setup.floor = floor;
@@ -510,7 +520,7 @@ async fn the_last_one_is_kept_unless_the_floor_is_none() {
     one.now_does(Answer);
     assert!(succeeds(&kept).await, "it is back as soon as it is well");
 
-    one.now_does(Status(501));
+    one.now_does(Status(520));
     let left_out = dispatch_of(0);
     for _ in 0..20 {
         assert!(!succeeds(&left_out).await);
@@ -689,4 +699,103 @@ async fn a_rolling_failure_of_three_endpoints_is_nobodys_concern() {
         assert!(answers.iter().all(Result::is_ok), "round {round}");
         tokio::time::advance(SECOND).await;
     }
+}
+
+fn hurried(time: Duration) -> Call {
+    Call {
+        deadline: Some(Instant::now() + time),
+        ..call()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_hangs_is_left_out_though_only_its_clients_give_up() {
+    for client_leaves in [false, true] {
+        let (hung, good) = (Scripted::new(&[Hang]), Scripted::new(&[Answer]));
+        let mut route = side_by_side(vec![
+            upstream("hung", &[&hung]).build(),
+            upstream("good", &[&good]).build(),
+        ]);
+        route.balance = Balance::Order;
+        let dispatch = dispatch(route);
+        for _ in 0..5 {
+            let (patience, deadline) = match client_leaves {
+                true => (20 * SECOND, 600 * SECOND),
+                false => (600 * SECOND, 20 * SECOND),
+            };
+            let asked = dispatch.clone().oneshot(hurried(deadline));
+            let left = tokio::time::timeout(patience, asked).await;
+            assert!(left.is_err() || left.is_ok_and(|result| result.is_err()));
+        }
+        assert!(succeeds(&dispatch).await);
+        assert_eq!((hung.calls(), good.calls()), (5, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_in_a_hurry_say_nothing_of_an_endpoint() {
+    let slow = Scripted::new(&[Hang]);
+    let member = upstream("slow", &[&slow]).build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    for _ in 0..20 {
+        let asked = dispatch.clone().oneshot(hurried(SECOND));
+        assert!(asked.await.is_err());
+    }
+    assert_eq!(member.snapshot().ejected, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_hangs_until_the_clients_deadline_brings_nothing_back() {
+    let one = Scripted::new(&[Break]);
+    let mut setup = upstream("one", &[&one]);
+    setup.floor = 0;
+    let member = setup.build();
+    let mut route = in_turn(vec![Arc::clone(&member)]);
+    route.retry.attempts = 0;
+    let dispatch = dispatch(route);
+    for _ in 0..5 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    one.now_does(Hang);
+    for deadline in [SECOND, 20 * SECOND] {
+        tokio::time::advance(5 * SECOND).await;
+        assert!(dispatch.clone().oneshot(hurried(deadline)).await.is_err());
+        assert_eq!(member.snapshot().ejected, 1);
+    }
+    assert_eq!(one.calls(), 7);
+    assert!(
+        matches!(ask(&dispatch).await, Err(DispatchError::NothingWell { .. })),
+        "twenty seconds of silence are a failed trial"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cuts_its_streams_is_left_out() {
+    let one = Scripted::new(&[Cut(&[WORD])]);
+    let mut setup = upstream("one", &[&one]);
+    setup.floor = 0;
+    let member = setup.build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    let streamed = async || dispatch.clone().oneshot(streamed()).await;
+    for _ in 0..5 {
+        let reply = streamed().await.unwrap();
+        assert!(reply.body.collect().await.is_err());
+    }
+    assert_eq!(member.snapshot().ejected, 1);
+    tokio::time::advance(5 * SECOND).await;
+    let reply = streamed().await.unwrap();
+    assert_eq!(member.snapshot().ejected, 0, "it has begun");
+    assert!(reply.body.collect().await.is_err());
+    assert_eq!(member.snapshot().ejected, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_upstream_does_not_offer_is_no_failure() {
+    let one = Scripted::new(&[Status(501)]);
+    let member = upstream("one", &[&one]).build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    for _ in 0..20 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    assert_eq!(member.snapshot().ejected, 0);
 }

@@ -3,6 +3,7 @@
 use http::{HeaderMap, StatusCode};
 
 use crate::upstream::advice::Advice;
+use crate::upstream::member::health::Seen;
 use crate::upstream::{Phase, UpstreamError};
 
 /// What a try says of the next one.
@@ -94,30 +95,33 @@ impl Verdict {
         Self::new(class)
     }
 
-    /// Returns whether the endpoint is to blame. What a credential may not do, or not so often, is not its failure, nor
-    /// is what the client asked for.
-    pub fn is_failure(error: &UpstreamError) -> bool {
+    /// Returns what a failure says of the endpoint's health; `None`: nothing. What a credential may not do, or not so
+    /// often, is not its failure, nor is what the client asked for, nor what it does not offer.
+    pub fn seen(error: &UpstreamError) -> Option<Seen> {
         match error {
             UpstreamError::Connect(_)
             | UpstreamError::Broken(_)
             | UpstreamError::Invalid(_)
             | UpstreamError::NotLoaded
-            | UpstreamError::Engine(_) => true,
-            // The whole time of a call may be its client's own, and as short as that likes.
+            | UpstreamError::Engine(_) => Some(Seen::Failed),
             UpstreamError::Timeout { phase, .. } => match phase {
-                Phase::Total => false,
+                // The whole time of a call may be its client's own, and as short as that likes.
+                Phase::Total => None,
                 Phase::Connect
                 | Phase::Tls
                 | Phase::FirstByte
                 | Phase::FirstContent
-                | Phase::Idle => true,
+                | Phase::Idle => Some(Seen::Failed),
             },
-            UpstreamError::Status { status, .. } => status.is_server_error(),
+            UpstreamError::Status { status, .. } => match status.as_u16() {
+                501 | 505 => Some(Seen::Well),
+                500.. => Some(Seen::Failed),
+                _ => Some(Seen::Well),
+            },
             UpstreamError::Refused(_)
             | UpstreamError::TooLarge { .. }
-            | UpstreamError::Upload(_)
-            | UpstreamError::Overloaded { .. }
-            | UpstreamError::BadRequest { .. } => false,
+            | UpstreamError::BadRequest { .. } => Some(Seen::Well),
+            UpstreamError::Upload(_) | UpstreamError::Overloaded { .. } => None,
         }
     }
 }
@@ -165,16 +169,24 @@ mod tests {
     fn errors() {
         let broken = || Box::new(std::io::Error::other("broken"));
         let limit = Duration::ZERO;
-        for (error, class, failure) in [
-            (UpstreamError::Connect(broken()), Class::Again, true),
-            (UpstreamError::Broken(broken()), Class::Again, true),
+        for (error, class, seen) in [
+            (
+                UpstreamError::Connect(broken()),
+                Class::Again,
+                Some(Seen::Failed),
+            ),
+            (
+                UpstreamError::Broken(broken()),
+                Class::Again,
+                Some(Seen::Failed),
+            ),
             (
                 UpstreamError::Timeout {
                     phase: Phase::FirstByte,
                     limit,
                 },
                 Class::Again,
-                true,
+                Some(Seen::Failed),
             ),
             (
                 UpstreamError::Timeout {
@@ -182,22 +194,26 @@ mod tests {
                     limit,
                 },
                 Class::Final,
-                false,
+                None,
             ),
             (
                 UpstreamError::Refused(StatusCode::UNAUTHORIZED),
                 Class::Refused,
-                false,
+                Some(Seen::Well),
             ),
-            (UpstreamError::Invalid("not HTTP"), Class::Elsewhere, true),
+            (
+                UpstreamError::Invalid("not HTTP"),
+                Class::Elsewhere,
+                Some(Seen::Failed),
+            ),
             (
                 UpstreamError::Overloaded { retry_after: limit },
                 Class::Elsewhere,
-                false,
+                None,
             ),
         ] {
             assert_eq!(Verdict::of_error(&error).class, class, "{error}");
-            assert_eq!(Verdict::is_failure(&error), failure, "{error}");
+            assert_eq!(Verdict::seen(&error), seen, "{error}");
         }
     }
 }
