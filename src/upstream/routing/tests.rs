@@ -799,3 +799,32 @@ async fn what_an_upstream_does_not_offer_is_no_failure() {
     }
     assert_eq!(member.snapshot().ejected, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn affinity_keeps_to_the_order_and_to_the_weights() {
+    for balance in [Balance::Order, Balance::Weighted] {
+        let at = [0; 2].map(|_| Scripted::new(&[Answer]));
+        let mut route = side_by_side(vec![
+            upstream("one", &[&at[0]]).build(),
+            upstream("two", &[&at[1]]).build(),
+        ]);
+        route.balance = balance;
+        route.targets[0].weight = 9;
+        let name = HeaderName::from_static("x-session-id");
+        route.affinity = Some(Affinity::Header(name.clone()));
+        let dispatch = dispatch(route);
+        for session in 0..400 {
+            let value = HeaderValue::from(session);
+            let headers = HeaderMap::from_iter([(name.clone(), value)]);
+            let call = call_with(r#"{"model":"m"}"#, headers);
+            assert!(dispatch.clone().oneshot(call).await.is_ok());
+        }
+        let first = at[0].calls();
+        match balance {
+            Balance::Order => assert_eq!(first, 400),
+            Balance::P2c | Balance::Weighted => {
+                assert!((330..390).contains(&first), "{first} of 400");
+            }
+        }
+    }
+}
