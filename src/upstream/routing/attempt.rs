@@ -148,6 +148,7 @@ async fn attempt(
     let patience = call
         .is_replayable()
         .then(|| timeouts.first_byte.min(PATIENCE));
+    let began = Instant::now();
     let mut ticket = Ticket::begin(endpoint, place.trial.take(), patience);
     let Held { mut reply, failed } = match ask(call, &place, plan).await {
         Ok(held) => held,
@@ -158,7 +159,7 @@ async fn attempt(
             // Whatever it is not to blame for tells at most how long it was silent.
             drop(ticket);
             if let (UpstreamError::Refused(_), Some(index)) = (&error, place.credential) {
-                member.credentials.refused(index, Instant::now());
+                member.credentials.refused(index, began, Instant::now());
             }
             return trying.failed(error);
         }
@@ -177,7 +178,7 @@ async fn attempt(
         let credentials = &member.credentials;
         match verdict.class {
             Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
-            _ => credentials.accepted(index),
+            _ => credentials.accepted(index, began),
         }
     }
     if target.degraded && verdict.class == Class::Final {
