@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 
 /// A body of unknown kind that can fail as an upstream fails.
 pub type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
@@ -71,6 +72,15 @@ type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
 pub struct ReplyBody {
     kind: Kind,
     on_end: Vec<OnEnd>,
+    tunnel: Option<Tunnel>,
+}
+
+/// What goes on when the body of its reply has ended: two connections that are joined.
+pub struct Tunnel(oneshot::Sender<Box<dyn Send>>);
+
+/// Holds what a tunnel takes up, for as long as it lasts.
+pub struct TunnelEnd {
+    _kept: oneshot::Receiver<Box<dyn Send>>,
 }
 
 enum Kind {
@@ -90,6 +100,7 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Full(Some(body)),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
     }
@@ -102,6 +113,7 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Stream(body),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
     }
@@ -114,8 +126,21 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Events(body),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
+    }
+
+    /// Says that the connection goes on as a tunnel.
+    #[must_use]
+    pub fn switched(mut self, tunnel: Tunnel) -> Self {
+        self.body.tunnel = Some(tunnel);
+        self
+    }
+
+    /// Takes the tunnel that the connection goes on as.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        self.body.tunnel.take()
     }
 
     /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. What
@@ -124,6 +149,22 @@ impl Reply {
     pub fn on_end(mut self, f: impl FnOnce(Outcome) + Send + 'static) -> Self {
         self.body.on_end.push(Box::new(f));
         self
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// Makes a tunnel, and what its task holds until its end.
+    pub fn new() -> (Self, TunnelEnd) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), TunnelEnd { _kept: receiver })
+    }
+
+    /// Keeps something until the tunnel has ended.
+    pub fn keep(self, value: impl Send + 'static) {
+        // A tunnel that has ended already gives it back, to be dropped.
+        let _ = self.0.send(Box::new(value));
     }
 }
 
@@ -180,6 +221,7 @@ impl From<Bytes> for ReplyBody {
         Self {
             kind: Kind::Full(Some(bytes)),
             on_end: Vec::new(),
+            tunnel: None,
         }
     }
 }

@@ -186,6 +186,10 @@ async fn attempt(
         headers.insert(DEGRADED, HeaderValue::from_static("true"));
         record.facts().degraded = true;
     }
+    if let Some(tunnel) = reply.take_tunnel() {
+        tunnel.keep((ticket, pass));
+        return (Ok(reply), verdict, which);
+    }
     let reply = reply.on_end(move |outcome| {
         ticket.ended(match outcome {
             Outcome::Failed(error) if error.is_upstreams() => Seen::Failed,
