@@ -64,15 +64,20 @@ impl Service<Planned> for Attempts {
                 });
             };
             let hedge = plan.route().hedge.clone();
+            if let Some(hedge) = &hedge
+                && plan.is_first(place.1)
+            {
+                hedge.deposit();
+            }
             let hedge = hedge.and_then(|hedge| Some((hedge, Box::new(call.again()?))));
-            let (result, verdict, which) = match hedge {
+            let (result, _, which) = match hedge {
                 // Boxed, since it is rare and large: every call would carry it otherwise.
                 Some((hedge, again)) => {
                     Box::pin(hedged(call, again, place, &plan, &hedge, &metrics)).await
                 }
                 None => attempt(call, place, &plan, &metrics).await,
             };
-            plan.ended(verdict, which);
+            plan.counts(which);
             result
         })
     }
@@ -90,22 +95,30 @@ async fn hedged(
     hedge: &Hedge,
     metrics: &Arc<Metrics>,
 ) -> Ended {
-    let began = Instant::now();
+    let (began, stream) = (Instant::now(), call.stream);
+    // How fast a failure comes says nothing of how long an answer takes.
+    let learn = |ended: &Ended| {
+        if !is_bad(ended) {
+            hedge.answered(stream, began.elapsed());
+        }
+    };
     let first = pin!(attempt(call, place, plan, metrics));
-    let Some(delay) = hedge.delay() else {
+    let Some(delay) = hedge.delay(stream) else {
         let ended = first.await;
-        hedge.answered(began.elapsed());
+        learn(&ended);
         return ended;
     };
     let first = match select(first, pin!(sleep(delay))).await {
         Either::Left((ended, _)) => {
-            hedge.answered(began.elapsed());
+            learn(&ended);
             return ended;
         }
         Either::Right(((), first)) => first,
     };
-    let Some(place) = hedge.withdraw().then(|| plan.take_beside()).flatten() else {
-        return first.await;
+    let Some(place) = plan.take_beside(|| hedge.withdraw()) else {
+        let ended = first.await;
+        learn(&ended);
+        return ended;
     };
     let route = plan.route().model.as_str();
     metrics.hedged(route, false);
@@ -119,7 +132,7 @@ async fn hedged(
     if won && !is_bad(&ended) {
         metrics.hedged(route, true);
     }
-    hedge.answered(began.elapsed());
+    learn(&ended);
     ended
 }
 
@@ -127,8 +140,20 @@ fn is_bad((_, verdict, _): &Ended) -> bool {
     verdict.class != Class::Final
 }
 
-/// Asks one place.
+/// Asks one place, and lets the plan know what it said.
 async fn attempt(
+    call: Box<Call>,
+    place: (Place, TryId),
+    plan: &Plan,
+    metrics: &Arc<Metrics>,
+) -> Ended {
+    let ended = ask_at(call, place, plan, metrics).await;
+    let (_, verdict, which) = &ended;
+    plan.heard(*verdict, *which);
+    ended
+}
+
+async fn ask_at(
     call: Box<Call>,
     (mut place, which): (Place, TryId),
     plan: &Plan,

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
-use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError};
+use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError, UploadError};
 use crate::openai::endpoint::Endpoint as Path;
 use crate::openai::json;
 use crate::openai::models::Model;
@@ -437,6 +437,7 @@ async fn all_refused_is_an_error_that_no_retry_mends() {
         error,
         Some(DispatchError::Upstream {
             source: UpstreamError::Refused(_),
+            spent: true,
             ..
         })
     ));
@@ -800,6 +801,142 @@ async fn what_an_upstream_does_not_offer_is_no_failure() {
     assert_eq!(member.snapshot().ejected, 0);
 }
 
+/// An upstream of three endpoints, the budget of its retries, and what happens to it.
+fn three(does: [Does; 3]) -> ([Arc<Scripted>; 3], Setup) {
+    let at = does.map(|does| Scripted::new(&[does]));
+    let refs: Vec<_> = at.iter().collect();
+    let setup = upstream("three", &refs);
+    (at, setup)
+}
+
+fn eject(endpoint: &Endpoint) {
+    for _ in 0..5 {
+        endpoint.observe(health::Seen::Failed, Instant::now());
+    }
+}
+
+fn calls_of(at: &[Arc<Scripted>]) -> usize {
+    at.iter().map(|at| at.calls()).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_several_endpoints_is_not_amplified_either() {
+    let (at, mut setup) = three([Status(500), Status(500), Status(500)]);
+    setup.budget = 0.2;
+    let mut route = in_turn(vec![setup.build()]);
+    (route.retry.base, route.retry.max) = (Duration::ZERO, Duration::ZERO);
+    let dispatch = dispatch(route);
+    for _ in 0..500 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    let calls = calls_of(&at);
+    assert!(calls <= 500 + 100 + 30, "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fall_backs_are_requests_of_the_upstream_that_they_reach() {
+    let (down, two) = (Scripted::new(&[Status(501)]), Scripted::new(&[Status(500)]));
+    let mut setup = upstream("two", &[&two]);
+    setup.budget = 1.0;
+    let mut route = in_turn(vec![upstream("down", &[&down]).build(), setup.build()]);
+    route.retry.attempts = 1;
+    (route.retry.base, route.retry.max) = (Duration::ZERO, Duration::ZERO);
+    let dispatch = dispatch(route);
+    for _ in 0..200 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    assert_eq!(two.calls(), 400, "a retry for each, as the budget allows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_is_a_number_of_endpoints() {
+    for (attempts, floor) in [(0, 1), (2, 1), (0, 2), (2, 3)] {
+        let (at, mut setup) = three([Status(520), Status(520), Status(520)]);
+        setup.floor = floor;
+        let member = setup.build();
+        let mut route = in_turn(vec![Arc::clone(&member)]);
+        route.retry.attempts = attempts;
+        let dispatch = dispatch(route);
+        while member.snapshot().ejected < 3 {
+            assert!(!succeeds(&dispatch).await);
+        }
+        let before = calls_of(&at);
+        assert!(!succeeds(&dispatch).await);
+        let asked = calls_of(&at) - before;
+        let expected = floor.min(attempts as usize + 1);
+        assert_eq!(asked, expected, "{floor}, {attempts}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_never_costs_a_call_its_answer() {
+    for attempts in [0, 1, 2] {
+        let (at, setup) = three([Break, Break, Answer]);
+        let member = setup.build();
+        let mut route = in_turn(vec![Arc::clone(&member)]);
+        route.retry.attempts = attempts;
+        let dispatch = dispatch(route);
+        member.endpoints[..2].iter().for_each(|at| eject(at));
+        let before = calls_of(&at);
+        for _ in 0..10 {
+            tokio::time::advance(300 * SECOND).await;
+            for _ in 0..4 {
+                assert!(succeeds(&dispatch).await, "{attempts}");
+            }
+        }
+        assert_eq!(calls_of(&at) - before, 10 * (4 + 2), "each trial once");
+        assert_eq!(member.snapshot().ejected, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_is_not_taken_with_the_last_try() {
+    for _ in 0..20 {
+        let (at, setup) = three([Break, Break, Answer]);
+        let member = setup.build();
+        eject(&member.endpoints[0]);
+        tokio::time::advance(5 * SECOND).await;
+        let mut route = in_turn(vec![member]);
+        route.retry.attempts = 1;
+        assert!(succeeds(&dispatch(route)).await);
+        assert_eq!(at[0].calls(), 1);
+    }
+}
+
+fn upload() -> Call {
+    let body = http_body_util::Empty::new().map_err(|never| -> UploadError { match never {} });
+    Call {
+        body: CallBody::Stream {
+            body: Box::pin(body),
+            length: None,
+        },
+        ..call()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_bring_an_endpoint_back_when_nothing_else_does() {
+    let (one, two) = (Scripted::new(&[Break]), Scripted::new(&[Answer]));
+    let mut setup = upstream("one", &[&one, &two]);
+    setup.floor = 0;
+    let member = setup.build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    let upload = async || dispatch.clone().oneshot(upload()).await.is_ok();
+    eject(&member.endpoints[0]);
+    one.now_does(Answer);
+    for (secs, calls) in [(5, 0), (4, 0), (1, 1)] {
+        tokio::time::advance(secs * SECOND).await;
+        assert!(upload().await);
+        assert_eq!(one.calls(), calls);
+    }
+    assert_eq!(member.snapshot().ejected, 0);
+    // Where nobody else is there, none waits for that.
+    member.endpoints.iter().for_each(|at| eject(at));
+    assert!(!upload().await);
+    tokio::time::advance(6 * SECOND).await;
+    assert!(upload().await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn affinity_keeps_to_the_order_and_to_the_weights() {
     for balance in [Balance::Order, Balance::Weighted] {
@@ -827,4 +964,132 @@ async fn affinity_keeps_to_the_order_and_to_the_weights() {
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_second_attempt_goes_to_a_lower_priority() {
+    let (slow, local) = (
+        Scripted::new(&[After(20 * SECOND)]),
+        Scripted::new(&[Answer]),
+    );
+    let mut poet = upstream("poet", &[&local]);
+    poet.local = true;
+    let mut route = in_turn(vec![upstream("slow", &[&slow]).build(), poet.build()]);
+    let hedge = Arc::new(Hedge::new(1.0, Some(SECOND)));
+    route.hedge = Some(Arc::clone(&hedge));
+    let dispatch = dispatch(route);
+    let reply = ask(&dispatch).await.unwrap();
+    assert!(!reply.headers.contains_key("x-weir-degraded"));
+    assert_eq!((slow.calls(), local.calls()), (1, 0));
+    assert!(hedge.withdraw(), "nothing was taken for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_attempts_start_at_the_percentile_of_good_answers() {
+    let (one, two) = (Scripted::new(&[Status(501)]), Scripted::new(&[Status(501)]));
+    let mut route = side_by_side(vec![
+        upstream("one", &[&one]).build(),
+        upstream("two", &[&two]).build(),
+    ]);
+    route.balance = Balance::Order;
+    route.hedge = Some(Arc::new(Hedge::new(1.0, None)));
+    let dispatch = dispatch(route);
+    // Failures come at once, and are no measure of an answer.
+    for _ in 0..20 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    one.now_does(After(2 * SECOND));
+    two.now_does(Answer);
+    let before = two.calls();
+    for _ in 0..20 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert_eq!(two.calls(), before, "nothing is known yet");
+    one.now_does(After(20 * SECOND));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_kept_though_another_place_has_been_asked_since() {
+    let at = [
+        Scripted::new(&[StatusWith(503, "retry-after", "20"), Answer]),
+        Scripted::new(&[StatusWith(500, "x-should-retry", "false")]),
+    ];
+    let mut route = side_by_side(vec![
+        upstream("a", &[&at[0]]).build(),
+        upstream("b", &[&at[1]]).build(),
+    ]);
+    route.balance = Balance::Order;
+    let dispatch = dispatch(route);
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), 20 * SECOND);
+    assert_eq!((at[0].calls(), at[1].calls()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_wants_no_retry_gets_none_though_another_fails_after_it() {
+    let at = [
+        Scripted::new(&[StatusWith(500, "x-should-retry", "false")]),
+        Scripted::new(&[Status(501)]),
+    ];
+    let mut route = side_by_side(vec![
+        upstream("a", &[&at[0]]).build(),
+        upstream("b", &[&at[1]]).build(),
+    ]);
+    route.balance = Balance::Order;
+    let dispatch = dispatch(route);
+    let Some(DispatchError::Upstream { spent, .. }) = ask(&dispatch).await.err() else {
+        panic!("no error of an upstream");
+    };
+    assert!(spent, "no retry of the client's could mend it");
+    assert_eq!((at[0].calls(), at[1].calls()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_credential_is_not_shown_at_the_next_endpoint_before_its_time() {
+    let at = [
+        Scripted::new(&[StatusWith(429, "retry-after", "20"), Answer]),
+        Scripted::new(&[StatusWith(429, "retry-after", "20"), Answer]),
+    ];
+    let mut setup = upstream("one", &[&at[0], &at[1]]);
+    setup.keys = vec!["a"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let began = Instant::now();
+    let _ = ask(&dispatch).await;
+    let mut seen: Vec<Instant> = Vec::new();
+    for at in &at {
+        seen.extend(at.seen.lock().unwrap().iter().map(|seen| seen.at));
+    }
+    seen.sort();
+    let waits: Vec<_> = seen.iter().map(|at| *at - began).collect();
+    assert!(
+        waits[1..].iter().all(|wait| *wait >= 20 * SECOND),
+        "{waits:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_after_the_deadline() {
+    let (one, two) = (Scripted::new(&[Hang]), Scripted::new(&[Hang]));
+    let mut setup = upstream("one", &[&one]);
+    setup.gate = Some(Arc::new(Gate::new(1, 5)));
+    let members = vec![setup.build(), upstream("two", &[&two]).build()];
+    let dispatch = dispatch(in_turn(members));
+    let _hanging = tokio::spawn(dispatch.clone().oneshot(call()));
+    tokio::task::yield_now().await;
+    let error = dispatch.clone().oneshot(hurried(SECOND)).await.err();
+    assert!(
+        matches!(
+            error,
+            Some(DispatchError::Upstream {
+                source: UpstreamError::Overloaded { .. },
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+    assert_eq!(two.calls(), 0);
 }

@@ -1,5 +1,7 @@
 //! What a try says of the next one.
 
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode};
 
 use crate::upstream::advice::Advice;
@@ -85,10 +87,27 @@ impl Verdict {
                 };
             }
             UpstreamError::Refused(_) => Class::Refused,
+            UpstreamError::Overloaded { retry_after } => {
+                return Self {
+                    class: Class::Elsewhere,
+                    advice: Advice {
+                        wait: Some(*retry_after),
+                        should_retry: None,
+                    },
+                };
+            }
+            // The model is on its way: a client may well try again.
+            UpstreamError::NotLoaded => {
+                return Self {
+                    class: Class::Elsewhere,
+                    advice: Advice {
+                        wait: Some(Duration::from_secs(1)),
+                        should_retry: None,
+                    },
+                };
+            }
             UpstreamError::Invalid(_)
             | UpstreamError::TooLarge { .. }
-            | UpstreamError::Overloaded { .. }
-            | UpstreamError::NotLoaded
             | UpstreamError::Engine(_) => Class::Elsewhere,
             UpstreamError::Upload(_) | UpstreamError::BadRequest { .. } => Class::Final,
         };
@@ -128,8 +147,6 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn of_status(status: u16) -> Class {
