@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
 pub use self::record::{Facts, Record, RequestId, Try};
-pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError};
+pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Tunnel};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;
 use crate::pattern::Pattern;

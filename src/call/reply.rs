@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 
 /// A body of unknown kind that can fail as an upstream fails.
 pub type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
@@ -86,6 +87,15 @@ type OnEnd = Box<dyn FnOnce(Outcome) + Send>;
 pub struct ReplyBody {
     kind: Kind,
     on_end: Vec<OnEnd>,
+    tunnel: Option<Tunnel>,
+}
+
+/// What goes on when the body of its reply has ended: two connections that are joined.
+pub struct Tunnel(oneshot::Sender<Box<dyn Send>>);
+
+/// Holds what a tunnel takes up, for as long as it lasts.
+pub struct TunnelEnd {
+    _kept: oneshot::Receiver<Box<dyn Send>>,
 }
 
 enum Kind {
@@ -105,6 +115,7 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Full(Some(body)),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
     }
@@ -117,6 +128,7 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Stream(body),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
     }
@@ -129,8 +141,21 @@ impl Reply {
             body: ReplyBody {
                 kind: Kind::Events(body),
                 on_end: Vec::new(),
+                tunnel: None,
             },
         }
+    }
+
+    /// Says that the connection goes on as a tunnel.
+    #[must_use]
+    pub fn switched(mut self, tunnel: Tunnel) -> Self {
+        self.body.tunnel = Some(tunnel);
+        self
+    }
+
+    /// Takes the tunnel that the connection goes on as.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        self.body.tunnel.take()
     }
 
     /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. What
@@ -139,6 +164,22 @@ impl Reply {
     pub fn on_end(mut self, f: impl FnOnce(Outcome) + Send + 'static) -> Self {
         self.body.on_end.push(Box::new(f));
         self
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// Makes a tunnel, and what its task holds until its end.
+    pub fn new() -> (Self, TunnelEnd) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), TunnelEnd { _kept: receiver })
+    }
+
+    /// Keeps something until the tunnel has ended.
+    pub fn keep(self, value: impl Send + 'static) {
+        // A tunnel that has ended already gives it back, to be dropped.
+        let _ = self.0.send(Box::new(value));
     }
 }
 
@@ -215,6 +256,7 @@ impl From<Bytes> for ReplyBody {
         Self {
             kind: Kind::Full(Some(bytes)),
             on_end: Vec::new(),
+            tunnel: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How an upstream can fail before its answer has begun.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -19,8 +20,8 @@ pub enum UpstreamError {
     /// One of the upstream's timeouts ran out.
     #[error("no answer within the {phase} timeout of {limit:?}")]
     Timeout {
-        /// Which of the timeouts: `connect`, `tls`, `first_byte`, `first_content`, `idle` or `total`.
-        phase: &'static str,
+        /// Which of the timeouts.
+        phase: Phase,
         /// Its length.
         limit: Duration,
     },
@@ -69,6 +70,36 @@ pub enum UpstreamError {
         /// The error's code, as the OpenAI API spells it.
         code: &'static str,
     },
+}
+
+/// The parts of an answer that have a timeout of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Until the connection stands.
+    Connect,
+    /// Until it is secured.
+    Tls,
+    /// From the request's last byte to the answer's head.
+    FirstByte,
+    /// From the head of a stream to its first content.
+    FirstContent,
+    /// Between two pieces of the answer.
+    Idle,
+    /// All of the call, which its client may have made as short as it likes.
+    Total,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::FirstByte => "first_byte",
+            Self::FirstContent => "first_content",
+            Self::Idle => "idle",
+            Self::Total => "total",
+        })
+    }
 }
 
 impl UpstreamError {

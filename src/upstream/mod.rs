@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::call::{Call, Reply};
 use crate::openai::models::Model;
-pub use error::UpstreamError;
+pub use error::{Phase, UpstreamError};
 pub use routing::{Dispatch, DispatchError};
 
 /// A future of an upstream.

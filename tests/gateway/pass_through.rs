@@ -446,7 +446,7 @@ async fn realtime_is_piped_through() {
         (seen.unwrap(), echoed)
     });
     let gateway = Config::new()
-        .table(&format!("[[upstream]]\nname = \"upstream\"\nkind = \"openai\"\nbase_url = \"http://{address}/v1\"\napi_keys = [\"{CREDENTIAL}\"]"))
+        .table(&format!("[[upstream]]\nname = \"upstream\"\nkind = \"openai\"\nbase_url = \"http://{address}/v1\"\napi_keys = [\"{CREDENTIAL}\"]\nmax_concurrent = 1"))
         .start()
         .await;
     let mut request = format!("ws://{}/v1/realtime?model=gpt-realtime", gateway.data())
@@ -480,6 +480,19 @@ async fn realtime_is_piped_through() {
         let echo = patiently("the echo", socket.next()).await.unwrap().unwrap();
         assert!(echo == message, "the message was changed");
     }
+    let in_flight = "weir_upstream_in_flight{upstream=\"upstream\"} ";
+    let counts = async |count: u32| {
+        gateway
+            .metrics()
+            .await
+            .contains(&format!("{in_flight}{count}\n"))
+    };
+    assert!(
+        counts(1).await,
+        "a tunnel is a call for as long as it lasts"
+    );
+    let refused = gateway.client().get("/v1/files").await;
+    refused.error(503, "server_error", "overloaded");
     socket.close(None).await.unwrap();
     patiently("the closing", async {
         while let Some(Ok(_)) = socket.next().await {}
@@ -490,6 +503,8 @@ async fn realtime_is_piped_through() {
     assert_eq!(headers["authorization"], format!("Bearer {CREDENTIAL}"));
     assert!(!format!("{headers:?}").contains(KEY));
     assert_eq!(echoed, 300_000 + "höhe".len());
+    // The upstream's side is closed; with the client's the tunnel is over.
+    drop(socket);
     gateway.idle().await;
 }
 

@@ -34,6 +34,9 @@ struct Held {
 struct Aside {
     until: Option<Instant>,
     refusals: u32,
+    /// The last refusal, and whatever was last that put it aside: what began before says nothing new of it.
+    refused: Option<Instant>,
+    changed: Option<Instant>,
 }
 
 impl Credentials {
@@ -80,18 +83,27 @@ impl Credentials {
             .or_else(|| (0..self.held.len()).min_by_key(|index| self.held[*index].aside().until))
     }
 
+    /// Returns what is shown on the gateway's own account.
+    pub fn shown(&self, now: Instant) -> Option<Credential> {
+        self.get(self.first(now)?).cloned()
+    }
+
     /// Returns a credential by its place.
     pub fn get(&self, index: usize) -> Option<&Credential> {
         self.held.get(index).map(|held| &held.credential)
     }
 
-    /// Puts one aside that the upstream refused.
-    pub fn refused(&self, index: usize, now: Instant) {
+    /// Puts one aside that the upstream refused, by the answer to a call that began at `began`.
+    pub fn refused(&self, index: usize, began: Instant, now: Instant) {
         if let Some(held) = self.held.get(index) {
             let mut aside = held.aside();
+            if aside.refused.is_some_and(|refused| began < refused) {
+                return;
+            }
             let length = (REFUSED * (1 << aside.refusals.min(10))).min(LONGEST_REFUSED);
             aside.refusals += 1;
-            aside.until = Some(now + length);
+            aside.refused = Some(now);
+            aside.put(length, now);
         }
     }
 
@@ -99,15 +111,23 @@ impl Credentials {
     pub fn limited(&self, index: usize, wait: Option<Duration>, now: Instant) {
         if let Some(held) = self.held.get(index) {
             let length = wait.unwrap_or(LIMITED).min(LONGEST_LIMITED);
-            held.aside().until = Some(now + length);
+            held.aside().put(length, now);
         }
     }
 
-    /// Learns that one was accepted.
-    pub fn accepted(&self, index: usize) {
+    /// Learns that one was accepted, by the answer to a call that began at `began`.
+    pub fn accepted(&self, index: usize, began: Instant) {
         if let Some(held) = self.held.get(index) {
-            *held.aside() = Aside::default();
+            let mut aside = held.aside();
+            if aside.changed.is_none_or(|changed| began >= changed) {
+                *aside = Aside::default();
+            }
         }
+    }
+
+    /// Returns whether one is not put aside, or none is needed.
+    pub fn is_any_free(&self, now: Instant) -> bool {
+        self.held.is_empty() || (0..self.held.len()).any(|index| self.is_free(index, now))
     }
 
     fn is_free(&self, index: usize, now: Instant) -> bool {
@@ -115,6 +135,14 @@ impl Credentials {
             .aside()
             .until
             .is_none_or(|until| now >= until)
+    }
+}
+
+impl Aside {
+    /// Puts aside for so long at least.
+    fn put(&mut self, length: Duration, now: Instant) {
+        self.until = self.until.max(Some(now + length));
+        self.changed = Some(now);
     }
 }
 
@@ -148,12 +176,13 @@ mod tests {
     #[test]
     fn a_refused_one_is_left_alone_and_the_last_one_is_not() {
         let (credentials, now) = (credentials(&["a", "b"]), Instant::now());
-        credentials.refused(0, now);
+        credentials.refused(0, now, now);
         for _ in 0..4 {
             assert_eq!(credentials.first(now), Some(1));
         }
         assert_eq!(credentials.fresh(&[1], now), None);
-        credentials.refused(1, now + Duration::from_secs(1));
+        let later = now + Duration::from_secs(1);
+        credentials.refused(1, later, later);
         assert_eq!(credentials.first(now), Some(0), "free first");
         assert!(credentials.first(now + REFUSED).is_some());
     }
@@ -170,9 +199,25 @@ mod tests {
     }
 
     #[test]
+    fn what_began_before_a_credential_was_put_aside_says_nothing_of_it() {
+        let (credentials, start) = (credentials(&["a"]), Instant::now());
+        let after = |secs| start + Duration::from_secs(secs);
+        credentials.limited(0, Some(Duration::from_secs(20)), after(1));
+        credentials.accepted(0, start);
+        assert_eq!(credentials.fresh(&[], after(20)), None, "the limit holds");
+        credentials.accepted(0, after(2));
+        assert_eq!(credentials.fresh(&[], after(2)), Some(0));
+        // Ten calls at once are one refusal.
+        (0..10).for_each(|_| credentials.refused(0, after(2), after(3)));
+        credentials.limited(0, None, after(4));
+        assert_eq!(credentials.fresh(&[], after(32)), None, "no shorter for it");
+        assert_eq!(credentials.fresh(&[], after(33)), Some(0));
+    }
+
+    #[test]
     fn a_reload_remembers_those_that_stay() {
         let (old, now) = (credentials(&["a", "b"]), Instant::now());
-        old.refused(1, now);
+        old.refused(1, now, now);
         let new = credentials(&["b", "c"]);
         new.remember(&old);
         assert_eq!(new.first(now), Some(1));

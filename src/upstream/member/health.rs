@@ -3,6 +3,11 @@
 //! Failures in a row, or a share of failures in a window, eject an endpoint for a time that doubles with each ejection.
 //! When it is over, one request is let through as a trial: its success brings the endpoint back, its failure ejects it
 //! again. An endpoint that has stayed well for a window begins anew.
+//!
+//! A stream counts when it has ended. Its beginning brings an endpoint back, but on probation: the next failure ejects
+//! it again. A request that was given up without an answer counts in a row, as a hung endpoint has no successes between
+//! them, and not in the share, as it may be the clients that have no patience. Active checks count for themselves: they
+//! do not hear what requests hear, so they undo only what they have seen.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +42,19 @@ pub enum Standing {
     Ejected(Duration),
 }
 
+/// How a request ended, as far as its endpoint is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It was answered, and the answer was whole.
+    Well,
+    /// Its answer has begun, and its end is still to come.
+    Begun,
+    /// The endpoint failed.
+    Failed,
+    /// Nothing had come for long when somebody gave up.
+    Silent,
+}
+
 /// What an observation changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -57,18 +75,25 @@ pub struct Health {
 struct State {
     in_a_row: u32,
     window: Window,
+    /// Failed checks in a row.
+    checks: u32,
     ejection: Option<Ejection>,
     /// Ejections without a whole window of health between them.
     ejections: u32,
+    /// When the last of them began: what began before says nothing of what came since.
+    ejected: Option<Instant>,
     restored: Option<Instant>,
+    /// Trials so far.
+    trials: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Ejection {
-    since: Instant,
     until: Instant,
-    /// Whether a trial is under way.
-    trial: bool,
+    /// The trial that is under way.
+    trial: Option<u64>,
+    /// Whether checks began it.
+    by_checks: bool,
 }
 
 /// Counts of the last window, in slots that are forgotten one by one.
@@ -102,53 +127,98 @@ impl Health {
     pub fn standing(&self, now: Instant) -> Standing {
         match self.state().ejection {
             None => Standing::Well,
-            Some(ejection) if ejection.trial => Standing::Ejected(Duration::ZERO),
+            Some(ejection) if ejection.trial.is_some() => Standing::Ejected(Duration::ZERO),
             Some(ejection) if now >= ejection.until => Standing::Due,
             Some(ejection) => Standing::Ejected(ejection.until - now),
         }
     }
 
-    /// Takes the one trial of an endpoint that is due. Whoever gets it must observe its end, or let it go.
-    pub fn claim_trial(&self, now: Instant) -> bool {
-        match &mut self.state().ejection {
-            Some(ejection) if !ejection.trial && now >= ejection.until => {
-                ejection.trial = true;
-                true
-            }
-            _ => false,
-        }
+    /// Returns whether a trial has been due for so long that even a call which cannot be repeated should be it.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        let ejection = self.state().ejection;
+        ejection.is_some_and(|e| e.trial.is_none() && now >= e.until + self.params.base)
     }
 
-    /// Lets a trial go that ended without telling anything.
-    pub fn let_go(&self) {
+    /// Takes the one trial of an endpoint that is due, by a number of its own. Whoever gets it must observe its end, or
+    /// let it go.
+    pub fn claim_trial(&self, now: Instant) -> Option<u64> {
+        let state = &mut *self.state();
+        let ejection = state.ejection.as_mut()?;
+        if ejection.trial.is_some() || now < ejection.until {
+            return None;
+        }
+        state.trials += 1;
+        ejection.trial = Some(state.trials);
+        ejection.trial
+    }
+
+    /// Lets a trial go that ended without telling anything. Another one, taken since, goes on.
+    pub fn let_go(&self, trial: u64) {
         if let Some(ejection) = &mut self.state().ejection {
-            ejection.trial = false;
+            ejection.trial.take_if(|current| *current == trial);
         }
     }
 
     /// Learns how a request ended that began at `began`.
-    pub fn observe(&self, failed: bool, began: Instant, now: Instant) -> Option<Change> {
+    pub fn observe(&self, seen: Seen, began: Instant, now: Instant) -> Option<Change> {
         let mut state = self.state();
+        if state.ejected.is_some_and(|ejected| began < ejected) {
+            return None;
+        }
+        match (state.ejection, seen) {
+            (Some(_), Seen::Well) => Some(state.restore(now)),
+            (Some(_), Seen::Begun) => {
+                let change = state.restore(now);
+                state.in_a_row = self.params.failures.saturating_sub(1);
+                Some(change)
+            }
+            (Some(ejection), Seen::Failed | Seen::Silent) => {
+                let was_due = ejection.trial.is_some() || now >= ejection.until;
+                was_due.then(|| self.eject(&mut state, ejection.by_checks, now))
+            }
+            (None, Seen::Begun) => None,
+            (None, Seen::Well) => {
+                state.in_a_row = 0;
+                state.window.count(false, now, self.params.window);
+                None
+            }
+            (None, Seen::Failed | Seen::Silent) => {
+                state.in_a_row += 1;
+                if seen == Seen::Failed {
+                    state.window.count(true, now, self.params.window);
+                }
+                self.is_outlier(&state)
+                    .then(|| self.eject(&mut state, false, now))
+            }
+        }
+    }
+
+    /// Learns how a check ended that began at `began`. A success ends an ejection that checks began, and makes an
+    /// endpoint due for its trial that requests ejected, if checks had failed since as well.
+    pub fn checked(&self, failed: bool, began: Instant, now: Instant) -> Option<Change> {
+        let mut state = self.state();
+        if state.ejected.is_some_and(|ejected| began < ejected) {
+            return None;
+        }
+        let had_failed = state.checks > 0;
+        state.checks = if failed { state.checks + 1 } else { 0 };
         match (state.ejection, failed) {
-            // What began before says nothing of what came since.
-            (Some(ejection), _) if began < ejection.since => None,
-            (Some(_), false) => {
-                *state = State {
-                    ejections: state.ejections,
-                    restored: Some(now),
-                    ..State::default()
+            (None, true) if state.checks >= self.params.failures => {
+                Some(self.eject(&mut state, true, now))
+            }
+            (None, _) => None,
+            (Some(ejection), true) => {
+                let (was_due, by_checks) = (now >= ejection.until, ejection.by_checks);
+                was_due.then(|| self.eject(&mut state, by_checks, now))
+            }
+            (Some(ejection), false) if ejection.by_checks => Some(state.restore(now)),
+            (Some(ejection), false) => {
+                let until = match had_failed {
+                    true => ejection.until.min(now),
+                    false => ejection.until,
                 };
-                Some(Change::Restored)
-            }
-            (Some(ejection), true) if ejection.trial || now >= ejection.until => {
-                Some(self.eject(&mut state, now))
-            }
-            (Some(_), true) => None,
-            (None, failed) => {
-                state.in_a_row = if failed { state.in_a_row + 1 } else { 0 };
-                state.window.count(failed, now, self.params.window);
-                let is_out = failed && self.is_outlier(&state);
-                is_out.then(|| self.eject(&mut state, now))
+                state.ejection = Some(Ejection { until, ..ejection });
+                None
             }
         }
     }
@@ -160,7 +230,7 @@ impl Health {
                 && f64::from(failures) >= self.params.share * f64::from(requests))
     }
 
-    fn eject(&self, state: &mut State, now: Instant) -> Change {
+    fn eject(&self, state: &mut State, by_checks: bool, now: Instant) -> Change {
         let was_well = state
             .restored
             .is_some_and(|restored| now - restored >= self.params.window);
@@ -172,18 +242,37 @@ impl Health {
         *state = State {
             ejections: state.ejections + 1,
             ejection: Some(Ejection {
-                since: now,
                 until: now + length,
-                trial: false,
+                trial: None,
+                by_checks,
             }),
+            ejected: Some(now),
             restored: state.restored,
-            ..State::default()
+            checks: state.checks,
+            trials: state.trials,
+            in_a_row: 0,
+            window: Window::default(),
         };
         Change::Ejected(length)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn restore(&mut self, now: Instant) -> Change {
+        *self = Self {
+            ejections: self.ejections,
+            ejected: self.ejected,
+            restored: Some(now),
+            trials: self.trials,
+            ..Self::default()
+        };
+        Change::Restored
     }
 }
 
@@ -239,7 +328,7 @@ mod tests {
     };
 
     fn fail(health: &Health, now: Instant) -> Option<Change> {
-        health.observe(true, now, now)
+        health.observe(Seen::Failed, now, now)
     }
 
     fn fail_five_times(health: &Health, now: Instant) {
@@ -249,7 +338,7 @@ mod tests {
     }
 
     fn succeed(health: &Health, now: Instant) -> Option<Change> {
-        health.observe(false, now, now)
+        health.observe(Seen::Well, now, now)
     }
 
     fn after(start: Instant, secs: u64) -> Instant {
@@ -311,12 +400,15 @@ mod tests {
         let (health, start) = (Health::new(PARAMS), Instant::now());
         fail_five_times(&health, start);
         let due = after(start, 5);
-        assert!(!health.claim_trial(after(start, 4)));
+        assert_eq!(health.claim_trial(after(start, 4)), None);
         assert_eq!(health.standing(due), Standing::Due);
-        assert!(health.claim_trial(due));
-        assert!(!health.claim_trial(due), "one at a time");
-        health.let_go();
-        assert!(health.claim_trial(due), "a trial that told nothing is free");
+        let first = health.claim_trial(due).unwrap();
+        assert_eq!(health.claim_trial(due), None, "one at a time");
+        health.let_go(first);
+        let second = health.claim_trial(due);
+        assert!(second.is_some(), "a trial that told nothing is free");
+        health.let_go(first);
+        assert_eq!(health.claim_trial(due), None, "the second one goes on");
         assert_eq!(succeed(&health, due), Some(Change::Restored));
         assert_eq!(health.standing(due), Standing::Well);
     }
@@ -327,7 +419,7 @@ mod tests {
         fail_five_times(&health, now);
         for secs in [10, 20, 40, 80, 160, 300, 300] {
             now += Duration::from_secs(300);
-            assert!(health.claim_trial(now));
+            assert!(health.claim_trial(now).is_some());
             let expected = Some(Change::Ejected(Duration::from_secs(secs)));
             assert_eq!(fail(&health, now), expected);
         }
@@ -343,7 +435,95 @@ mod tests {
         let (health, start) = (Health::new(PARAMS), Instant::now());
         let later = after(start, 1);
         fail_five_times(&health, later);
-        assert_eq!(health.observe(false, start, later), None);
+        assert_eq!(health.observe(Seen::Well, start, later), None);
         assert!(matches!(health.standing(later), Standing::Ejected(_)));
+    }
+    #[test]
+    fn requests_that_were_given_up_eject_in_a_row_and_never_by_share() {
+        let (health, now) = (Health::new(PARAMS), Instant::now());
+        let silent = |now| health.observe(Seen::Silent, now, now);
+        for _ in 0..20 {
+            (0..4).for_each(|_| assert_eq!(silent(now), None));
+            succeed(&health, now);
+        }
+        assert!((0..5).any(|_| silent(now).is_some()));
+        let due = after(now, 5);
+        assert!(health.claim_trial(due).is_some());
+        assert_eq!(
+            silent(due),
+            Some(Change::Ejected(Duration::from_secs(10))),
+            "a trial"
+        );
+    }
+
+    #[test]
+    fn streams_that_break_eject_although_each_began_well() {
+        let (health, start) = (Health::new(PARAMS), Instant::now());
+        let stream = |began: Instant, seen| {
+            let head = health.observe(Seen::Begun, began, began);
+            (head, health.observe(seen, began, after(began, 1)))
+        };
+        for _ in 0..4 {
+            assert_eq!(stream(start, Seen::Failed), (None, None));
+        }
+        assert!(stream(start, Seen::Failed).1.is_some());
+        let due = after(start, 20);
+        let (head, end) = stream(due, Seen::Failed);
+        assert_eq!(head, Some(Change::Restored), "at once");
+        assert_eq!(end, Some(Change::Ejected(Duration::from_secs(10))));
+        let due = after(due, 20);
+        assert_eq!(stream(due, Seen::Well), (Some(Change::Restored), None));
+        assert_eq!(
+            stream(after(due, 2), Seen::Failed),
+            (None, None),
+            "probation is over"
+        );
+    }
+
+    #[test]
+    fn a_stream_from_before_the_ejection_says_nothing_after_the_return() {
+        let (health, start) = (Health::new(PARAMS), Instant::now());
+        fail_five_times(&health, after(start, 1));
+        let due = after(start, 10);
+        health.observe(Seen::Begun, due, due);
+        assert_eq!(health.observe(Seen::Failed, start, after(due, 1)), None);
+        assert_eq!(health.standing(due), Standing::Well);
+    }
+
+    #[test]
+    fn checks_undo_only_what_they_have_seen() {
+        let (health, start) = (Health::new(PARAMS), Instant::now());
+        let check = |failed, now| health.checked(failed, now, now);
+        // The engine is dead, and the server before it well.
+        for _ in 0..5 {
+            check(false, start);
+            fail(&health, start);
+        }
+        assert_eq!(check(false, after(start, 1)), None);
+        assert!(matches!(
+            health.standing(after(start, 1)),
+            Standing::Ejected(_)
+        ));
+        // All of it is away, and comes back.
+        assert_eq!(check(true, after(start, 2)), None);
+        assert_eq!(check(false, after(start, 3)), None);
+        assert_eq!(health.standing(after(start, 3)), Standing::Due);
+    }
+
+    #[test]
+    fn checks_eject_in_a_row_and_bring_back_what_they_ejected() {
+        let (health, now) = (Health::new(PARAMS), Instant::now());
+        let check = |failed| health.checked(failed, now, now);
+        (0..4).for_each(|_| assert_eq!(check(true), None));
+        assert!(matches!(check(true), Some(Change::Ejected(_))));
+        assert_eq!(check(false), Some(Change::Restored));
+    }
+
+    #[test]
+    fn a_trial_that_nobody_takes_is_overdue_after_another_ejection() {
+        let (health, start) = (Health::new(PARAMS), Instant::now());
+        fail_five_times(&health, start);
+        assert!(!health.is_overdue(after(start, 9)));
+        assert!(health.is_overdue(after(start, 10)));
     }
 }

@@ -59,6 +59,16 @@ impl Load {
         known.at = Some(now);
     }
 
+    /// Learns that an answer would have taken longer than this.
+    pub fn at_least(&self, waited: Duration, now: Instant) {
+        let mut known = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = waited.as_secs_f64();
+        if seconds > known.decayed(now) {
+            known.seconds = seconds;
+            known.at = Some(now);
+        }
+    }
+
     /// Returns the cost of one more call. An endpoint that nothing is known of costs nothing: it is tried.
     pub fn cost(&self, now: Instant) -> f64 {
         let latency = self
@@ -118,6 +128,16 @@ mod tests {
         load.end();
         load.end();
         assert_eq!(load.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_wait_in_vain_is_the_least_latency() {
+        let (load, now) = (Load::default(), Instant::now());
+        load.answered(500 * MS, false, now);
+        load.at_least(10 * MS, now);
+        assert!((load.cost(now) - 0.5).abs() < 1e-9);
+        load.at_least(800 * MS, now);
+        assert!((load.cost(now) - 0.8).abs() < 1e-9);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tower::retry::budget::{Budget, TpsBudget};
 
 pub use self::credentials::Credentials;
 pub use self::gate::{Full, Gate, Pass};
-use self::health::{Change, Health, Standing};
+use self::health::{Change, Health, Seen, Standing};
 pub use self::load::Load;
 use super::{Timeouts, Upstream};
 use crate::metrics::{Metrics, Snapshot};
@@ -88,11 +88,24 @@ pub struct RetryBudget(Option<TpsBudget>);
 pub struct Ticket {
     endpoint: Arc<Endpoint>,
     began: Instant,
+    /// From when on it says something of the endpoint that nothing has come; `None`: never.
+    patience: Option<Duration>,
+    progress: Progress,
     trial: Option<Trial>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Begun,
+    Ended,
+}
+
 /// The one trial of an endpoint that is to come back. Dropped without an observation it is free again.
-pub struct Trial(Arc<Endpoint>);
+pub struct Trial {
+    endpoint: Arc<Endpoint>,
+    number: u64,
+}
 
 // === impl Member ===
 
@@ -137,8 +150,17 @@ impl Member {
 
 impl Endpoint {
     /// Learns how a request ended that began at `began`.
-    pub fn observe(&self, failed: bool, began: Instant) {
-        match self.health.observe(failed, began, Instant::now()) {
+    pub fn observe(&self, seen: Seen, began: Instant) {
+        self.tell(self.health.observe(seen, began, Instant::now()));
+    }
+
+    /// Learns how a health check ended that began at `began`.
+    pub fn checked(&self, failed: bool, began: Instant) {
+        self.tell(self.health.checked(failed, began, Instant::now()));
+    }
+
+    fn tell(&self, change: Option<Change>) {
+        match change {
             None => {}
             Some(Change::Ejected(length)) => {
                 self.metrics.endpoint_ejected(&self.upstream);
@@ -159,49 +181,76 @@ impl Endpoint {
 
     /// Takes the endpoint's trial, if it is due and nobody has it.
     pub fn claim_trial(self: &Arc<Self>, now: Instant) -> Option<Trial> {
-        self.health
-            .claim_trial(now)
-            .then(|| Trial(Arc::clone(self)))
+        let number = self.health.claim_trial(now)?;
+        let endpoint = Arc::clone(self);
+        Some(Trial { endpoint, number })
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        self.0.health.let_go();
+        self.endpoint.health.let_go(self.number);
     }
 }
 
 // === impl Ticket ===
 
 impl Ticket {
-    /// Counts a call in.
-    pub fn begin(endpoint: &Arc<Endpoint>, trial: Option<Trial>) -> Self {
+    /// Counts a call in. When it is given up after `patience` without an answer, the endpoint is held to be silent.
+    pub fn begin(
+        endpoint: &Arc<Endpoint>,
+        trial: Option<Trial>,
+        patience: Option<Duration>,
+    ) -> Self {
         endpoint.load.begin();
         Self {
             endpoint: Arc::clone(endpoint),
             began: Instant::now(),
+            patience,
+            progress: Progress::Waiting,
             trial,
         }
     }
 
-    /// Notes that the answer has begun, or that there is none.
-    pub fn answered(&mut self, failed: bool) {
+    /// Notes that the answer is whole, or that a stream has begun, or that there is neither.
+    pub fn answered(&mut self, seen: Seen) {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
+        let failed = matches!(seen, Seen::Failed | Seen::Silent);
         self.endpoint.load.answered(latency, failed, now);
-        self.endpoint.observe(failed, self.began);
+        self.endpoint.observe(seen, self.began);
+        self.progress = match seen {
+            Seen::Begun => Progress::Begun,
+            Seen::Well | Seen::Failed | Seen::Silent => Progress::Ended,
+        };
         self.trial = None;
     }
 
-    /// Notes that an answer which had begun broke off.
-    pub fn broke(&self) {
-        self.endpoint.observe(true, self.began);
+    /// Notes how a stream that had begun has ended.
+    pub fn ended(&mut self, seen: Seen) {
+        if self.progress == Progress::Begun {
+            self.progress = Progress::Ended;
+            self.endpoint.observe(seen, self.began);
+        }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.endpoint.load.end();
+        let Some(patience) = self.patience else {
+            return;
+        };
+        if self.progress != Progress::Waiting {
+            return;
+        }
+        // Whoever gave up has learnt at least that it takes longer.
+        let now = Instant::now();
+        let waited = now.saturating_duration_since(self.began);
+        self.endpoint.load.at_least(waited, now);
+        if waited >= patience {
+            self.endpoint.observe(Seen::Silent, self.began);
+        }
     }
 }
 

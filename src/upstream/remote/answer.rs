@@ -17,6 +17,7 @@ use crate::call::{BoxBody, Join, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::envelope::ErrorBody;
 use crate::openai::json::validate_object;
+use crate::upstream::Phase;
 use crate::upstream::advice::Advice;
 
 /// Headers by which an upstream would speak of its own host to whoever reads the answer.
@@ -98,11 +99,11 @@ pub(super) async fn collect(
 fn broken(error: StreamError, clock: Clock, max_answer: u64) -> UpstreamError {
     match error {
         StreamError::Idle => UpstreamError::Timeout {
-            phase: "idle",
+            phase: Phase::Idle,
             limit: clock.timeouts.idle,
         },
         StreamError::Overdue => UpstreamError::Timeout {
-            phase: "total",
+            phase: Phase::Total,
             limit: clock.timeouts.total,
         },
         StreamError::TooLarge => UpstreamError::TooLarge { limit: max_answer },

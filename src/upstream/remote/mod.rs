@@ -245,7 +245,11 @@ impl Inner {
         credential: Option<&Credential>,
     ) -> Result<Option<Model>, UpstreamError> {
         let path = format!("/models/{}", utf8_percent_encode(name, request::SEGMENT));
-        match self.get(&path, credential).await {
+        let told = match request::is_dots(name) {
+            true => Ok(None),
+            false => self.get(&path, credential).await,
+        };
+        match told {
             Ok(Some(model)) => return Ok(Some(model)),
             // Not every server has the path, reads a name with a slash there, or answers it in good form.
             Ok(None) | Err(UpstreamError::Invalid(_) | UpstreamError::Status { .. }) => {}
@@ -285,7 +289,7 @@ impl Inner {
         clock: &Clock,
     ) -> Result<Response<Incoming>, UpstreamError> {
         let mut request = Request::new(RequestBody::empty());
-        *request.uri_mut() = request::uri(path, None, None, &self.params)?;
+        *request.uri_mut() = request::get(path, &self.params)?;
         request::authorize(request.headers_mut(), credential, &self.params);
         self.send(request, clock).await
     }

@@ -105,6 +105,13 @@ pub(super) fn uri(
         Api::Azure { version } => version.as_deref(),
     };
     if let (Some(_), Some(deployment)) = (version, deployment) {
+        if is_dots(deployment) {
+            return Err(UpstreamError::BadRequest {
+                message: format!("No deployment can have the name `{deployment}`."),
+                param: Some("model"),
+                code: "model_not_found",
+            });
+        }
         text.push_str("/deployments/");
         text.extend(utf8_percent_encode(deployment, SEGMENT));
     }
@@ -118,6 +125,19 @@ pub(super) fn uri(
     };
     parts.path_and_query = Some(path_and_query);
     Uri::from_parts(parts).map_err(|_| unusable())
+}
+
+/// Returns where a path and query of the gateway's own lie at an endpoint.
+pub(super) fn get(path_and_query: &str, params: &Params) -> Result<Uri, UpstreamError> {
+    match path_and_query.split_once('?') {
+        Some((path, query)) => uri(path, Some(query), None, params),
+        None => uri(path_and_query, None, None, params),
+    }
+}
+
+/// Returns whether a name is a step in a path, which no escape makes a name (RFC 3986, section 5.2.4).
+pub(super) fn is_dots(name: &str) -> bool {
+    matches!(name, "." | "..")
 }
 
 /// Appends the client's query as it was spelled; a version of the API is ours to say.
@@ -197,6 +217,16 @@ mod tests {
         assert_eq!(
             joined.to_string(),
             format!("{base}/deployments/a%20b%2Fc/chat/completions?api-version=2024-10-21")
+        );
+        for name in [".", ".."] {
+            let refused = uri("/chat/completions", None, Some(name), &dated);
+            let is_the_clients = matches!(refused, Err(UpstreamError::BadRequest { .. }));
+            assert!(is_the_clients, "{name} leads elsewhere");
+        }
+        let joined = get("/health?full=1", &dated).unwrap();
+        assert_eq!(
+            joined.to_string(),
+            format!("{base}/health?api-version=2024-10-21&full=1")
         );
         let query = Some("a=b&api-version=2023-01-01&&c");
         let joined = uri("/files", query, None, &dated).unwrap();

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::body::RequestBody;
 use super::{Credential, Params, UpstreamError, answer, request};
 use crate::call::headers::keep_end_to_end;
-use crate::call::{Call, Reply};
+use crate::call::{Call, Reply, Tunnel};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -40,18 +40,22 @@ pub(super) fn open(
     keep_end_to_end(&mut headers, &answer::NOT_RETURNED);
     headers.insert(header::CONNECTION, UPGRADE);
     headers.insert(header::UPGRADE, WEBSOCKET);
-    if let Some(client) = client {
-        let upstream = hyper::upgrade::on(response);
-        let (tracker, end) = tunnels;
-        let end = end.clone();
-        tracker.spawn(async move {
-            tokio::select! {
-                () = join(client, upstream) => {}
-                () = end.cancelled() => {}
-            }
-        });
-    }
-    Reply::full(status, headers, Bytes::new())
+    let reply = Reply::full(status, headers, Bytes::new());
+    let Some(client) = client else {
+        return reply;
+    };
+    let (tunnel, until_the_end) = Tunnel::new();
+    let upstream = hyper::upgrade::on(response);
+    let (tracker, end) = tunnels;
+    let end = end.clone();
+    tracker.spawn(async move {
+        tokio::select! {
+            () = join(client, upstream) => {}
+            () = end.cancelled() => {}
+        }
+        drop(until_the_end);
+    });
+    reply.switched(tunnel)
 }
 
 async fn join(client: OnUpgrade, upstream: OnUpgrade) {

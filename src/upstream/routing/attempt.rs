@@ -18,13 +18,18 @@ use super::plan::{Place, Plan, TryId};
 use super::verdict::{Class, Verdict};
 use crate::call::{Call, Outcome, Record, Reply, Try};
 use crate::metrics::Metrics;
+use crate::upstream::member::health::Seen;
 use crate::upstream::member::{Endpoint, Member, Pass, Ticket};
-use crate::upstream::{Attempt, UpstreamError};
+use crate::upstream::{Attempt, Phase, UpstreamError};
 
 const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
 
 /// How long a call that found the queue full should stay away.
 const QUEUE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a call must have waited in vain before it says something of the endpoint that it was given up; sooner where
+/// the first byte's timeout is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A call and its plan.
 pub(super) struct Planned {
@@ -59,15 +64,20 @@ impl Service<Planned> for Attempts {
                 });
             };
             let hedge = plan.route().hedge.clone();
+            if let Some(hedge) = &hedge
+                && plan.is_first(place.1)
+            {
+                hedge.deposit();
+            }
             let hedge = hedge.and_then(|hedge| Some((hedge, Box::new(call.again()?))));
-            let (result, verdict, which) = match hedge {
+            let (result, _, which) = match hedge {
                 // Boxed, since it is rare and large: every call would carry it otherwise.
                 Some((hedge, again)) => {
                     Box::pin(hedged(call, again, place, &plan, &hedge, &metrics)).await
                 }
                 None => attempt(call, place, &plan, &metrics).await,
             };
-            plan.ended(verdict, which);
+            plan.counts(which);
             result
         })
     }
@@ -85,22 +95,30 @@ async fn hedged(
     hedge: &Hedge,
     metrics: &Arc<Metrics>,
 ) -> Ended {
-    let began = Instant::now();
+    let (began, stream) = (Instant::now(), call.stream);
+    // How fast a failure comes says nothing of how long an answer takes.
+    let learn = |ended: &Ended| {
+        if !is_bad(ended) {
+            hedge.answered(stream, began.elapsed());
+        }
+    };
     let first = pin!(attempt(call, place, plan, metrics));
-    let Some(delay) = hedge.delay() else {
+    let Some(delay) = hedge.delay(stream) else {
         let ended = first.await;
-        hedge.answered(began.elapsed());
+        learn(&ended);
         return ended;
     };
     let first = match select(first, pin!(sleep(delay))).await {
         Either::Left((ended, _)) => {
-            hedge.answered(began.elapsed());
+            learn(&ended);
             return ended;
         }
         Either::Right(((), first)) => first,
     };
-    let Some(place) = hedge.withdraw().then(|| plan.take_beside()).flatten() else {
-        return first.await;
+    let Some(place) = plan.take_beside(|| hedge.withdraw()) else {
+        let ended = first.await;
+        learn(&ended);
+        return ended;
     };
     let route = plan.route().model.as_str();
     metrics.hedged(route, false);
@@ -114,7 +132,7 @@ async fn hedged(
     if won && !is_bad(&ended) {
         metrics.hedged(route, true);
     }
-    hedge.answered(began.elapsed());
+    learn(&ended);
     ended
 }
 
@@ -122,8 +140,20 @@ fn is_bad((_, verdict, _): &Ended) -> bool {
     verdict.class != Class::Final
 }
 
-/// Asks one place.
+/// Asks one place, and lets the plan know what it said.
 async fn attempt(
+    call: Box<Call>,
+    place: (Place, TryId),
+    plan: &Plan,
+    metrics: &Arc<Metrics>,
+) -> Ended {
+    let ended = ask_at(call, place, plan, metrics).await;
+    let (_, verdict, which) = &ended;
+    plan.heard(*verdict, *which);
+    ended
+}
+
+async fn ask_at(
     call: Box<Call>,
     (mut place, which): (Place, TryId),
     plan: &Plan,
@@ -142,18 +172,32 @@ async fn attempt(
         Ok(pass) => pass,
         Err(error) => return trying.failed(error),
     };
-    let mut ticket = Ticket::begin(endpoint, place.trial.take());
+    let timeouts = plan.route().timeouts.over(member.timeouts);
+    // While an upload lasts, its client decides how long nothing comes.
+    let patience = call
+        .is_replayable()
+        .then(|| timeouts.first_byte.min(PATIENCE));
+    let began = Instant::now();
+    let mut ticket = Ticket::begin(endpoint, place.trial.take(), patience);
     let Held { mut reply, failed } = match ask(call, &place, plan).await {
         Ok(held) => held,
         Err(error) => {
-            ticket.answered(Verdict::is_failure(&error));
+            if let Some(seen) = Verdict::seen(&error) {
+                ticket.answered(seen);
+            }
+            // Whatever it is not to blame for tells at most how long it was silent.
+            drop(ticket);
             if let (UpstreamError::Refused(_), Some(index)) = (&error, place.credential) {
-                member.credentials.refused(index, Instant::now());
+                member.credentials.refused(index, began, Instant::now());
             }
             return trying.failed(error);
         }
     };
-    ticket.answered(failed || reply.status.is_server_error());
+    ticket.answered(match failed || reply.status.is_server_error() {
+        true => Seen::Failed,
+        false if reply.body.as_full().is_none() => Seen::Begun,
+        false => Seen::Well,
+    });
     let verdict = match failed {
         true => Verdict::of_failed_start(),
         false => Verdict::of_answer(reply.status, &reply.headers),
@@ -163,7 +207,7 @@ async fn attempt(
         let credentials = &member.credentials;
         match verdict.class {
             Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
-            _ => credentials.accepted(index),
+            _ => credentials.accepted(index, began),
         }
     }
     if target.degraded && verdict.class == Class::Final {
@@ -171,10 +215,15 @@ async fn attempt(
         headers.insert(DEGRADED, HeaderValue::from_static("true"));
         record.facts().degraded = true;
     }
+    if let Some(tunnel) = reply.take_tunnel() {
+        tunnel.keep((ticket, pass));
+        return (Ok(reply), verdict, which);
+    }
     let reply = reply.on_end(move |outcome| {
-        if matches!(outcome, Outcome::Failed(error) if error.is_upstreams()) {
-            ticket.broke();
-        }
+        ticket.ended(match outcome {
+            Outcome::Failed(error) if error.is_upstreams() => Seen::Failed,
+            Outcome::Complete | Outcome::Failed(_) | Outcome::ClientGone => Seen::Well,
+        });
         drop((ticket, pass));
     });
     (Ok(reply), verdict, which)
@@ -210,7 +259,7 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
         overdue: plan.overdue(),
     });
     let late = UpstreamError::Timeout {
-        phase: "total",
+        phase: Phase::Total,
         limit: timeouts.total,
     };
     if member.local {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::verdict::{Class, Verdict};
+use crate::upstream::advice::Advice;
 
 /// Everything that the decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +14,10 @@ pub(super) struct Situation {
     pub(super) another_credential: bool,
     /// Another place of the same priority has not been tried.
     pub(super) neighbour: bool,
-    /// A place of this priority may be asked once more.
+    /// Another try at this priority is allowed.
     pub(super) tries_left: bool,
+    /// The wait that was asked for by the place of this priority that can be asked again first; `None`: there is none.
+    pub(super) asked: Option<Duration>,
     /// The pause before that, drawn at random.
     pub(super) pause: Duration,
     /// The longest wait that an upstream may ask for.
@@ -42,7 +45,7 @@ pub(super) enum Step {
     LastResort,
     /// Answer what there is.
     Stop {
-        /// Whether we have done what a client's own retries would do.
+        /// Whether a client's own retries could do no more than we have done.
         spent: bool,
     },
 }
@@ -50,25 +53,28 @@ pub(super) enum Step {
 /// Decides. Whoever can answer at once goes before a wait, and a wait before what the operator likes less.
 pub(super) fn decide(situation: &Situation) -> Step {
     let Situation { verdict, pause, .. } = *situation;
-    let (rotates, waits) = match verdict.class {
+    let rotates = match verdict.class {
         Class::Final => return Step::Stop { spent: false },
-        Class::Limited => (true, true),
-        Class::Refused => (true, false),
-        Class::Again => (false, true),
-        Class::Elsewhere => (false, false),
+        Class::Limited | Class::Refused => true,
+        Class::Again | Class::Elsewhere => false,
     };
+    if situation.time_left.is_zero() {
+        return Step::Stop { spent: false };
+    }
     if rotates && situation.another_credential {
         return Step::Rotate;
     }
     if situation.neighbour {
         return Step::Neighbour;
     }
-    let asked = verdict.advice.wait.unwrap_or_default();
-    let wait = asked.max(pause);
-    let bearable = asked <= situation.max_retry_after && wait < situation.time_left;
-    let welcome = verdict.advice.should_retry != Some(false);
-    if waits && welcome && bearable && situation.tries_left {
-        return Step::Again(wait);
+    let is_bearable = |asked: Duration| {
+        asked <= situation.max_retry_after && asked.max(pause) < situation.time_left
+    };
+    if let Some(asked) = situation.asked
+        && situation.tries_left
+        && is_bearable(asked)
+    {
+        return Step::Again(asked.max(pause));
     }
     if situation.below {
         return Step::Below;
@@ -76,9 +82,19 @@ pub(super) fn decide(situation: &Situation) -> Step {
     if situation.last_resort {
         return Step::LastResort;
     }
-    // A client with more patience, or none of our tries left to make: only then may it try itself.
+    // A client with more patience, or one that is told when to come back, may try itself. Nobody else has anything to
+    // gain: what could be asked has been.
+    let is_told = match verdict.advice {
+        Advice {
+            should_retry: Some(false),
+            ..
+        } => false,
+        Advice { wait, .. } => {
+            wait.is_some_and(|wait| verdict.class == Class::Elsewhere || !is_bearable(wait))
+        }
+    };
     Step::Stop {
-        spent: waits && bearable,
+        spent: !is_told && situation.asked.is_none_or(is_bearable),
     }
 }
 
@@ -92,7 +108,6 @@ pub(super) fn pause(count: u32, base: Duration, max: Duration, random: f64) -> D
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::advice::Advice;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -105,6 +120,7 @@ mod tests {
             another_credential: true,
             neighbour: true,
             tries_left: true,
+            asked: matches!(class, Class::Limited | Class::Again).then_some(Duration::ZERO),
             pause: SECOND,
             max_retry_after: 30 * SECOND,
             time_left: 600 * SECOND,
@@ -147,7 +163,7 @@ mod tests {
                     Step::Neighbour,
                     Step::Below,
                     Step::LastResort,
-                    Step::Stop { spent: false },
+                    Step::Stop { spent: true },
                 ],
             ),
             (
@@ -166,7 +182,7 @@ mod tests {
                     Step::Neighbour,
                     Step::Below,
                     Step::LastResort,
-                    Step::Stop { spent: false },
+                    Step::Stop { spent: true },
                 ],
             ),
         ] {
@@ -193,6 +209,7 @@ mod tests {
             neighbour: false,
             below: false,
             last_resort: false,
+            asked: verdict.advice.wait,
             ..after(verdict.class)
         }
     }
@@ -219,6 +236,43 @@ mod tests {
         let mut verdict = after(Class::Again).verdict;
         verdict.advice.should_retry = Some(false);
         assert_eq!(decide(&alone(verdict)), Step::Stop { spent: true });
+    }
+
+    #[test]
+    fn nothing_begins_when_no_time_is_left() {
+        for class in [
+            Class::Limited,
+            Class::Refused,
+            Class::Again,
+            Class::Elsewhere,
+        ] {
+            let late = Situation {
+                time_left: Duration::ZERO,
+                ..after(class)
+            };
+            assert_eq!(decide(&late), Step::Stop { spent: false }, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_queue_tells_the_client_when_to_come_back() {
+        let mut verdict = told(SECOND);
+        verdict.class = Class::Elsewhere;
+        let full = Situation {
+            asked: None,
+            ..alone(verdict)
+        };
+        assert_eq!(decide(&full), Step::Stop { spent: false });
+    }
+
+    #[test]
+    fn a_wait_that_another_place_asks_for_holds_there() {
+        let elsewhere = |wait| Situation {
+            asked: Some(wait),
+            ..alone(after(Class::Again).verdict)
+        };
+        assert_eq!(decide(&elsewhere(20 * SECOND)), Step::Again(20 * SECOND));
+        assert_eq!(decide(&elsewhere(31 * SECOND)), Step::Stop { spent: false });
     }
 
     #[test]

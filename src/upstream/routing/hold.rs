@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use crate::call::{BoxBody, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::{Events, StreamObserver};
-use crate::upstream::{Timeouts, UpstreamError};
+use crate::upstream::{Phase, Timeouts, UpstreamError};
 
 const MAX_EVENTS: u64 = 64;
 const MAX_BYTES: usize = 256 << 10;
@@ -82,7 +82,7 @@ pub(super) async fn hold(
             }
             Err(_) if Instant::now() >= content_by => {
                 return Err(UpstreamError::Timeout {
-                    phase: "first_content",
+                    phase: Phase::FirstContent,
                     limit: limits.timeouts.first_content,
                 });
             }
@@ -138,11 +138,11 @@ fn blames_client(events: &[u8]) -> bool {
 fn start_error(error: StreamError, limits: Limits) -> UpstreamError {
     match error {
         StreamError::Idle => UpstreamError::Timeout {
-            phase: "idle",
+            phase: Phase::Idle,
             limit: limits.timeouts.idle,
         },
         StreamError::Overdue => UpstreamError::Timeout {
-            phase: "total",
+            phase: Phase::Total,
             limit: limits.timeouts.total,
         },
         StreamError::TooLarge => UpstreamError::Invalid("an event without end"),
@@ -344,7 +344,7 @@ mod tests {
         let Some(UpstreamError::Timeout { phase, .. }) = error else {
             panic!("{error:?}");
         };
-        assert_eq!(phase, "first_content");
+        assert_eq!(phase, Phase::FirstContent);
 
         let (sender, reply) = stream();
         let began = Instant::now();

@@ -44,18 +44,16 @@ impl Member {
         let Some(endpoint) = self.any_endpoint() else {
             return Ok(Vec::new());
         };
-        let credential = self.credentials.first(Clock::now());
-        let credential = credential.and_then(|index| self.credentials.get(index));
-        endpoint.service.models(credential.cloned()).await
+        let credential = self.credentials.shown(Clock::now());
+        endpoint.service.models(credential).await
     }
 
     async fn describe(&self, name: &str) -> Result<Option<Model>, UpstreamError> {
         let Some(endpoint) = self.any_endpoint() else {
             return Ok(None);
         };
-        let credential = self.credentials.first(Clock::now());
-        let credential = credential.and_then(|index| self.credentials.get(index));
-        endpoint.service.model(name, credential.cloned()).await
+        let credential = self.credentials.shown(Clock::now());
+        endpoint.service.model(name, credential).await
     }
 }
 

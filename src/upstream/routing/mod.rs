@@ -8,6 +8,7 @@
 //! gone to the client.
 
 mod attempt;
+mod candidates;
 mod decide;
 mod hedge;
 mod hold;

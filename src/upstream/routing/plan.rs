@@ -1,12 +1,15 @@
 //! One call's way through its route: which place is asked next, and when it is over.
 
+mod pick;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::candidates::{self, Kind, Spot};
 use super::decide::{self, Situation, Step};
-use super::route::{Candidate, Route, Target};
+use super::route::{Route, Target};
 use super::verdict::{Class, Verdict};
 use crate::upstream::member::health::Standing;
 use crate::upstream::member::{Endpoint, Trial};
@@ -32,11 +35,14 @@ struct State {
     /// Targets that cannot help any more: each of their credentials was refused.
     spent: Vec<usize>,
     priority: u32,
-    /// Tries at this priority, with another credential at the same place not counted.
+    /// Tries at this priority, with another credential at the same place not counted, nor a trial beside a place that is
+    /// well: an endpoint's return is not paid for by the call.
     tries: u32,
+    /// Tries for want of a better place.
+    resorts: u32,
     pauses: u32,
-    /// How the try that counts has ended, and which of `tried` it was.
-    verdict: Option<(Verdict, usize)>,
+    /// Which of `tried` counts.
+    counts: Option<usize>,
 }
 
 /// Where a try goes.
@@ -49,6 +55,8 @@ pub(super) struct Place {
     pub(super) credential: Option<usize>,
     /// Whether the endpoint's return hangs on it.
     pub(super) trial: Option<Trial>,
+    /// Whether it is a trial that the call does not pay for.
+    free: bool,
 }
 
 /// One of a plan's tries, for the plan to know it again.
@@ -60,6 +68,9 @@ struct Tried {
     target: usize,
     endpoint: usize,
     credential: Option<usize>,
+    free: bool,
+    /// How it ended, and when.
+    said: Option<(Verdict, Instant)>,
 }
 
 /// What comes after a try.
@@ -77,17 +88,6 @@ pub(super) enum Next {
 /// All places are left out, for so long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NothingWell(pub(super) Duration);
-
-/// Which places count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Well or due for a trial, and not tried by this call.
-    Fresh,
-    /// Tried by this call, and well or kept in use.
-    Tried,
-    /// Left out, but kept in use for want of a better one; not tried by this call.
-    LastResort,
-}
 
 impl Plan {
     /// Makes the plan of a call and picks its first place. Of the two times an answer must have begun by the first, and
@@ -109,15 +109,16 @@ impl Plan {
         let now = Instant::now();
         {
             let mut state = plan.state();
-            let is_there = plan.go_to_the_only_place(&mut state, now)
-                || plan.go(&mut state, Kind::Fresh, None, now)
-                || plan.go(&mut state, Kind::LastResort, None, now);
+            let is_there = plan.go_to_the_only_place(&mut state, now) || {
+                let spots = plan.survey(&state, now);
+                let all: Vec<u32> = plan.priorities().collect();
+                plan.go(&mut state, &spots, Kind::Fresh, &all, now)
+                    || plan.go(&mut state, &spots, Kind::LastResort, &all, now)
+            };
             if !is_there {
                 return Err(NothingWell(plan.shortest_ejection(now)));
             }
         }
-        let first = plan.state().next.as_ref().map_or(0, |place| place.target);
-        plan.route.budget(first).deposit();
         Ok(plan)
     }
 
@@ -145,27 +146,70 @@ impl Plan {
     pub(super) fn take(&self) -> Option<(Place, TryId)> {
         let mut state = self.state();
         let place = state.next.take()?;
-        Some((place.noted(&mut state), TryId(state.tried.len() - 1)))
+        let which = self.note(&mut state, &place);
+        Some((place, which))
     }
 
-    /// Takes another place for a second try beside the first: a fresh one of the same priority, or a lower one's.
-    pub(super) fn take_beside(&self) -> Option<(Place, TryId)> {
-        self.go(&mut self.state(), Kind::Fresh, None, Instant::now());
-        self.take()
+    /// Takes another place for a second try beside the first: a fresh one of the same priority that is as good as the
+    /// operator wishes. `may` is asked once there is one.
+    pub(super) fn take_beside(&self, may: impl FnOnce() -> bool) -> Option<(Place, TryId)> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let beside = self.survey(&state, now).into_iter().filter(|spot| {
+            spot.priority == state.priority
+                && spot.standing == Standing::Well
+                && spot.is(Kind::Fresh, false)
+                && !self.target(spot.target).degraded
+        });
+        let picked = self.pick(&beside.collect::<Vec<_>>(), now)?;
+        if !may() {
+            return None;
+        }
+        let place = self.place(picked, None, now);
+        let which = self.note(&mut state, &place);
+        Some((place, which))
     }
 
-    /// Notes how the try that counts has ended.
-    pub(super) fn ended(&self, verdict: Verdict, TryId(index): TryId) {
-        self.state().verdict = Some((verdict, index));
+    /// Notes a try: with the first at an upstream the call counts for the budget of that upstream's retries.
+    fn note(&self, state: &mut State, place: &Place) -> TryId {
+        let budget = self.route.budget(place.target);
+        let mut before = state.tried.iter();
+        if !before.any(|tried| std::ptr::eq(self.route.budget(tried.target), budget)) {
+            budget.deposit();
+        }
+        state.tried.push(Tried {
+            target: place.target,
+            endpoint: place.endpoint,
+            credential: place.credential,
+            free: place.free,
+            said: None,
+        });
+        TryId(state.tried.len() - 1)
+    }
+
+    /// Notes what a place said.
+    pub(super) fn heard(&self, verdict: Verdict, TryId(index): TryId) {
+        if let Some(tried) = self.state().tried.get_mut(index) {
+            tried.said = Some((verdict, Instant::now()));
+        }
+    }
+
+    /// Notes which try counts: the next step hangs on how it ended.
+    pub(super) fn counts(&self, TryId(index): TryId) {
+        self.state().counts = Some(index);
+    }
+
+    /// Returns whether no try has been made before this one.
+    pub(super) fn is_first(&self, TryId(index): TryId) -> bool {
+        index == 0
     }
 
     /// Decides what comes after the try that has ended.
     pub(super) fn next(&self, now: Instant) -> Next {
         let mut state = self.state();
-        let Some((verdict, index)) = state.verdict.take() else {
-            return Next::Stop { spent: false };
-        };
-        let Some(last) = state.tried.get(index).copied() else {
+        let counts = state.counts.take();
+        let last = counts.and_then(|index| state.tried.get(index).copied());
+        let Some((last, (verdict, _))) = last.and_then(|last| Some((last, last.said?))) else {
             return Next::Stop { spent: false };
         };
         if verdict.class == Class::Final {
@@ -178,188 +222,99 @@ impl Plan {
         if verdict.class == Class::Refused && another.is_none() {
             state.spent.push(last.target);
         }
-        let mut situation = self.situation(&state, verdict, another, now);
-        let mut step = decide::decide(&situation);
-        if matches!(step, Step::Again(_)) && !self.route.budget(last.target).withdraw() {
-            situation.tries_left = false;
-            step = decide::decide(&situation);
-        }
-        let same = state.priority;
-        let (went, wait) = match step {
-            Step::Stop { spent } => {
-                let retries = self.route.retry.attempts > 0 || state.tried.len() > 1;
-                return Next::Stop {
-                    spent: spent && retries,
-                };
-            }
-            Step::Rotate => {
-                state.next = Some(Place {
-                    target: last.target,
-                    endpoint: last.endpoint,
-                    credential: another,
-                    trial: None,
-                });
-                // Not a try of ours: the credential was at fault.
-                return Next::Try(Duration::ZERO);
-            }
-            Step::Neighbour => (
-                self.go(&mut state, Kind::Fresh, Some(same), now),
-                Duration::ZERO,
-            ),
-            Step::Again(wait) => {
-                state.pauses += 1;
-                (self.go(&mut state, Kind::Tried, Some(same), now), wait)
-            }
-            Step::Below => (self.go(&mut state, Kind::Fresh, None, now), Duration::ZERO),
-            Step::LastResort => (
-                self.go(&mut state, Kind::LastResort, None, now),
-                Duration::ZERO,
-            ),
+        let spots = self.survey(&state, now);
+        let retry = &self.route.retry;
+        let pause = decide::pause(state.pauses, retry.base, retry.max, fastrand::f64());
+        let again = candidates::again(&spots, state.priority, pause, (last.target, last.endpoint));
+        let (asked, again) = again.unzip();
+        let mut situation = Situation {
+            verdict,
+            another_credential: another.is_some(),
+            asked,
+            pause,
+            ..self.situation(&state, &spots, now)
         };
-        match went {
-            true => Next::Try(wait),
-            false => Next::Stop { spent: false },
+        // Whatever turns out to be taken by other calls, or not to be paid for, is no way.
+        loop {
+            let step = decide::decide(&situation);
+            let same = [state.priority];
+            let (went, wait) = match step {
+                Step::Stop { spent } => {
+                    let retries = retry.attempts > 0 || state.tried.len() > 1;
+                    return Next::Stop {
+                        spent: spent && retries,
+                    };
+                }
+                Step::Rotate => {
+                    // Not a try of ours: the credential was at fault.
+                    state.next = Some(Place {
+                        target: last.target,
+                        endpoint: last.endpoint,
+                        credential: another,
+                        trial: None,
+                        free: last.free,
+                    });
+                    (true, Duration::ZERO)
+                }
+                Step::Neighbour => {
+                    situation.neighbour = false;
+                    let went = self.go(&mut state, &spots, Kind::Fresh, &same, now);
+                    (went, Duration::ZERO)
+                }
+                Step::Again(wait) => {
+                    situation.tries_left = false;
+                    let spots = again.as_deref().unwrap_or_default();
+                    (
+                        self.go(&mut state, spots, Kind::Tried, &same, now + wait),
+                        wait,
+                    )
+                }
+                Step::Below => {
+                    situation.below = false;
+                    let below: Vec<u32> = self.priorities_after(state.priority).collect();
+                    let went = self.go(&mut state, &spots, Kind::Fresh, &below, now);
+                    (went, Duration::ZERO)
+                }
+                Step::LastResort => {
+                    situation.last_resort = false;
+                    let all: Vec<u32> = self.priorities().collect();
+                    let went = self.go(&mut state, &spots, Kind::LastResort, &all, now);
+                    (went, Duration::ZERO)
+                }
+            };
+            if went {
+                state.pauses += u32::from(matches!(step, Step::Again(_)));
+                return Next::Try(wait);
+            }
         }
     }
 
-    fn situation(
-        &self,
-        state: &State,
-        verdict: Verdict,
-        another: Option<usize>,
-        now: Instant,
-    ) -> Situation {
+    /// Returns which ways are open.
+    fn situation(&self, state: &State, spots: &[Spot], now: Instant) -> Situation {
         let retry = &self.route.retry;
         let targets = self.route.targets.iter();
         let equals = targets.filter(|target| target.priority == state.priority);
         let allowed = retry.attempts.saturating_add(1);
-        let equals = u32::try_from(equals.count()).unwrap_or(u32::MAX);
-        let has = |kind, priority| !self.candidates(state, kind, priority, now).is_empty();
-        let same = Some(state.priority);
-        // Every target is asked once, however few retries there are.
-        let neighbour = state.tries < allowed.max(equals) && has(Kind::Fresh, same);
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let equals = count(equals.count());
+        let mut fresh = spots.iter().filter(|spot| self.is(spot, Kind::Fresh, now));
+        let mut of_same = fresh.clone();
+        let mut all = spots.iter();
         Situation {
-            verdict,
-            another_credential: another.is_some(),
-            neighbour,
-            tries_left: state.tries < allowed && has(Kind::Tried, same),
-            pause: decide::pause(state.pauses, retry.base, retry.max, fastrand::f64()),
+            verdict: Verdict::of_failed_start(),
+            another_credential: false,
+            // Every target is asked once, however few retries there are.
+            neighbour: state.tries < allowed.max(equals)
+                && of_same.any(|spot| spot.priority == state.priority),
+            tries_left: state.tries < allowed,
+            asked: None,
+            pause: Duration::ZERO,
             max_retry_after: retry.max_retry_after,
             time_left: self.deadline.saturating_duration_since(now),
-            below: self
-                .priorities_after(state.priority)
-                .any(|priority| has(Kind::Fresh, Some(priority))),
-            last_resort: has(Kind::LastResort, None),
+            below: fresh.any(|spot| spot.priority > state.priority),
+            last_resort: state.resorts < allowed.max(count(self.route.targets.len()))
+                && all.any(|spot| self.is(spot, Kind::LastResort, now)),
         }
-    }
-
-    /// Picks the place of a route that has only one, where it is well: the way of most calls.
-    fn go_to_the_only_place(&self, state: &mut State, now: Instant) -> bool {
-        let [target] = &self.route.targets[..] else {
-            return false;
-        };
-        let [endpoint] = &target.member.endpoints[..] else {
-            return false;
-        };
-        let is_well = endpoint.health.standing(now) == Standing::Well;
-        if is_well {
-            state.priority = target.priority;
-            state.tries = 1;
-            state.next = Some(Place {
-                target: 0,
-                endpoint: 0,
-                credential: target.member.credentials.first(now),
-                trial: None,
-            });
-        }
-        is_well
-    }
-
-    /// Picks the next place: of one priority, or else of the first that has one, later ones after the current.
-    fn go(&self, state: &mut State, kind: Kind, priority: Option<u32>, now: Instant) -> bool {
-        let priorities: Vec<u32> = match (priority, kind, state.tried.is_empty()) {
-            (Some(priority), ..) => vec![priority],
-            (None, Kind::Fresh, false) => std::iter::once(state.priority)
-                .chain(self.priorities_after(state.priority))
-                .collect(),
-            _ => self.priorities().collect(),
-        };
-        for priority in priorities {
-            let mut candidates = self.candidates(state, kind, Some(priority), now);
-            // Whoever has just failed is asked again only when nobody else is there.
-            if let (Kind::Tried, Some(last), 2..) = (kind, state.tried.last(), candidates.len()) {
-                candidates.retain(|c| (c.target, c.endpoint) != (last.target, last.endpoint));
-            }
-            // An endpoint that is due comes back by the first call that can bear its failure.
-            let due = candidates.iter().find_map(|candidate| {
-                let trial = candidate.at.claim_trial(now)?;
-                Some((*candidate, Some(trial)))
-            });
-            let pick = || {
-                let picked = self.route.pick(&candidates, self.affinity, now)?;
-                Some((picked, None))
-            };
-            let Some((picked, trial)) = due.or_else(pick) else {
-                continue;
-            };
-            if priority != state.priority {
-                state.priority = priority;
-                state.tries = 0;
-            }
-            let credential = self.target(picked.target).member.credentials.first(now);
-            state.tries += 1;
-            state.next = Some(Place {
-                target: picked.target,
-                endpoint: picked.endpoint,
-                credential,
-                trial,
-            });
-            return true;
-        }
-        false
-    }
-
-    fn candidates(
-        &self,
-        state: &State,
-        kind: Kind,
-        priority: Option<u32>,
-        now: Instant,
-    ) -> Vec<Candidate<'_>> {
-        let mut found = Vec::new();
-        for (index, target) in self.route.targets.iter().enumerate() {
-            if priority.is_some_and(|priority| priority != target.priority)
-                || state.spent.contains(&index)
-            {
-                continue;
-            }
-            let member = &target.member;
-            let mut spare = member.floor;
-            let standings = member.endpoints.iter().map(|at| at.health.standing(now));
-            let standings: Vec<Standing> = standings.collect();
-            spare =
-                spare.saturating_sub(standings.iter().filter(|s| **s == Standing::Well).count());
-            for (endpoint, (at, standing)) in member.endpoints.iter().zip(standings).enumerate() {
-                let tried = state.has_tried(index, endpoint);
-                let in_use = standing == Standing::Well;
-                let counts = match kind {
-                    Kind::Fresh => {
-                        !tried && (in_use || (standing == Standing::Due && self.replayable))
-                    }
-                    Kind::Tried => tried && (in_use || spare > 0),
-                    Kind::LastResort => !tried && !in_use && spare > 0,
-                };
-                if counts {
-                    found.push(Candidate {
-                        target: index,
-                        endpoint,
-                        weight: target.weight,
-                        at,
-                    });
-                }
-            }
-        }
-        found
     }
 
     fn another_credential(&self, state: &State, last: Tried, now: Instant) -> Option<usize> {
@@ -398,23 +353,5 @@ impl Plan {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Place {
-    fn noted(self, state: &mut State) -> Self {
-        state.tried.push(Tried {
-            target: self.target,
-            endpoint: self.endpoint,
-            credential: self.credential,
-        });
-        self
-    }
-}
-
-impl State {
-    fn has_tried(&self, target: usize, endpoint: usize) -> bool {
-        let mut tried = self.tried.iter();
-        tried.any(|tried| (tried.target, tried.endpoint) == (target, endpoint))
     }
 }

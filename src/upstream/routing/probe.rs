@@ -1,4 +1,4 @@
-//! Active health checks: each endpoint is asked in its own rhythm, and what it says counts like any request.
+//! Active health checks: each endpoint is asked in its own rhythm, and what it says counts beside the requests.
 
 use std::sync::{Arc, Weak};
 
@@ -56,9 +56,8 @@ async fn check(member: Weak<Member>, index: usize, checks: Checks) {
 
 async fn ask(member: &Member, endpoint: &Endpoint, checks: &Checks) {
     let began = Instant::now();
-    let credential = member.credentials.first(began);
-    let credential = credential.and_then(|index| member.credentials.get(index));
-    let asked = endpoint.service.probe(&checks.path, credential.cloned());
+    let credential = member.credentials.shown(began);
+    let asked = endpoint.service.probe(&checks.path, credential);
     let failed = !matches!(timeout(checks.timeout, asked).await, Ok(Ok(())));
-    endpoint.observe(failed, began);
+    endpoint.checked(failed, began);
 }

@@ -132,24 +132,31 @@ impl Route {
         affinity: Option<u64>,
         now: tokio::time::Instant,
     ) -> Option<Candidate<'a>> {
-        if let Some(key) = affinity {
-            let key_of = |candidate: &&Candidate<'_>| rendezvous(key, candidate.at);
-            return candidates.iter().max_by_key(key_of).copied();
-        }
         let of_target = |target: usize| {
             let of = candidates.iter().filter(move |c| c.target == target);
             of.copied().collect::<Vec<_>>()
         };
-        match self.balance {
-            Balance::P2c => cheaper_of_two(candidates, now),
-            Balance::Order => cheaper_of_two(&of_target(candidates.first()?.target), now),
+        let open = match self.balance {
+            Balance::P2c => candidates.to_vec(),
+            Balance::Order => of_target(candidates.first()?.target),
             Balance::Weighted => {
                 let mut targets: Vec<(usize, u32)> =
                     candidates.iter().map(|c| (c.target, c.weight)).collect();
                 targets.dedup_by_key(|(target, _)| *target);
-                let target = by_weight(&targets, fastrand::f64())?;
-                cheaper_of_two(&of_target(target), now)
+                of_target(match affinity {
+                    None => by_weight(&targets, fastrand::f64())?,
+                    Some(key) => by_weighted_rendezvous(&targets, |target| {
+                        let Target { member, model, .. } = &self.targets[target];
+                        let model = model.as_deref().unwrap_or_default();
+                        hash(key, &[member.name.as_bytes(), model.as_bytes()])
+                    })?,
+                })
             }
+        };
+        // What belongs together stays together among those whom the balance lets answer.
+        match affinity {
+            None => cheaper_of_two(&open, now),
+            Some(key) => open.into_iter().max_by_key(|c| rendezvous(key, c.at)),
         }
     }
 }
@@ -191,6 +198,17 @@ fn rendezvous(key: u64, endpoint: &Endpoint) -> u64 {
     )
 }
 
+/// Rendezvous hashing by weight (Schindelhauer and Schomaker, 2005): each target gets its share of the keys.
+fn by_weighted_rendezvous(targets: &[(usize, u32)], hash: impl Fn(usize) -> u64) -> Option<usize> {
+    let score = |(target, weight): &(usize, u32)| {
+        // 53 bits, and never 0 or 1.
+        let random = ((hash(*target) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+        f64::from(*weight) / -random.ln()
+    };
+    let best = targets.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    best.map(|(target, _)| *target)
+}
+
 /// A hash that is the same in every process, so that replicas agree.
 pub(super) fn hash(seed: u64, parts: &[&[u8]]) -> u64 {
     use sha2::{Digest, Sha256};
@@ -218,6 +236,15 @@ mod tests {
         assert_eq!(fives, 750);
         assert_eq!(by_weight(&targets, 1.0), Some(5));
         assert_eq!(by_weight(&[], 0.5), None);
+    }
+
+    #[test]
+    fn keys_are_shared_by_weight() {
+        let targets = [(3, 1), (5, 3)];
+        let home = |key| by_weighted_rendezvous(&targets, |t| hash(key, &[&t.to_le_bytes()]));
+        let fives = (0..1000).filter(|key| home(*key) == Some(5)).count();
+        assert!((710..790).contains(&fives), "{fives}");
+        assert_eq!(by_weighted_rendezvous(&[], |_| 0), None);
     }
 
     #[test]

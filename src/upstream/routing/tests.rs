@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
-use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError};
+use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError, UploadError};
 use crate::openai::endpoint::Endpoint as Path;
 use crate::openai::json;
 use crate::openai::models::Model;
@@ -16,7 +16,7 @@ use crate::pattern::Pattern;
 use crate::upstream::advice::Advice;
 use crate::upstream::member::health::{self, Health};
 use crate::upstream::member::{Credentials, Endpoint, Gate, Load, RetryBudget};
-use crate::upstream::{Attempt, Credential, Timeouts, Upstream, UpstreamFuture};
+use crate::upstream::{Attempt, Credential, Phase, Timeouts, Upstream, UpstreamFuture};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -31,11 +31,12 @@ enum Does {
     Hang,
     After(Duration),
     Stream(&'static [&'static str]),
+    Cut(&'static [&'static str]),
     /// The head of a stream, and nothing behind it.
     Silence,
 }
 
-use Does::{After, Answer, Break, Hang, Refuse, Silence, Status, StatusWith, Stream};
+use Does::{After, Answer, Break, Cut, Hang, Refuse, Silence, Status, StatusWith, Stream};
 
 /// An upstream that does what it is told, the last thing again and again.
 struct Scripted {
@@ -104,6 +105,8 @@ impl Upstream for Scripted {
             1 => does[0].clone(),
             _ => does.pop_front().unwrap(),
         };
+        let is_cut = matches!(next, Cut(_));
+        let (deadline, limit) = (attempt.deadline, attempt.timeouts.total);
         Box::pin(async move {
             match next {
                 Answer => Ok(answer()),
@@ -111,16 +114,23 @@ impl Upstream for Scripted {
                 StatusWith(status, name, value) => advised(status, name, value),
                 Refuse => Err(UpstreamError::Refused(StatusCode::UNAUTHORIZED)),
                 Break => Err(UpstreamError::Broken(Box::new(StreamError::Broken))),
-                Hang => std::future::pending().await,
+                Hang => {
+                    tokio::time::sleep_until(deadline).await;
+                    Err(UpstreamError::Timeout {
+                        phase: Phase::Total,
+                        limit,
+                    })
+                }
                 After(time) => {
                     tokio::time::sleep(time).await;
                     Ok(answer())
                 }
-                Stream(events) => {
+                Stream(events) | Cut(events) => {
                     let frames = events.iter().map(|event| {
                         Ok(http_body::Frame::data(Bytes::from_static(event.as_bytes())))
                     });
-                    let frames: Vec<_> = frames.collect();
+                    let end = is_cut.then_some(Err(StreamError::Broken));
+                    let frames: Vec<_> = frames.chain(end).collect();
                     let body: BoxBody =
                         Box::pin(StreamBody::new(futures_util::stream::iter(frames)));
                     Ok(Reply::events(StatusCode::OK, HeaderMap::new(), body))
@@ -465,6 +475,7 @@ async fn all_refused_is_an_error_that_no_retry_mends() {
         error,
         Some(DispatchError::Upstream {
             source: UpstreamError::Refused(_),
+            spent: true,
             ..
         })
     ));
@@ -534,7 +545,7 @@ async fn an_endpoint_that_fails_is_left_out_and_comes_back_by_one_trial() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_one_is_kept_unless_the_floor_is_none() {
-    let one = Scripted::new(&[Status(501)]);
+    let one = Scripted::new(&[Status(520)]);
     let dispatch_of = |floor| {
         let mut setup = upstream("one", &[&one]);
         setup.floor = floor;
@@ -548,7 +559,7 @@ async fn the_last_one_is_kept_unless_the_floor_is_none() {
     one.now_does(Answer);
     assert!(succeeds(&kept).await, "it is back as soon as it is well");
 
-    one.now_does(Status(501));
+    one.now_does(Status(520));
     let left_out = dispatch_of(0);
     for _ in 0..20 {
         assert!(!succeeds(&left_out).await);
@@ -727,4 +738,396 @@ async fn a_rolling_failure_of_three_endpoints_is_nobodys_concern() {
         assert!(answers.iter().all(Result::is_ok), "round {round}");
         tokio::time::advance(SECOND).await;
     }
+}
+
+fn hurried(time: Duration) -> Call {
+    Call {
+        deadline: Some(Instant::now() + time),
+        ..call()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_hangs_is_left_out_though_only_its_clients_give_up() {
+    for client_leaves in [false, true] {
+        let (hung, good) = (Scripted::new(&[Hang]), Scripted::new(&[Answer]));
+        let mut route = side_by_side(vec![
+            upstream("hung", &[&hung]).build(),
+            upstream("good", &[&good]).build(),
+        ]);
+        route.balance = Balance::Order;
+        let dispatch = dispatch(route);
+        for _ in 0..5 {
+            let (patience, deadline) = match client_leaves {
+                true => (20 * SECOND, 600 * SECOND),
+                false => (600 * SECOND, 20 * SECOND),
+            };
+            let asked = dispatch.clone().oneshot(hurried(deadline));
+            let left = tokio::time::timeout(patience, asked).await;
+            assert!(left.is_err() || left.is_ok_and(|result| result.is_err()));
+        }
+        assert!(succeeds(&dispatch).await);
+        assert_eq!((hung.calls(), good.calls()), (5, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_in_a_hurry_say_nothing_of_an_endpoint() {
+    let slow = Scripted::new(&[Hang]);
+    let member = upstream("slow", &[&slow]).build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    for _ in 0..20 {
+        let asked = dispatch.clone().oneshot(hurried(SECOND));
+        assert!(asked.await.is_err());
+    }
+    assert_eq!(member.snapshot().ejected, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_that_hangs_until_the_clients_deadline_brings_nothing_back() {
+    let one = Scripted::new(&[Break]);
+    let mut setup = upstream("one", &[&one]);
+    setup.floor = 0;
+    let member = setup.build();
+    let mut route = in_turn(vec![Arc::clone(&member)]);
+    route.retry.attempts = 0;
+    let dispatch = dispatch(route);
+    for _ in 0..5 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    one.now_does(Hang);
+    for deadline in [SECOND, 20 * SECOND] {
+        tokio::time::advance(5 * SECOND).await;
+        assert!(dispatch.clone().oneshot(hurried(deadline)).await.is_err());
+        assert_eq!(member.snapshot().ejected, 1);
+    }
+    assert_eq!(one.calls(), 7);
+    assert!(
+        matches!(ask(&dispatch).await, Err(DispatchError::NothingWell { .. })),
+        "twenty seconds of silence are a failed trial"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cuts_its_streams_is_left_out() {
+    let one = Scripted::new(&[Cut(&[WORD])]);
+    let mut setup = upstream("one", &[&one]);
+    setup.floor = 0;
+    let member = setup.build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    let streamed = async || dispatch.clone().oneshot(streamed()).await;
+    for _ in 0..5 {
+        let reply = streamed().await.unwrap();
+        assert!(reply.body.collect().await.is_err());
+    }
+    assert_eq!(member.snapshot().ejected, 1);
+    tokio::time::advance(5 * SECOND).await;
+    let reply = streamed().await.unwrap();
+    assert_eq!(member.snapshot().ejected, 0, "it has begun");
+    assert!(reply.body.collect().await.is_err());
+    assert_eq!(member.snapshot().ejected, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_upstream_does_not_offer_is_no_failure() {
+    let one = Scripted::new(&[Status(501)]);
+    let member = upstream("one", &[&one]).build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    for _ in 0..20 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    assert_eq!(member.snapshot().ejected, 0);
+}
+
+/// An upstream of three endpoints, the budget of its retries, and what happens to it.
+fn three(does: [Does; 3]) -> ([Arc<Scripted>; 3], Setup) {
+    let at = does.map(|does| Scripted::new(&[does]));
+    let refs: Vec<_> = at.iter().collect();
+    let setup = upstream("three", &refs);
+    (at, setup)
+}
+
+fn eject(endpoint: &Endpoint) {
+    for _ in 0..5 {
+        endpoint.observe(health::Seen::Failed, Instant::now());
+    }
+}
+
+fn calls_of(at: &[Arc<Scripted>]) -> usize {
+    at.iter().map(|at| at.calls()).sum()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_several_endpoints_is_not_amplified_either() {
+    let (at, mut setup) = three([Status(500), Status(500), Status(500)]);
+    setup.budget = 0.2;
+    let mut route = in_turn(vec![setup.build()]);
+    (route.retry.base, route.retry.max) = (Duration::ZERO, Duration::ZERO);
+    let dispatch = dispatch(route);
+    for _ in 0..500 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    let calls = calls_of(&at);
+    assert!(calls <= 500 + 100 + 30, "{calls}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fall_backs_are_requests_of_the_upstream_that_they_reach() {
+    let (down, two) = (Scripted::new(&[Status(501)]), Scripted::new(&[Status(500)]));
+    let mut setup = upstream("two", &[&two]);
+    setup.budget = 1.0;
+    let mut route = in_turn(vec![upstream("down", &[&down]).build(), setup.build()]);
+    route.retry.attempts = 1;
+    (route.retry.base, route.retry.max) = (Duration::ZERO, Duration::ZERO);
+    let dispatch = dispatch(route);
+    for _ in 0..200 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    assert_eq!(two.calls(), 400, "a retry for each, as the budget allows");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_is_a_number_of_endpoints() {
+    for (attempts, floor) in [(0, 1), (2, 1), (0, 2), (2, 3)] {
+        let (at, mut setup) = three([Status(520), Status(520), Status(520)]);
+        setup.floor = floor;
+        let member = setup.build();
+        let mut route = in_turn(vec![Arc::clone(&member)]);
+        route.retry.attempts = attempts;
+        let dispatch = dispatch(route);
+        while member.snapshot().ejected < 3 {
+            assert!(!succeeds(&dispatch).await);
+        }
+        let before = calls_of(&at);
+        assert!(!succeeds(&dispatch).await);
+        let asked = calls_of(&at) - before;
+        let expected = floor.min(attempts as usize + 1);
+        assert_eq!(asked, expected, "{floor}, {attempts}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_never_costs_a_call_its_answer() {
+    for attempts in [0, 1, 2] {
+        let (at, setup) = three([Break, Break, Answer]);
+        let member = setup.build();
+        let mut route = in_turn(vec![Arc::clone(&member)]);
+        route.retry.attempts = attempts;
+        let dispatch = dispatch(route);
+        member.endpoints[..2].iter().for_each(|at| eject(at));
+        let before = calls_of(&at);
+        for _ in 0..10 {
+            tokio::time::advance(300 * SECOND).await;
+            for _ in 0..4 {
+                assert!(succeeds(&dispatch).await, "{attempts}");
+            }
+        }
+        assert_eq!(calls_of(&at) - before, 10 * (4 + 2), "each trial once");
+        assert_eq!(member.snapshot().ejected, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_trial_is_not_taken_with_the_last_try() {
+    for _ in 0..20 {
+        let (at, setup) = three([Break, Break, Answer]);
+        let member = setup.build();
+        eject(&member.endpoints[0]);
+        tokio::time::advance(5 * SECOND).await;
+        let mut route = in_turn(vec![member]);
+        route.retry.attempts = 1;
+        assert!(succeeds(&dispatch(route)).await);
+        assert_eq!(at[0].calls(), 1);
+    }
+}
+
+fn upload() -> Call {
+    let body = http_body_util::Empty::new().map_err(|never| -> UploadError { match never {} });
+    Call {
+        body: CallBody::Stream {
+            body: Box::pin(body),
+            length: None,
+        },
+        ..call()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn uploads_bring_an_endpoint_back_when_nothing_else_does() {
+    let (one, two) = (Scripted::new(&[Break]), Scripted::new(&[Answer]));
+    let mut setup = upstream("one", &[&one, &two]);
+    setup.floor = 0;
+    let member = setup.build();
+    let dispatch = dispatch(in_turn(vec![Arc::clone(&member)]));
+    let upload = async || dispatch.clone().oneshot(upload()).await.is_ok();
+    eject(&member.endpoints[0]);
+    one.now_does(Answer);
+    for (secs, calls) in [(5, 0), (4, 0), (1, 1)] {
+        tokio::time::advance(secs * SECOND).await;
+        assert!(upload().await);
+        assert_eq!(one.calls(), calls);
+    }
+    assert_eq!(member.snapshot().ejected, 0);
+    // Where nobody else is there, none waits for that.
+    member.endpoints.iter().for_each(|at| eject(at));
+    assert!(!upload().await);
+    tokio::time::advance(6 * SECOND).await;
+    assert!(upload().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn affinity_keeps_to_the_order_and_to_the_weights() {
+    for balance in [Balance::Order, Balance::Weighted] {
+        let at = [0; 2].map(|_| Scripted::new(&[Answer]));
+        let mut route = side_by_side(vec![
+            upstream("one", &[&at[0]]).build(),
+            upstream("two", &[&at[1]]).build(),
+        ]);
+        route.balance = balance;
+        route.targets[0].weight = 9;
+        let name = HeaderName::from_static("x-session-id");
+        route.affinity = Some(Affinity::Header(name.clone()));
+        let dispatch = dispatch(route);
+        for session in 0..400 {
+            let value = HeaderValue::from(session);
+            let headers = HeaderMap::from_iter([(name.clone(), value)]);
+            let call = call_with(r#"{"model":"m"}"#, headers);
+            assert!(dispatch.clone().oneshot(call).await.is_ok());
+        }
+        let first = at[0].calls();
+        match balance {
+            Balance::Order => assert_eq!(first, 400),
+            Balance::P2c | Balance::Weighted => {
+                assert!((330..390).contains(&first), "{first} of 400");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_second_attempt_goes_to_a_lower_priority() {
+    let (slow, local) = (
+        Scripted::new(&[After(20 * SECOND)]),
+        Scripted::new(&[Answer]),
+    );
+    let mut poet = upstream("poet", &[&local]);
+    poet.local = true;
+    let mut route = in_turn(vec![upstream("slow", &[&slow]).build(), poet.build()]);
+    let hedge = Arc::new(Hedge::new(1.0, Some(SECOND)));
+    route.hedge = Some(Arc::clone(&hedge));
+    let dispatch = dispatch(route);
+    let reply = ask(&dispatch).await.unwrap();
+    assert!(!reply.headers.contains_key("x-weir-degraded"));
+    assert_eq!((slow.calls(), local.calls()), (1, 0));
+    assert!(hedge.withdraw(), "nothing was taken for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn second_attempts_start_at_the_percentile_of_good_answers() {
+    let (one, two) = (Scripted::new(&[Status(501)]), Scripted::new(&[Status(501)]));
+    let mut route = side_by_side(vec![
+        upstream("one", &[&one]).build(),
+        upstream("two", &[&two]).build(),
+    ]);
+    route.balance = Balance::Order;
+    route.hedge = Some(Arc::new(Hedge::new(1.0, None)));
+    let dispatch = dispatch(route);
+    // Failures come at once, and are no measure of an answer.
+    for _ in 0..20 {
+        assert!(!succeeds(&dispatch).await);
+    }
+    one.now_does(After(2 * SECOND));
+    two.now_does(Answer);
+    let before = two.calls();
+    for _ in 0..20 {
+        assert!(succeeds(&dispatch).await);
+    }
+    assert_eq!(two.calls(), before, "nothing is known yet");
+    one.now_does(After(20 * SECOND));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_is_kept_though_another_place_has_been_asked_since() {
+    let at = [
+        Scripted::new(&[StatusWith(503, "retry-after", "20"), Answer]),
+        Scripted::new(&[StatusWith(500, "x-should-retry", "false")]),
+    ];
+    let mut route = side_by_side(vec![
+        upstream("a", &[&at[0]]).build(),
+        upstream("b", &[&at[1]]).build(),
+    ]);
+    route.balance = Balance::Order;
+    let dispatch = dispatch(route);
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), 20 * SECOND);
+    assert_eq!((at[0].calls(), at[1].calls()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_wants_no_retry_gets_none_though_another_fails_after_it() {
+    let at = [
+        Scripted::new(&[StatusWith(500, "x-should-retry", "false")]),
+        Scripted::new(&[Status(501)]),
+    ];
+    let mut route = side_by_side(vec![
+        upstream("a", &[&at[0]]).build(),
+        upstream("b", &[&at[1]]).build(),
+    ]);
+    route.balance = Balance::Order;
+    let dispatch = dispatch(route);
+    let Some(DispatchError::Upstream { spent, .. }) = ask(&dispatch).await.err() else {
+        panic!("no error of an upstream");
+    };
+    assert!(spent, "no retry of the client's could mend it");
+    assert_eq!((at[0].calls(), at[1].calls()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limited_credential_is_not_shown_at_the_next_endpoint_before_its_time() {
+    let at = [
+        Scripted::new(&[StatusWith(429, "retry-after", "20"), Answer]),
+        Scripted::new(&[StatusWith(429, "retry-after", "20"), Answer]),
+    ];
+    let mut setup = upstream("one", &[&at[0], &at[1]]);
+    setup.keys = vec!["a"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let began = Instant::now();
+    let _ = ask(&dispatch).await;
+    let mut seen: Vec<Instant> = Vec::new();
+    for at in &at {
+        seen.extend(at.seen.lock().unwrap().iter().map(|seen| seen.at));
+    }
+    seen.sort();
+    let waits: Vec<_> = seen.iter().map(|at| *at - began).collect();
+    assert!(
+        waits[1..].iter().all(|wait| *wait >= 20 * SECOND),
+        "{waits:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_after_the_deadline() {
+    let (one, two) = (Scripted::new(&[Hang]), Scripted::new(&[Hang]));
+    let mut setup = upstream("one", &[&one]);
+    setup.gate = Some(Arc::new(Gate::new(1, 5)));
+    let members = vec![setup.build(), upstream("two", &[&two]).build()];
+    let dispatch = dispatch(in_turn(members));
+    let _hanging = tokio::spawn(dispatch.clone().oneshot(call()));
+    tokio::task::yield_now().await;
+    let error = dispatch.clone().oneshot(hurried(SECOND)).await.err();
+    assert!(
+        matches!(
+            error,
+            Some(DispatchError::Upstream {
+                source: UpstreamError::Overloaded { .. },
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+    assert_eq!(two.calls(), 0);
 }

@@ -1,9 +1,12 @@
 //! What a try says of the next one.
 
+use std::time::Duration;
+
 use http::{HeaderMap, StatusCode};
 
-use crate::upstream::UpstreamError;
 use crate::upstream::advice::Advice;
+use crate::upstream::member::health::Seen;
+use crate::upstream::{Phase, UpstreamError};
 
 /// What a try says of the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +67,14 @@ impl Verdict {
     pub fn of_error(error: &UpstreamError) -> Self {
         let class = match error {
             UpstreamError::Connect(_) | UpstreamError::Broken(_) => Class::Again,
-            UpstreamError::Timeout { phase, .. } => match *phase {
+            UpstreamError::Timeout { phase, .. } => match phase {
                 // No time is left for anybody.
-                "total" => Class::Final,
-                _ => Class::Again,
+                Phase::Total => Class::Final,
+                Phase::Connect
+                | Phase::Tls
+                | Phase::FirstByte
+                | Phase::FirstContent
+                | Phase::Idle => Class::Again,
             },
             UpstreamError::Status { status, advice } => {
                 let class = match PASSING.contains(&status.as_u16()) {
@@ -80,41 +87,66 @@ impl Verdict {
                 };
             }
             UpstreamError::Refused(_) => Class::Refused,
+            UpstreamError::Overloaded { retry_after } => {
+                return Self {
+                    class: Class::Elsewhere,
+                    advice: Advice {
+                        wait: Some(*retry_after),
+                        should_retry: None,
+                    },
+                };
+            }
+            // The model is on its way: a client may well try again.
+            UpstreamError::NotLoaded => {
+                return Self {
+                    class: Class::Elsewhere,
+                    advice: Advice {
+                        wait: Some(Duration::from_secs(1)),
+                        should_retry: None,
+                    },
+                };
+            }
             UpstreamError::Invalid(_)
             | UpstreamError::TooLarge { .. }
-            | UpstreamError::Overloaded { .. }
-            | UpstreamError::NotLoaded
             | UpstreamError::Engine(_) => Class::Elsewhere,
             UpstreamError::Upload(_) | UpstreamError::BadRequest { .. } => Class::Final,
         };
         Self::new(class)
     }
 
-    /// Returns whether the endpoint is to blame. What a credential may not do, or not so often, is not its failure, nor
-    /// is what the client asked for.
-    pub fn is_failure(error: &UpstreamError) -> bool {
+    /// Returns what a failure says of the endpoint's health; `None`: nothing. What a credential may not do, or not so
+    /// often, is not its failure, nor is what the client asked for, nor what it does not offer.
+    pub fn seen(error: &UpstreamError) -> Option<Seen> {
         match error {
             UpstreamError::Connect(_)
             | UpstreamError::Broken(_)
             | UpstreamError::Invalid(_)
             | UpstreamError::NotLoaded
-            | UpstreamError::Engine(_) => true,
-            // The whole time of a call may be its client's own, and as short as that likes.
-            UpstreamError::Timeout { phase, .. } => *phase != "total",
-            UpstreamError::Status { status, .. } => status.is_server_error(),
+            | UpstreamError::Engine(_) => Some(Seen::Failed),
+            UpstreamError::Timeout { phase, .. } => match phase {
+                // The whole time of a call may be its client's own, and as short as that likes.
+                Phase::Total => None,
+                Phase::Connect
+                | Phase::Tls
+                | Phase::FirstByte
+                | Phase::FirstContent
+                | Phase::Idle => Some(Seen::Failed),
+            },
+            UpstreamError::Status { status, .. } => match status.as_u16() {
+                501 | 505 => Some(Seen::Well),
+                500.. => Some(Seen::Failed),
+                _ => Some(Seen::Well),
+            },
             UpstreamError::Refused(_)
             | UpstreamError::TooLarge { .. }
-            | UpstreamError::Upload(_)
-            | UpstreamError::Overloaded { .. }
-            | UpstreamError::BadRequest { .. } => false,
+            | UpstreamError::BadRequest { .. } => Some(Seen::Well),
+            UpstreamError::Upload(_) | UpstreamError::Overloaded { .. } => None,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn of_status(status: u16) -> Class {
@@ -154,39 +186,51 @@ mod tests {
     fn errors() {
         let broken = || Box::new(std::io::Error::other("broken"));
         let limit = Duration::ZERO;
-        for (error, class, failure) in [
-            (UpstreamError::Connect(broken()), Class::Again, true),
-            (UpstreamError::Broken(broken()), Class::Again, true),
+        for (error, class, seen) in [
             (
-                UpstreamError::Timeout {
-                    phase: "first_byte",
-                    limit,
-                },
+                UpstreamError::Connect(broken()),
                 Class::Again,
-                true,
+                Some(Seen::Failed),
+            ),
+            (
+                UpstreamError::Broken(broken()),
+                Class::Again,
+                Some(Seen::Failed),
             ),
             (
                 UpstreamError::Timeout {
-                    phase: "total",
+                    phase: Phase::FirstByte,
+                    limit,
+                },
+                Class::Again,
+                Some(Seen::Failed),
+            ),
+            (
+                UpstreamError::Timeout {
+                    phase: Phase::Total,
                     limit,
                 },
                 Class::Final,
-                false,
+                None,
             ),
             (
                 UpstreamError::Refused(StatusCode::UNAUTHORIZED),
                 Class::Refused,
-                false,
+                Some(Seen::Well),
             ),
-            (UpstreamError::Invalid("not HTTP"), Class::Elsewhere, true),
+            (
+                UpstreamError::Invalid("not HTTP"),
+                Class::Elsewhere,
+                Some(Seen::Failed),
+            ),
             (
                 UpstreamError::Overloaded { retry_after: limit },
                 Class::Elsewhere,
-                false,
+                None,
             ),
         ] {
             assert_eq!(Verdict::of_error(&error).class, class, "{error}");
-            assert_eq!(Verdict::is_failure(&error), failure, "{error}");
+            assert_eq!(Verdict::seen(&error), seen, "{error}");
         }
     }
 }

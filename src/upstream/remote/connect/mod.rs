@@ -24,6 +24,7 @@ pub use self::tls::RemoteError;
 use self::way::{Stream, Way};
 use super::body::{Clock, RequestBody};
 use super::{Params, UpstreamError};
+use crate::upstream::Phase;
 
 /// Idle connections kept for the next requests. Services close theirs after a minute or more; one that closes in
 /// between is noticed, and the request that had not begun is sent on another.
@@ -142,8 +143,8 @@ async fn exchange(
             fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault))
         }),
         () = timeout => Err(match Instant::now() >= clock.deadline {
-            true => UpstreamError::Timeout { phase: "total", limit: clock.timeouts.total },
-            false => UpstreamError::Timeout { phase: "first_byte", limit: first_byte },
+            true => UpstreamError::Timeout { phase: Phase::Total, limit: clock.timeouts.total },
+            false => UpstreamError::Timeout { phase: Phase::FirstByte, limit: first_byte },
         }),
     }
 }
@@ -151,7 +152,7 @@ async fn exchange(
 fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
     if let Some(Slow { phase, limit }) = find(&error) {
         return UpstreamError::Timeout {
-            phase,
+            phase: *phase,
             limit: *limit,
         };
     }
@@ -189,7 +190,7 @@ struct Connector {
 #[derive(Debug, thiserror::Error)]
 #[error("no connection in time")]
 struct Slow {
-    phase: &'static str,
+    phase: Phase,
     limit: Duration,
 }
 
@@ -214,14 +215,14 @@ impl Connector {
         };
         let stream = timeout(connect, way.open(uri))
             .await
-            .map_err(slow("connect", connect))??;
+            .map_err(slow(Phase::Connect, connect))??;
         let Some(server) = server else {
             return Ok(MaybeHttpsStream::Http(stream));
         };
         let shaking = TlsConnector::from(tls).connect(server, TokioIo::new(stream));
         let secured = timeout(handshake, shaking)
             .await
-            .map_err(slow("tls", handshake))??;
+            .map_err(slow(Phase::Tls, handshake))??;
         Ok(MaybeHttpsStream::Https(TokioIo::new(secured)))
     }
 }
