@@ -98,6 +98,7 @@ impl Stores {
                     tokens: ledger.drain_tokens,
                 },
             },
+            deadline: drain.deadline().clone(),
             tasks: drain.tasks().clone(),
         })
     }

@@ -554,3 +554,6 @@ fn seed(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,9 @@ fn usage(prompt: u64, generated: u64) -> String {
 fn answer(fate: Fate, prompt: u64, generated: u64) -> Script {
     let usage = usage(prompt, generated);
     if fate == Fate::Plain {
-        let body = format!("{{\"choices\":[{{\"index\":0,\"message\":{{\"content\":\"a\"}}}}],\"usage\":{usage}}}");
+        let body = format!(
+            "{{\"choices\":[{{\"index\":0,\"message\":{{\"content\":\"a\"}}}}],\"usage\":{usage}}}"
+        );
         return Script::new().send(json_answer("200 OK", body));
     }
     let mut script = Script::new();
@@ -65,7 +67,9 @@ fn answer(fate: Fate, prompt: u64, generated: u64) -> Script {
     script = script.send(STREAM_HEAD);
     for _ in 0..generated {
         // One token each, of which a tokenizer makes one as well: " a a a".
-        script = script.send(chunk(delta(" a"))).pause(Duration::from_millis(1));
+        script = script
+            .send(chunk(delta(" a")))
+            .pause(Duration::from_millis(1));
     }
     let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
     let told = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
@@ -92,7 +96,11 @@ async fn ask(gateway: &Gateway, id: &str, fate: Fate) {
         "messages": [{"role": "user", "content": "a"}],
         "stream": fate != Fate::Plain && fate != Fate::Silent,
     });
-    let opened = client.try_open(Method::POST, "/v1/chat/completions", whole(body.to_string()));
+    let opened = client.try_open(
+        Method::POST,
+        "/v1/chat/completions",
+        whole(body.to_string()),
+    );
     let Ok(mut stream) = opened.await else {
         return;
     };
@@ -109,7 +117,8 @@ async fn ask(gateway: &Gateway, id: &str, fate: Fate) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_is_the_upstreams_book_whatever_happens() {
     let trials: u64 = std::env::var("WEIR_TRIALS").map_or(30, |number| number.parse().unwrap());
-    let seed = std::env::var("WEIR_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed =
+        std::env::var("WEIR_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("WEIR_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let book: Book = Arc::default();
@@ -126,26 +135,50 @@ async fn the_ledger_is_the_upstreams_book_whatever_happens() {
             _ => Fate::Silent,
         };
         let (prompt, generated) = (prompt.parse().unwrap(), generated.parse().unwrap());
-        let line = Line { fate, prompt, generated };
-        assert!(kept.lock().unwrap().insert(id, line).is_none(), "asked twice");
+        let line = Line {
+            fate,
+            prompt,
+            generated,
+        };
+        assert!(
+            kept.lock().unwrap().insert(id, line).is_none(),
+            "asked twice"
+        );
         answer(fate, prompt, generated)
     })
     .await;
-    let mut gateway = Config::over(&upstream).server("drain_timeout = \"300ms\"").start().await;
+    let mut gateway = Config::over(&upstream)
+        .server("drain_timeout = \"300ms\"")
+        .start()
+        .await;
 
     let mut killed = 0;
     for trial in 0..trials {
-        let fates = [Fate::Plain, Fate::Stream, Fate::Untold, Fate::Cut, Fate::Left];
+        let fates = [
+            Fate::Plain,
+            Fate::Stream,
+            Fate::Untold,
+            Fate::Cut,
+            Fate::Left,
+        ];
         // How the trial ends: mostly by itself.
         let blow = random.u8(0..6);
         let mut ids = Vec::new();
         for number in 0..AT_ONCE {
             let silent = blow < 2 && number == 0;
-            let fate = if silent { Fate::Silent } else { fates[random.usize(..fates.len())] };
+            let fate = if silent {
+                Fate::Silent
+            } else {
+                fates[random.usize(..fates.len())]
+            };
             let (prompt, generated) = (random.u64(1..500), random.u64(1..9));
-            ids.push((format!("t{trial}x{number}-{fate:?}-{prompt}-{generated}"), fate));
+            ids.push((
+                format!("t{trial}x{number}-{fate:?}-{prompt}-{generated}"),
+                fate,
+            ));
         }
-        let asking = futures_util::future::join_all(ids.iter().map(|(id, fate)| ask(&gateway, id, *fate)));
+        let asking =
+            futures_util::future::join_all(ids.iter().map(|(id, fate)| ask(&gateway, id, *fate)));
         match blow {
             0 | 1 => {
                 let pause = Duration::from_micros(random.u64(0..12_000));
@@ -181,7 +214,10 @@ fn compare(gateway: &Gateway, book: &HashMap<String, Line>) {
         let (input, output): (u64, u64) = (input.parse().unwrap(), output.parse().unwrap());
         let Some(line) = book.get(id) else {
             // Written down, and then never sent: killed in between, or its client had left.
-            assert!(status == "interrupted" || provenance == "none" || attempts != "0", "invented: {row}");
+            assert!(
+                status == "interrupted" || provenance == "none" || attempts != "0",
+                "invented: {row}"
+            );
             continue;
         };
         match (line.fate, provenance) {
@@ -190,8 +226,12 @@ fn compare(gateway: &Gateway, book: &HashMap<String, Line>) {
                 tokens += input + output;
                 booked += line.prompt + line.generated;
             }
-            (Fate::Untold, "counted") if status == "complete" => assert_eq!(output, line.generated, "{row}"),
-            (Fate::Cut, "counted") if status == "failed" => assert_eq!(output, line.generated, "{row}"),
+            (Fate::Untold, "counted") if status == "complete" => {
+                assert_eq!(output, line.generated, "{row}")
+            }
+            (Fate::Cut, "counted") if status == "failed" => {
+                assert_eq!(output, line.generated, "{row}")
+            }
             // Whoever leaves, or is stopped, pays for what came; the rest is estimated, and never free.
             (_, "counted") => assert!(output <= line.generated && input > 0, "{row}"),
             (_, "estimated") => assert!(input > 0, "{row}"),
@@ -200,7 +240,10 @@ fn compare(gateway: &Gateway, book: &HashMap<String, Line>) {
             _ => panic!("{row} is not {line:?}"),
         }
     }
-    let lost: Vec<_> = book.keys().filter(|id| !seen.contains_key(id.as_str())).collect();
+    let lost: Vec<_> = book
+        .keys()
+        .filter(|id| !seen.contains_key(id.as_str()))
+        .collect();
     assert!(lost.is_empty(), "lost: {lost:?}");
     assert_eq!(tokens, booked);
 }

@@ -13,7 +13,8 @@ use crate::support::gateway::{Config, Gateway, run, weir};
 use crate::support::upstream::{Gate, Script, Upstream};
 
 const PRICED: &str = "[ledger]\nprices = \"own.toml\"\n";
-const PRICES: &str = "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = 1\noutput = 2.5\n";
+const PRICES: &str =
+    "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = 1\noutput = 2.5\n";
 
 fn priced(upstream: &Upstream) -> Config {
     let config = Config::over(upstream).table(PRICED);
@@ -65,7 +66,9 @@ async fn a_request_is_a_row_with_its_attempt_its_tokens_and_its_cost() {
         ["mine-1 alice - /v1/chat/completions gpt-4o gpt-4o upstream 0 complete 200 - 3 2 upstream 8000 upstream 1"]
     );
     assert_eq!(
-        gateway.ledger("SELECT number, upstream, model, result, http_status, input_tokens, cost FROM attempt"),
+        gateway.ledger(
+            "SELECT number, upstream, model, result, http_status, input_tokens, cost FROM attempt"
+        ),
         ["1 upstream gpt-4o answered 200 3 8000"]
     );
 }
@@ -74,10 +77,15 @@ async fn a_request_is_a_row_with_its_attempt_its_tokens_and_its_cost() {
 async fn a_stream_is_settled_before_its_last_event() {
     let upstream = Upstream::answering(whole_stream()).await;
     let gateway = priced(&upstream).start().await;
-    let mut stream = gateway.client().stream("/v1/chat/completions", ask_stream()).await;
+    let mut stream = gateway
+        .client()
+        .stream("/v1/chat/completions", ask_stream())
+        .await;
     stream.until(DONE).await;
     assert_eq!(
-        gateway.ledger("SELECT status, stream, input_tokens, output_tokens, provenance, cost FROM request"),
+        gateway.ledger(
+            "SELECT status, stream, input_tokens, output_tokens, provenance, cost FROM request"
+        ),
         ["complete 1 7 3 upstream 14500"]
     );
 }
@@ -93,7 +101,10 @@ async fn a_call_stands_in_the_ledger_before_its_upstream_hears_of_it() {
         async move { client.chat(ask()).await }
     });
     upstream.called(1).await;
-    assert_eq!(gateway.ledger("SELECT status, provenance FROM request"), ["open estimated"]);
+    assert_eq!(
+        gateway.ledger("SELECT status, provenance FROM request"),
+        ["open estimated"]
+    );
     gate.open();
     asking.await.unwrap();
     assert_eq!(gateway.ledger("SELECT status FROM request"), ["complete"]);
@@ -111,8 +122,13 @@ async fn every_try_has_a_row_of_its_own() {
         .await;
     assert_eq!(gateway.client().chat(ask()).await.status, 200);
     assert_eq!(
-        gateway.ledger("SELECT upstream, model, result, http_status, provenance FROM attempt ORDER BY number"),
-        ["bad gpt-4o upstream_status 500 -", "good own answered 200 upstream"]
+        gateway.ledger(
+            "SELECT upstream, model, result, http_status, provenance FROM attempt ORDER BY number"
+        ),
+        [
+            "bad gpt-4o upstream_status 500 -",
+            "good own answered 200 upstream"
+        ]
     );
     assert_eq!(
         gateway.ledger("SELECT upstream, served_model, attempts, cost FROM request"),
@@ -133,15 +149,22 @@ async fn what_breaks_or_is_left_is_counted_as_far_as_it_came() {
     .await;
     let gateway = priced(&upstream).start().await;
     let cut = gateway.client().with_header("x-request-id", "cut");
-    cut.stream("/v1/chat/completions", ask_stream()).await.rest().await;
+    cut.stream("/v1/chat/completions", ask_stream())
+        .await
+        .rest()
+        .await;
     let left = gateway.client().with_header("x-request-id", "left");
     let mut stream = left.stream("/v1/chat/completions", ask_stream()).await;
     stream.until("world").await;
     drop(stream);
-    let columns = "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost";
+    let columns =
+        "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost";
     assert_eq!(
         settled(&gateway, columns).await,
-        ["cut failed upstream_broken 8 2 counted 13000", "left client_gone client_gone 8 2 counted 13000"]
+        [
+            "cut failed upstream_broken 8 2 counted 13000",
+            "left client_gone client_gone 8 2 counted 13000"
+        ]
     );
 }
 
@@ -157,10 +180,16 @@ async fn paths_that_pass_through_are_booked_with_their_usage_or_their_bytes() {
     .await;
     let gateway = Gateway::over(&upstream).await;
     let client = gateway.client();
-    client.request(Method::POST, "/v1/audio/transcriptions", "sound").await;
+    client
+        .request(Method::POST, "/v1/audio/transcriptions", "sound")
+        .await;
     client.request(Method::GET, "/v1/files/f-1", "").await;
     assert_eq!(
-        settled(&gateway, "endpoint, status, input_tokens, output_tokens, provenance, sent_bytes").await,
+        settled(
+            &gateway,
+            "endpoint, status, input_tokens, output_tokens, provenance, sent_bytes"
+        )
+        .await,
         [
             "/v1/audio/transcriptions complete 14 5 upstream 88",
             "/v1/files/f-1 complete 0 0 - 17"
@@ -174,7 +203,16 @@ async fn a_killed_process_leaves_nothing_open_and_nothing_free() {
     let mut gateway = priced(&upstream).start().await;
     let asking = tokio::spawn({
         let client = gateway.client();
-        async move { client.try_open(Method::POST, "/v1/chat/completions", crate::support::client::whole(ask())).await.is_ok() }
+        async move {
+            client
+                .try_open(
+                    Method::POST,
+                    "/v1/chat/completions",
+                    crate::support::client::whole(ask()),
+                )
+                .await
+                .is_ok()
+        }
     });
     upstream.called(1).await;
     gateway.signal("KILL");
@@ -182,7 +220,12 @@ async fn a_killed_process_leaves_nothing_open_and_nothing_free() {
     assert!(!asking.await.unwrap());
     let rows = gateway.ledger("SELECT status, error, provenance, attempts, cost > 0 FROM request");
     assert_eq!(rows, ["interrupted gateway_interrupted estimated 1 1"]);
-    assert!(gateway.metrics().await.contains("weir_ledger_interrupted_rows 1"));
+    assert!(
+        gateway
+            .metrics()
+            .await
+            .contains("weir_ledger_interrupted_rows 1")
+    );
     // Nothing counts twice.
     gateway.signal("KILL");
     gateway.restart().await;
@@ -206,14 +249,22 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         if status == 503 {
             answer.error(503, "server_error", "ledger_unavailable");
             assert!(answer.header("retry-after").is_some());
-            assert_eq!(upstream.calls().len(), calls, "nothing is used that is not written down");
+            assert_eq!(
+                upstream.calls().len(),
+                calls,
+                "nothing is used that is not written down"
+            );
         }
         let ready = gateway.operator().get("/readyz").await.status;
         assert_eq!(ready, if status == 503 { 503 } else { 200 });
         assert!(gateway.metrics().await.contains("weir_ledger_failing 1"));
         other.execute_batch("COMMIT").unwrap();
         eventually("the ledger is well again", async || {
-            gateway.metrics().await.contains("weir_ledger_failing 0").then_some(())
+            gateway
+                .metrics()
+                .await
+                .contains("weir_ledger_failing 0")
+                .then_some(())
         })
         .await;
         assert_eq!(gateway.client().chat(ask()).await.status, 200);
@@ -227,7 +278,11 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
 async fn a_file_that_is_no_ledger_is_refused_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weir.db");
-    std::fs::write(&path, "not a database, but longer than the header of one would have to be ".repeat(9)).unwrap();
+    std::fs::write(
+        &path,
+        "not a database, but longer than the header of one would have to be ".repeat(9),
+    )
+    .unwrap();
     let config = folder.path().join("weir.toml");
     let text = format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[ledger]\npath = {:?}\n[[key]]\nname = \"a\"\nsecret = \"12345678\"\n",
@@ -238,8 +293,16 @@ async fn a_file_that_is_no_ledger_is_refused_with_what_to_do() {
     command.args(["serve", "--config"]).arg(&config);
     let ended = run(command).await;
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-    assert!(ended.stderr.contains("no ledger of Weir's") && ended.stderr.contains("[ledger] path"), "{}", ended.stderr);
-    assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
+    assert!(
+        ended.stderr.contains("no ledger of Weir's") && ended.stderr.contains("[ledger] path"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("not a database")
+    );
 }
 
 #[tokio::test]
@@ -253,7 +316,10 @@ async fn a_spent_budget_is_told_so_that_no_client_tries_again_and_outlives_a_res
         ))
         .start()
         .await;
-    let small = || json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}).to_string();
+    let small = || {
+        json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2})
+            .to_string()
+    };
     let mut answered = 0;
     let refused = loop {
         let answer = gateway.client().chat(small()).await;
@@ -274,7 +340,9 @@ async fn a_spent_budget_is_told_so_that_no_client_tries_again_and_outlives_a_res
     gateway.signal("TERM");
     assert!(gateway.restart().await.success());
     assert_eq!(gateway.client().chat(small()).await.status, 429);
-    assert!(gateway.metrics().await.contains("weir_budget_used_percent{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"));
+    assert!(gateway.metrics().await.contains(
+        "weir_budget_used_percent{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"
+    ));
 }
 
 #[tokio::test]
@@ -285,14 +353,20 @@ async fn a_client_that_left_can_be_read_to_its_end() {
         let mut rest = chunk(USAGE);
         rest.extend(chunk(DONE));
         rest.extend(LAST_CHUNK.as_bytes());
-        Script::new().send(stream(&[&delta("Hello")])).until(&script).send(rest)
+        Script::new()
+            .send(stream(&[&delta("Hello")]))
+            .until(&script)
+            .send(rest)
     })
     .await;
     let gateway = Config::over(&upstream)
         .table("[ledger]\nclient_gone = \"drain\"\n")
         .start()
         .await;
-    let mut stream = gateway.client().stream("/v1/chat/completions", ask_stream()).await;
+    let mut stream = gateway
+        .client()
+        .stream("/v1/chat/completions", ask_stream())
+        .await;
     stream.until("Hello").await;
     drop(stream);
     tokio::time::sleep(Duration::from_millis(20)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::books::{Books, Estimate};
-use crate::call::{Call, CallBody, Record, Try};
+use crate::call::{Call, CallBody, Record, StreamError, Try};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -291,12 +291,17 @@ impl Booking {
         }
     }
 
-    /// Closes the request of a client that has left. Nobody waits for the row; it is written all the same.
+    /// Closes the request of a client that has left, or whose answer a stop ends. Nobody waits for the row; it is
+    /// written all the same.
     pub(super) fn leave(&mut self, used: Used) {
+        let (status, error) = match self.books.deadline.is_cancelled() {
+            true => (Status::Failed, StreamError::Drained.cause()),
+            false => (Status::ClientGone, "client_gone"),
+        };
         drop(self.close(End {
-            status: Status::ClientGone,
+            status,
             http_status: None,
-            error: Some("client_gone"),
+            error: Some(error),
             used,
         }));
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::call::Call;
@@ -34,6 +35,8 @@ pub struct Books {
     pub on_failure: OnFailure,
     /// What is done when a client leaves.
     pub client_gone: ClientGone,
+    /// Cancelled when answers are ended by a stop.
+    pub deadline: CancellationToken,
     /// Who waits at a stop for upstreams that are read to their end.
     pub tasks: TaskTracker,
 }
@@ -108,6 +111,15 @@ pub(super) struct Estimate {
 }
 
 impl Books {
+    /// Returns what is done now with an answer that nobody takes any more.
+    pub(super) fn policy(&self) -> ClientGone {
+        match self.deadline.is_cancelled() {
+            // There is no time left to read on.
+            true => ClientGone::Cancel,
+            false => self.client_gone,
+        }
+    }
+
     /// Guesses what a call will use. Exact counting would cost more than most calls do: it is done at the end, where the
     /// upstream does not.
     pub(super) fn estimate(&self, call: &Call) -> Option<Estimate> {

@@ -196,7 +196,7 @@ impl Drop for Events {
             return;
         };
         let inner = self.inner.take();
-        if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.books.client_gone, inner) {
+        if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.books.policy(), inner) {
             let reader = std::mem::replace(&mut self.reader, Reader::new(&booking));
             leaving::drain(inner, booking, reader, tokens);
         } else {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
@@ -63,6 +64,7 @@ impl Kept {
             metrics: Arc::new(Metrics::new().unwrap()),
             on_failure: OnFailure::Refuse,
             client_gone,
+            deadline: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         Self {
@@ -375,6 +377,24 @@ async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_wa
             expected
         );
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_a_stop_ends_is_not_its_clients_fault() {
+    let kept = Kept::new();
+    let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
+    let reply = kept
+        .ask(chat(true), move |call| events(call, frames()))
+        .await
+        .unwrap();
+    let mut body = reply.body;
+    body.frame().await.unwrap().unwrap();
+    kept.books.deadline.cancel();
+    body.fail(StreamError::Drained);
+    assert_eq!(
+        kept.row("status error output_tokens"),
+        "failed gateway_drained 2"
+    );
 }
 
 #[tokio::test]

@@ -79,10 +79,16 @@ impl Run {
         })
     }
 
-    /// Notes an orderly end.
-    pub(super) fn finish(self, connection: &Connection) {
-        // Should it fail, the next start settles it: there is nothing left open.
-        if end(connection, self.id).is_ok() {
+    /// Notes the end, and settles what is open even now: whoever holds it will not be heard any more.
+    pub(super) fn finish(self, connection: &mut Connection) {
+        let mut finish = || {
+            let transaction = connection.transaction()?;
+            interrupt(&transaction, self.id)?;
+            end(&transaction, self.id)?;
+            transaction.commit()
+        };
+        // Should it fail, the next start finds the lock free and does it.
+        if finish().is_ok() {
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -161,6 +161,19 @@ async fn a_dropped_row_is_settled_at_its_estimate() {
 }
 
 #[tokio::test]
+async fn what_is_open_at_the_end_is_settled_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let open = begin(&ledger, "a").await;
+    ledger.close();
+    assert_eq!(open.settle(entry(None)).await, Err(LedgerError::Closed));
+    assert_eq!(
+        strings(&ledger, "SELECT status FROM request"),
+        ["interrupted"]
+    );
+}
+
+#[tokio::test]
 async fn rows_of_the_dead_are_settled_and_those_of_the_living_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let params = params(&folder);

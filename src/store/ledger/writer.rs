@@ -245,7 +245,7 @@ impl Writer {
                 "the ledger ends with rows that could not be written"
             );
         }
-        self.run.finish(&self.connection);
+        self.run.finish(&mut self.connection);
         // A file without its log is easier to copy.
         let _ = self
             .connection
