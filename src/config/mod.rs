@@ -17,7 +17,6 @@ mod reader;
 mod tests;
 mod tls;
 mod types;
-mod units;
 
 use std::path::{Path, PathBuf};
 
