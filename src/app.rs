@@ -1,5 +1,6 @@
 //! Puts the gateway together: stores, upstreams, stack and listeners from the configuration; runs it; stops it.
 
+mod access;
 mod banner;
 mod build;
 mod local;
@@ -20,6 +21,9 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
+use crate::store::budgets::Budgets;
+use crate::store::directory::{Directory, DirectoryError};
+use crate::store::ledger::{Ledger, OpenError};
 use crate::upstream::remote::RemoteError;
 
 pub use self::local::check_model;
@@ -60,6 +64,12 @@ pub enum AppError {
         /// Why.
         source: RemoteError,
     },
+    /// The ledger cannot be kept.
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    /// What was made at run time cannot be read.
+    #[error("cannot read the keys of the ledger")]
+    Directory(#[from] DirectoryError),
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -75,7 +85,12 @@ impl AppError {
     /// Returns whether the user can mend it: exit code 1, else 2.
     pub fn is_users(&self) -> bool {
         match self {
-            Self::Bind { .. } | Self::Tls(_) | Self::Model { .. } | Self::Upstream { .. } => true,
+            Self::Bind { .. }
+            | Self::Tls(_)
+            | Self::Model { .. }
+            | Self::Upstream { .. }
+            | Self::Ledger(_)
+            | Self::Directory(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
     }
@@ -98,11 +113,14 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         previous: None,
     }
     .dispatch()?;
-    let (keys, made) = build::keys(&config, (source.context)().env)?;
+    let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
-    let made_key = made.as_ref().and(keys.first().cloned());
+    let made_key = made.as_ref().and(configured.keys.first().cloned());
+    let ledger = Ledger::open(&build::ledger_params(&config.ledger))?;
+    let budgets = Arc::new(Budgets::default());
+    let directory = Directory::open(&ledger, &budgets, configured)?;
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
-    let parts = build::parts(&config, &metrics, &data_drain, keys, dispatch);
+    let parts = build::parts(&config, &metrics, &data_drain, directory.ring(), dispatch);
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
@@ -124,6 +142,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
+            directory: Arc::clone(&directory),
         },
         loaded,
         tls,
@@ -133,6 +152,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         metrics,
         dispatch: current_dispatch,
         control: Arc::new(Arc::clone(&reloader)),
+        directory,
         drain: data_drain.clone(),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");

@@ -16,13 +16,14 @@ use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::AccountingLayer;
 use crate::middleware::api::{self, ApiLayer};
-use crate::middleware::auth::{AuthLayer, Keyring};
+use crate::middleware::auth::AuthLayer;
 use crate::middleware::explain::Explain;
 use crate::middleware::heartbeat::HeartbeatLayer;
 use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
 use crate::middleware::telemetry::{Cause, TelemetryLayer};
 use crate::server::HttpService;
+use crate::store::keyring::CurrentKeyring;
 use crate::upstream::Dispatch;
 
 /// What the layers are built from.
@@ -36,7 +37,7 @@ pub struct Parts {
     /// The bounds of request heads.
     pub route: route::Params,
     /// Who may call.
-    pub keyring: Arc<Keyring>,
+    pub keyring: CurrentKeyring,
     /// The bounds of request bodies.
     pub api: api::Params,
     /// How often a stream without content shows that it is alive; `None`: never.

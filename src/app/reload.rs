@@ -13,13 +13,13 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::upstreams::{Builder, Previous};
-use super::{AppError, build};
+use super::{AppError, access, build};
 use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, changes};
 use crate::metrics::Metrics;
-use crate::middleware::auth::KeyParams;
 use crate::server::{Drain, Terms, Tls};
 use crate::stack;
+use crate::store::directory::{Configured, ConfiguredKey, Directory};
 use crate::upstream::Dispatch;
 
 /// Where the configuration comes from, each time that it is read.
@@ -37,12 +37,14 @@ pub(super) struct Fixed {
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain: Drain,
     /// The key that was made at the start for a configuration without keys.
-    pub(super) made_key: Option<KeyParams>,
+    pub(super) made_key: Option<ConfiguredKey>,
     /// Puts a stack in the place of the current one.
     pub(super) replace: Box<dyn Fn(stack::Parts) + Send + Sync>,
     pub(super) terms: Terms,
     /// The current upstreams, for whoever reports on them.
     pub(super) dispatch: Arc<ArcSwap<Dispatch>>,
+    /// The keys and teams, those made at run time too.
+    pub(super) directory: Arc<Directory>,
 }
 
 /// Reloads, one at a time.
@@ -62,6 +64,7 @@ struct Serving {
 /// A configuration that is ready to be served.
 struct Next {
     loaded: Loaded,
+    configured: Configured,
     parts: stack::Parts,
     tls: Option<Tls>,
 }
@@ -127,7 +130,12 @@ impl Reloader {
         let prepared = preparing
             .await
             .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
-        let Next { loaded, parts, tls } = prepared?;
+        let Next {
+            loaded,
+            configured,
+            parts,
+            tls,
+        } = prepared?;
         let changes = changes(&serving.config, &loaded.config);
         let mut changed = changes.applied;
         if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
@@ -138,6 +146,9 @@ impl Reloader {
             .or_else(|| serving.tls.clone())
             .filter(|_| serving.tls.is_some());
         self.serve(&loaded, parts, tls.as_ref());
+        if let Err(error) = self.fixed.directory.reconfigure(configured).await {
+            tracing::error!(%error, "the budgets stay as they were until the next reload");
+        }
         let warnings = loaded.warnings.problems.iter();
         let reloaded = Reloaded {
             changed,
@@ -160,6 +171,7 @@ impl Reloader {
             drain,
             made_key,
             dispatch,
+            directory,
             ..
         } = &self.fixed;
         let context = (source.context)();
@@ -167,15 +179,16 @@ impl Reloader {
         let config = &loaded.config;
         let because = |error: AppError| Refused::because(&error.to_string());
         let tls = build::tls(config).map_err(because)?;
-        let keys = match (config.keys.is_empty(), made_key) {
-            (false, _) => build::configured_keys(config),
-            (true, Some(made)) => vec![made.clone()],
+        let mut configured = access::configured(config);
+        match (config.keys.is_empty(), made_key) {
+            (false, _) => {}
+            (true, Some(made)) => configured.keys.push(made.clone()),
             (true, None) => {
                 return Err(Refused::because(
                     "No [[key]] is left, and nobody could call any more; keep one, or restart to have one made.",
                 ));
             }
-        };
+        }
         let before = dispatch.load_full();
         let builder = Builder {
             config,
@@ -187,8 +200,13 @@ impl Reloader {
             }),
         };
         let dispatch = builder.dispatch().map_err(because)?;
-        let parts = build::parts(config, metrics, drain, keys, dispatch);
-        Ok(Next { loaded, parts, tls })
+        let parts = build::parts(config, metrics, drain, directory.ring(), dispatch);
+        Ok(Next {
+            loaded,
+            configured,
+            parts,
+            tls,
+        })
     }
 
     fn serve(&self, loaded: &Loaded, parts: stack::Parts, tls: Option<&Tls>) {

@@ -187,9 +187,7 @@ impl Budget {
     fn since(&self, now: Timestamp) -> Timestamp {
         let rolling = || now.checked_sub(self.length()?).ok();
         let calendar = self.calendar(now).map(|(start, _)| start);
-        calendar
-            .or_else(rolling)
-            .unwrap_or(Timestamp::UNIX_EPOCH)
+        calendar.or_else(rolling).unwrap_or(Timestamp::UNIX_EPOCH)
     }
 
     /// Returns the bucket that a time falls into. Rolling windows forget a bucket at a time: a quarter of an hour of a
@@ -285,7 +283,11 @@ impl Counter {
         let since = self.budget.since(now).as_second();
         // A bucket that is still partly in the window counts whole, so that no window holds more than the limit.
         let first = self.budget.bucket(self.budget.since(now));
-        while self.used.front().is_some_and(|(start, _)| *start < first.min(since)) {
+        while self
+            .used
+            .front()
+            .is_some_and(|(start, _)| *start < first.min(since))
+        {
             self.used.pop_front();
         }
         let counted = self.used.iter().filter(|(start, _)| *start >= first);
@@ -355,21 +357,17 @@ impl Budgets {
                 continue;
             }
             let account = old.get(&holder).cloned();
-            let kept = account.as_ref().map(|account| account.counters().clone());
+            let known: Vec<Budget> = account.as_ref().map_or_else(Vec::new, |account| {
+                let counters = account.counters();
+                counters.iter().map(|counter| counter.budget).collect()
+            });
             let mut counters = Vec::with_capacity(budgets.len());
             for budget in budgets {
-                let known = kept.iter().flatten().find(|known| known.budget.counts_as(&budget));
-                counters.push(match known {
-                    Some(known) => Counter {
-                        budget,
-                        ..known.clone()
-                    },
-                    None => {
-                        let mut counter = Counter::new(budget);
-                        seed(&mut counter, &holder, ledger, now)?;
-                        counter
-                    }
-                });
+                let mut counter = Counter::new(budget);
+                if !known.iter().any(|known| known.counts_as(&budget)) {
+                    seed(&mut counter, &holder, ledger, now)?;
+                }
+                counters.push(counter);
             }
             // Calls under way hold the account: it stays the same one.
             let account = account.unwrap_or_else(|| {
@@ -380,10 +378,26 @@ impl Budgets {
             });
             accounts.insert(holder, (account, counters));
         }
-        let accounts = accounts.into_iter().map(|(holder, (account, counters))| {
-            *account.counters() = counters;
-            (holder, account)
-        });
+        let accounts = accounts
+            .into_iter()
+            .map(|(holder, (account, mut counters))| {
+                let mut kept = account.counters();
+                for counter in &mut counters {
+                    // Taken only now: while others were read from the ledger, calls have gone on.
+                    let known = kept
+                        .iter()
+                        .find(|known| known.budget.counts_as(&counter.budget));
+                    if let Some(known) = known {
+                        *counter = Counter {
+                            budget: counter.budget,
+                            ..known.clone()
+                        };
+                    }
+                }
+                *kept = counters;
+                drop(kept);
+                (holder, account)
+            });
         self.accounts.store(Arc::new(accounts.collect()));
         Ok(())
     }
@@ -432,7 +446,11 @@ impl Budgets {
                 let balance = counter.balance(holder, now);
                 let percent = balance.percent();
                 let is_near = percent >= u64::from(counter.budget.warn_percent);
-                if is_near && warning.as_ref().is_none_or(|other| percent > other.percent()) {
+                if is_near
+                    && warning
+                        .as_ref()
+                        .is_none_or(|other| percent > other.percent())
+                {
                     warning = Some(balance);
                 }
             }
@@ -460,12 +478,7 @@ impl Budgets {
     }
 
     /// Returns the state of the budgets that the calls of a key count towards.
-    pub fn balances_of(
-        &self,
-        key: &str,
-        team: Option<&str>,
-        now: Timestamp,
-    ) -> Vec<Balance> {
+    pub fn balances_of(&self, key: &str, team: Option<&str>, now: Timestamp) -> Vec<Balance> {
         let mut balances = self.balances(now);
         balances.retain(|balance| match &balance.holder {
             Holder::Key(name) => **name == *key,
@@ -542,7 +555,8 @@ fn seed(
         counter.add(at, used.max(0).cast_unsigned());
     }
     if budget.per == Period::Total {
-        let sql = format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
+        let sql =
+            format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
         let forgotten: i64 = ledger.query_row(&sql, [name], |row| row.get(0))?;
         counter.add(Timestamp::UNIX_EPOCH, forgotten.max(0).cast_unsigned());
     }

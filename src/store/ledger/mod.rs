@@ -31,6 +31,7 @@
 mod entry;
 mod keeper;
 mod open;
+mod own;
 mod read;
 mod report;
 mod run;
@@ -49,6 +50,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
 use self::keeper::Keeper;
 pub use self::open::OpenRow;
+pub use self::own::{Own, OwnUse};
 pub use self::read::{ReadError, Reader};
 pub use self::report::{GroupBy, Query, Report, Sums};
 pub use self::schema::{OpenError, VERSION};
@@ -132,7 +134,9 @@ impl Ledger {
         let keeper = Keeper::new(params, &shared, ops.downgrade());
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
-            thread.spawn(work).map_err(|source| OpenError::Thread { source })
+            thread
+                .spawn(work)
+                .map_err(|source| OpenError::Thread { source })
         };
         let threads = vec![
             spawn("ledger", Box::new(move || writer.run()))?,
@@ -177,7 +181,9 @@ impl Ledger {
     /// nothing was spent.
     pub fn note(&self, intent: Intent, entry: Entry) -> Receipt {
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry),
+            Ok(place) => {
+                OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry)
+            }
             Err(_) => Receipt::failed(LedgerError::Crowded),
         }
     }
@@ -239,6 +245,8 @@ impl Ledger {
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Ledger")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
