@@ -14,6 +14,7 @@ use crate::call::{StreamError, UploadError};
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
 use crate::middleware::explain::{Explain, Explanation};
+use crate::middleware::own_usage::OwnUsageError;
 use crate::middleware::route::RouteError;
 use crate::openai::endpoint::TargetError;
 use crate::openai::json::JsonError;
@@ -31,6 +32,9 @@ pub enum GatewayError {
     /// The body cannot be taken.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The caller cannot be told what it used.
+    #[error(transparent)]
+    OwnUsage(#[from] OwnUsageError),
     /// No upstream could be chosen, or the chosen one failed.
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
@@ -56,6 +60,7 @@ impl Explain for GatewayError {
             Self::Route(error) => route(error),
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
+            Self::OwnUsage(error) => own_usage(error),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
@@ -192,6 +197,18 @@ fn route(error: &RouteError) -> Explanation {
         )
         .closing(),
     }
+}
+
+fn own_usage(error: &OwnUsageError) -> Explanation {
+    explain(
+        503,
+        SERVER,
+        "ledger_unavailable",
+        "gateway_ledger",
+        "What was used cannot be read at the moment.",
+    )
+    .retry_after(Duration::from_secs(5))
+    .detail(error.0.to_string())
 }
 
 fn auth(error: &AuthError) -> Explanation {
