@@ -5,7 +5,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::store::directory::Configured;
+use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::upstream::routing::Retry;
 
@@ -43,7 +43,12 @@ impl Desk {
             hold: Duration::ZERO,
         };
         let dispatch = Dispatch::new(Vec::new(), Vec::new(), retry, Arc::clone(&metrics));
-        let directory = Directory::open(&ledger.unwrap(), &Arc::default(), Configured::default());
+        let directory = Directory::open(
+            &ledger.unwrap(),
+            &Arc::default(),
+            Configured::default(),
+            ADMIN,
+        );
         let admin = Admin::new(Params {
             token_digest: secrets::digest(TOKEN.as_bytes()),
             metrics,

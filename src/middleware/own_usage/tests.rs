@@ -118,23 +118,41 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
 
     let (status, told) = ask(&layer, Endpoint::OwnUsage).await.unwrap();
     assert_eq!(status, StatusCode::OK);
-    assert_eq!((&told["key"], &told["team"]), (&json!("alice"), &json!("research")));
+    assert_eq!(
+        (&told["key"], &told["team"]),
+        (&json!("alice"), &json!("research"))
+    );
     let month = &told["month"];
     assert_eq!(
         (&month["requests"], &month["tokens"], &month["cost"]),
         (&json!(1), &json!(10), &json!("0.001234"))
     );
-    assert_eq!((&month["prompt_tokens"], &month["completion_tokens"]), (&json!(7), &json!(3)));
-    assert_eq!(told["total"], json!({ "requests": 3, "tokens": 120, "cost": "1.002468" }));
+    assert_eq!(
+        (&month["prompt_tokens"], &month["completion_tokens"]),
+        (&json!(7), &json!(3))
+    );
+    assert_eq!(
+        told["total"],
+        json!({ "requests": 3, "tokens": 120, "cost": "1.002468" })
+    );
     let budgets = told["budgets"].as_array().unwrap();
     let of: Vec<_> = budgets.iter().map(|budget| &budget["name"]).collect();
     assert_eq!(of, ["alice", "research"]);
     // An open row counts at its estimate.
-    assert_eq!((&budgets[0]["used"], &budgets[0]["left"]), (&json!("1.003702"), &json!("3.996298")));
-    assert_eq!((&budgets[1]["used"], &budgets[1]["left"]), (&json!(30), &json!(70)));
+    assert_eq!(
+        (&budgets[0]["used"], &budgets[0]["left"]),
+        (&json!("1.003702"), &json!("3.996298"))
+    );
+    assert_eq!(
+        (&budgets[1]["used"], &budgets[1]["left"]),
+        (&json!(30), &json!(70))
+    );
     assert!(budgets[0]["renewed"].is_null() && budgets[1]["renewed"].is_string());
 
-    assert_eq!(ask(&layer, Endpoint::Models).await.unwrap().0, StatusCode::NO_CONTENT);
+    assert_eq!(
+        ask(&layer, Endpoint::Models).await.unwrap().0,
+        StatusCode::NO_CONTENT
+    );
     drop(file);
     ledger.close();
     std::fs::remove_file(&path).unwrap();

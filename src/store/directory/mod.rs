@@ -74,6 +74,7 @@ pub enum DirectoryError {
 /// All keys and teams there are.
 #[derive(Debug)]
 pub struct Directory {
+    actor: &'static str,
     ledger: Ledger,
     budgets: Arc<Budgets>,
     ring: CurrentKeyring,
@@ -93,10 +94,13 @@ struct Entries {
 }
 
 /// Who acts when the admin API does.
-const ADMIN: &str = "admin";
+pub const ADMIN: &str = "admin";
+/// Who acts when somebody does at the file itself.
+pub const CLI: &str = "cli";
 
 impl Directory {
-    /// Reads what was made at run time and puts it beside the configuration's.
+    /// Reads what was made at run time and puts it beside the configuration's. `actor` is who the audit says makes
+    /// changes.
     ///
     /// # Errors
     /// [`DirectoryError::Read`] when the ledger cannot be read.
@@ -104,6 +108,7 @@ impl Directory {
         ledger: &Ledger,
         budgets: &Arc<Budgets>,
         configured: Configured,
+        actor: &'static str,
     ) -> Result<Arc<Self>, DirectoryError> {
         let reader = ledger.reader();
         let (keys, teams) =
@@ -126,6 +131,7 @@ impl Directory {
         entries.warn();
         reader.read_now(|file| budgets.replace(list.clone(), file, Timestamp::now()))?;
         Ok(Arc::new(Self {
+            actor,
             ledger: ledger.clone(),
             budgets: Arc::clone(budgets),
             ring: Arc::new(ArcSwap::from_pointee(ring)),
@@ -323,8 +329,9 @@ impl Directory {
         action: &'static str,
         detail: Map<String, Value>,
     ) -> Result<(), DirectoryError> {
+        let author = self.author();
         let note = move |file: &Connection| {
-            keys::audit::note(file, &author(), action, "", detail).map(Ok::<_, Refusal>)
+            keys::audit::note(file, &author, action, "", detail).map(Ok::<_, Refusal>)
         };
         self.ledger.change(note).await.map_err(DirectoryError::from)
     }
@@ -376,9 +383,10 @@ impl Directory {
         let changing = tokio::spawn(async move {
             let mut set = this.changing.lock().await;
             let change = make(&this.entries())?;
+            let author = this.author();
             let made = this
                 .ledger
-                .change(move |file| change(file, &author()))
+                .change(move |file| change(file, &author))
                 .await?;
             let mut view = None;
             let list = this.update(|entries| view = Some(keep(entries, made)));
@@ -416,6 +424,13 @@ impl Directory {
         Ok(())
     }
 
+    fn author(&self) -> Author {
+        Author {
+            actor: self.actor,
+            at: Timestamp::now(),
+        }
+    }
+
     fn entries(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -427,12 +442,5 @@ impl From<ChangeError<Refusal>> for DirectoryError {
             ChangeError::Ledger(error) => Self::Ledger(error),
             ChangeError::Refused(refusal) => Self::Refused(refusal),
         }
-    }
-}
-
-fn author() -> Author {
-    Author {
-        actor: ADMIN,
-        at: Timestamp::now(),
     }
 }

@@ -56,7 +56,7 @@ fn open(folder: &tempfile::TempDir, configured: Configured) -> Arc<Directory> {
         retention: None,
         vacuum: false,
     });
-    Directory::open(&ledger.unwrap(), &Arc::default(), configured).unwrap()
+    Directory::open(&ledger.unwrap(), &Arc::default(), configured, ADMIN).unwrap()
 }
 
 fn fields(json: Value) -> Map<String, Value> {

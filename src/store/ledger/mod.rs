@@ -53,7 +53,7 @@ pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
 pub use self::read::{ReadError, Reader};
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION};
+pub use self::schema::{OpenError, VERSION, check_file};
 use self::writer::{Op, Shared, Writer};
 pub use self::writer::{Receipt, Snapshot};
 

@@ -95,7 +95,10 @@ pub(super) struct Opened {
 /// Opens the file, or makes it, and settles what dead processes left open.
 pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     let path = &params.path;
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
         fs::create_dir_all(folder).map_err(|source| OpenError::Folder {
             path: folder.to_owned(),
             source,
@@ -110,7 +113,9 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     )
     .map_err(read_failure)?;
     owner_only(path);
-    connection.busy_timeout(BUSY_TIMEOUT).map_err(read_failure)?;
+    connection
+        .busy_timeout(BUSY_TIMEOUT)
+        .map_err(read_failure)?;
     recognise(&connection, path)?;
     prepare(&connection, params.sync).map_err(read_failure)?;
     connection.set_prepared_statement_cache_capacity(32);
@@ -146,6 +151,22 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
+/// Checks that a file is a ledger that this program can read. Nothing is made or changed.
+///
+/// # Errors
+/// [`OpenError`] when it is none.
+pub fn check_file(path: &Path) -> Result<(), OpenError> {
+    let read_failure = |source| failure(path, source);
+    let connection = open_to_read(path).map_err(read_failure)?;
+    recognise(&connection, path)?;
+    match version(&connection).map_err(read_failure)? {
+        0 => Err(OpenError::Foreign {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes sure that the file is ours, or empty.
 fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let read_failure = |source| failure(path, source);
@@ -153,7 +174,9 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let application = pragma("application_id").map_err(read_failure)?;
     let found = version(connection).map_err(read_failure)?;
     let table: Option<String> = connection
-        .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| row.get(0))
+        .query_row("SELECT name FROM sqlite_schema LIMIT 1", [], |row| {
+            row.get(0)
+        })
         .optional()
         .map_err(read_failure)?;
     let is_empty = table.is_none() && found == 0;
