@@ -2,6 +2,7 @@
 
 mod access;
 mod banner;
+mod books;
 mod build;
 mod local;
 mod place;
@@ -22,11 +23,11 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
-use crate::store::budgets::Budgets;
 use crate::store::directory::{self, Directory, DirectoryError};
-use crate::store::ledger::{Ledger, OpenError};
+use crate::store::ledger;
 use crate::upstream::remote::RemoteError;
 
+use self::books::Stores;
 pub use self::local::check_model;
 pub use self::place::place;
 use self::reload::Reloader;
@@ -66,11 +67,11 @@ pub enum AppError {
         /// Why.
         source: RemoteError,
     },
-    /// The ledger cannot be kept.
+    /// The ledger cannot be opened.
     #[error(transparent)]
-    Ledger(#[from] OpenError),
-    /// What was made at run time cannot be read.
-    #[error("cannot read the keys of the ledger")]
+    Ledger(#[from] ledger::OpenError),
+    /// Keys made at run time, or what budgets were used before, cannot be read.
+    #[error(transparent)]
     Directory(#[from] DirectoryError),
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
@@ -115,14 +116,26 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         previous: None,
     }
     .dispatch()?;
+    let stores = Stores::open(&config.ledger)?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());
-    let ledger = Ledger::open(&build::ledger_params(&config.ledger))?;
-    let budgets = Arc::new(Budgets::default());
-    let directory = Directory::open(&ledger, &budgets, configured, directory::ADMIN)?;
+    let directory = Directory::open(
+        &stores.ledger,
+        &stores.budgets,
+        configured,
+        directory::ADMIN,
+    )?;
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
-    let parts = build::parts(&config, &metrics, &data_drain, directory.ring(), dispatch);
+    let books = stores.books(&config, &metrics, &data_drain);
+    let parts = build::parts(
+        &config,
+        &metrics,
+        &data_drain,
+        directory.ring(),
+        books,
+        dispatch,
+    );
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
@@ -141,6 +154,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             metrics: Arc::clone(&metrics),
             drain: data_drain.clone(),
             made_key,
+            stores: stores.clone(),
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
@@ -196,6 +210,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         in_time = drained => tracing::info!(in_time, "stopped"),
         signal = signals.next() => tracing::warn!(signal, "ended at once"),
     }
+    // Last of all, when nobody has anything to write down any more.
+    let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! The matches are exhaustive on purpose: a new variant does not compile until its status, type, code, cause and
 //! headers are decided.
 
+mod accounting;
 mod upstream;
 
 use std::borrow::Cow;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::call::{StreamError, UploadError};
+use crate::middleware::accounting::AccountingError;
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
 use crate::middleware::explain::{Explain, Explanation};
@@ -35,6 +37,9 @@ pub enum GatewayError {
     /// The caller cannot be told what it used.
     #[error(transparent)]
     OwnUsage(#[from] OwnUsageError),
+    /// A budget is spent, or the call cannot be written down.
+    #[error(transparent)]
+    Accounting(#[from] AccountingError),
     /// No upstream could be chosen, or the chosen one failed.
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
@@ -61,6 +66,7 @@ impl Explain for GatewayError {
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
             Self::OwnUsage(error) => own_usage(error),
+            Self::Accounting(error) => accounting::accounting(error),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),

@@ -26,5 +26,6 @@ pub mod server;
 pub mod stack;
 pub mod store;
 mod tls_roots;
+pub mod tokens;
 pub mod units;
 pub mod upstream;

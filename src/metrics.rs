@@ -10,8 +10,11 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+mod ledger;
 mod upstreams;
 
+use self::ledger::Books;
+pub use self::ledger::LedgerState;
 pub use self::upstreams::Snapshot;
 use self::upstreams::Upstreams;
 use crate::call::Facts;
@@ -39,6 +42,7 @@ pub struct Metrics {
     panics: IntCounter,
     ready: IntGauge,
     upstreams: Upstreams,
+    books: Books,
     reloads: IntCounterVec,
     reloaded: IntGauge,
 }
@@ -146,6 +150,7 @@ impl Metrics {
                 "1 when the gateway can serve and is not draining.",
             )?,
             upstreams: Upstreams::new(&registry)?,
+            books: Books::new(&registry)?,
             reloads: counters(
                 &registry,
                 "weir_config_reloads_total",

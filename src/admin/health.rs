@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::answer::{Answer, text};
 use crate::metrics::Metrics;
 use crate::server::Drain;
+use crate::store::ledger::Ledger;
 use crate::upstream::Dispatch;
 
 #[derive(Serialize)]
@@ -23,7 +24,7 @@ struct UpstreamReadiness<'a> {
     ready: bool,
 }
 
-fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
+fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain, ledger: &Ledger) -> Readiness<'a> {
     let upstreams: Vec<_> = dispatch
         .readiness()
         .map(|(name, ready)| UpstreamReadiness { name, ready })
@@ -32,6 +33,8 @@ fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
         Some("draining")
     } else if upstreams.iter().all(|upstream| !upstream.ready) {
         Some("no upstream is ready")
+    } else if !ledger.is_ready() {
+        Some("the ledger cannot be written")
     } else {
         None
     };
@@ -43,8 +46,8 @@ fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain) -> Readiness<'a> {
 }
 
 /// Answers `/readyz`: 200 when calls can be served, 503 when they should go elsewhere.
-pub(super) fn ready(dispatch: &Dispatch, drain: &Drain) -> Answer {
-    let readiness = readiness(dispatch, drain);
+pub(super) fn ready(dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) -> Answer {
+    let readiness = readiness(dispatch, drain, ledger);
     let status = if readiness.ready {
         StatusCode::OK
     } else {
@@ -59,8 +62,8 @@ pub(super) fn ready(dispatch: &Dispatch, drain: &Drain) -> Answer {
 }
 
 /// Brings the gauges of readiness up to date.
-pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain) {
-    let readiness = readiness(dispatch, drain);
+pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) {
+    let readiness = readiness(dispatch, drain, ledger);
     metrics.set_ready(readiness.ready);
     metrics.forget_upstreams();
     for (upstream, snapshot) in dispatch.snapshots() {

@@ -5,6 +5,7 @@
 mod answer;
 mod audit;
 mod body;
+mod books;
 mod health;
 mod keys;
 mod query;
@@ -50,7 +51,7 @@ pub struct Params {
     pub dispatch: Arc<ArcSwap<Dispatch>>,
     /// What can be done.
     pub control: Arc<dyn Control>,
-    /// The keys and teams, and the ledger.
+    /// The keys and teams, the ledger that they stand in, and what may be used.
     pub directory: Arc<Directory>,
     /// The data plane's stop.
     pub drain: Drain,
@@ -94,7 +95,15 @@ impl Admin {
         match path {
             "/metrics" => self.metrics(),
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
-            "/readyz" => health::ready(&self.params.dispatch.load(), &self.params.drain),
+            "/readyz" => {
+                let Params {
+                    dispatch,
+                    drain,
+                    directory,
+                    ..
+                } = &*self.params;
+                health::ready(&dispatch.load(), drain, directory.ledger())
+            }
             _ => not_found(),
         }
     }
@@ -114,9 +123,11 @@ impl Admin {
             metrics,
             dispatch,
             drain,
+            directory,
             ..
         } = &*self.params;
-        health::observe(metrics, &dispatch.load(), drain);
+        health::observe(metrics, &dispatch.load(), drain, directory.ledger());
+        books::observe(metrics, directory.ledger(), directory.budgets());
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {

@@ -82,8 +82,6 @@ fn team(team: &TeamConfig) -> TeamTerms {
 }
 
 fn budget(budget: &BudgetConfig) -> Budget {
-    // Rounded up: nobody is warned before the time.
-    let percent = budget.warn_at_thousandths.div_ceil(10);
     Budget {
         limit: match budget.limit {
             BudgetLimit::Money(amount) => Limit::Money(amount),
@@ -98,6 +96,6 @@ fn budget(budget: &BudgetConfig) -> Budget {
             config::Window::Calendar => Window::Calendar,
             config::Window::Rolling => Window::Rolling,
         },
-        warn_percent: u8::try_from(percent).unwrap_or(100),
+        warn_at_thousandths: budget.warn_at_thousandths,
     }
 }

@@ -6,16 +6,16 @@ use bytes::Bytes;
 
 use super::AppError;
 use crate::call::RequestId;
-use crate::config::{Config, LedgerConfig, ServerConfig, SyncConfig, UpstreamKind};
+use crate::config::{Config, ServerConfig, UpstreamKind};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
+use crate::middleware::accounting::Books;
 use crate::middleware::explain::Explain;
 use crate::middleware::respond::raw_response;
 use crate::middleware::{api, route};
 use crate::server::{self, Drain, Observer, Tls};
 use crate::stack;
 use crate::store::keyring::CurrentKeyring;
-use crate::store::ledger;
 use crate::upstream::Dispatch;
 
 /// How far above the stack's bounds of a head the server's own lie: up to here clients get an envelope with their
@@ -35,6 +35,7 @@ pub(super) fn parts(
     metrics: &Arc<Metrics>,
     drain: &Drain,
     keyring: CurrentKeyring,
+    books: Arc<Books>,
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {
@@ -45,22 +46,8 @@ pub(super) fn parts(
         keyring,
         api: api_params(&config.server),
         heartbeat: config.server.stream_ping,
+        books,
         dispatch,
-    }
-}
-
-/// Returns how the ledger is kept.
-pub(super) fn ledger_params(config: &LedgerConfig) -> ledger::Params {
-    ledger::Params {
-        path: config.path.clone(),
-        sync: match config.sync {
-            SyncConfig::Always => ledger::Sync::Always,
-            SyncConfig::EverySecond => ledger::Sync::EverySecond,
-            SyncConfig::Never => ledger::Sync::Never,
-        },
-        max_open: config.max_open,
-        retention: config.retention,
-        vacuum: config.vacuum,
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::books::Stores;
 use super::upstreams::{Builder, Previous};
 use super::{AppError, access, build};
 use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
@@ -38,6 +39,8 @@ pub(super) struct Fixed {
     pub(super) drain: Drain,
     /// The key that was made at the start for a configuration without keys.
     pub(super) made_key: Option<ConfiguredKey>,
+    /// The ledger and what is counted from it.
+    pub(super) stores: Stores,
     /// Puts a stack in the place of the current one.
     pub(super) replace: Box<dyn Fn(stack::Parts) + Send + Sync>,
     pub(super) terms: Terms,
@@ -172,6 +175,7 @@ impl Reloader {
             made_key,
             dispatch,
             directory,
+            stores,
             ..
         } = &self.fixed;
         let context = (source.context)();
@@ -200,7 +204,8 @@ impl Reloader {
             }),
         };
         let dispatch = builder.dispatch().map_err(because)?;
-        let parts = build::parts(config, metrics, drain, directory.ring(), dispatch);
+        let books = stores.books(config, metrics, drain);
+        let parts = build::parts(config, metrics, drain, directory.ring(), books, dispatch);
         Ok(Next {
             loaded,
             configured,

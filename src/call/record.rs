@@ -33,6 +33,10 @@ pub struct Facts {
     pub degraded: bool,
     /// Whether the client asked for a stream.
     pub stream: bool,
+    /// Time spent waiting for a place at an upstream.
+    pub queue_time: Duration,
+    /// What an upstream in this process has counted so far.
+    pub counted: Option<Usage>,
     /// Time spent waiting for the upstream before the answer's head could be sent.
     pub upstream_time: Option<Duration>,
     /// When the first content left for the client, counted from the request's arrival.
@@ -58,6 +62,8 @@ pub struct Try {
     pub upstream: Arc<str>,
     /// Its endpoint.
     pub endpoint: Arc<str>,
+    /// The name by which it was asked for the model.
+    pub model: Option<Arc<str>>,
     /// When it began, counted from the request's arrival.
     pub began: Duration,
     /// How long it took to begin an answer, or to fail; `None` while it does neither.

@@ -31,15 +31,30 @@ pub enum StreamError {
     /// The local model failed.
     #[error("the local model failed")]
     Engine,
+    /// The ledger could not be written.
+    #[error("the answer cannot be accounted for")]
+    Unrecorded,
 }
 
 impl StreamError {
+    /// Returns why the answer broke: a word of the closed vocabulary `upstream_*`, `gateway_*`.
+    pub fn cause(self) -> &'static str {
+        match self {
+            Self::Broken => "upstream_broken",
+            Self::Idle | Self::Overdue => "upstream_timeout",
+            Self::TooLarge => "upstream_too_large",
+            Self::Drained => "gateway_drained",
+            Self::Engine => "gateway_engine",
+            Self::Unrecorded => "gateway_ledger",
+        }
+    }
+
     /// Returns whether the upstream is to blame.
     pub fn is_upstreams(self) -> bool {
         match self {
             Self::Broken | Self::Idle | Self::Engine => true,
             // A long answer, or a long event, may be what was asked for.
-            Self::Overdue | Self::TooLarge | Self::Drained => false,
+            Self::Overdue | Self::TooLarge | Self::Drained | Self::Unrecorded => false,
         }
     }
 }
@@ -157,6 +172,16 @@ impl ReplyBody {
     pub fn map_events(mut self, f: impl FnOnce(BoxBody) -> BoxBody) -> Self {
         self.kind = match std::mem::replace(&mut self.kind, Kind::Full(None)) {
             Kind::Events(body) => Kind::Events(f(body)),
+            other => other,
+        };
+        self
+    }
+
+    /// Wraps a body that is neither whole nor a stream of events; any other one stays as it is.
+    #[must_use]
+    pub fn map_stream(mut self, f: impl FnOnce(BoxBody) -> BoxBody) -> Self {
+        self.kind = match std::mem::replace(&mut self.kind, Kind::Full(None)) {
+            Kind::Stream(body) => Kind::Stream(f(body)),
             other => other,
         };
         self

@@ -141,26 +141,18 @@ fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
 }
 
 pub(super) fn stream(error: StreamError) -> Explanation {
-    let message = sentence(&error.to_string());
-    match error {
-        StreamError::Broken => explain(502, UPSTREAM, "upstream_error", "upstream_broken", message),
-        StreamError::Idle | StreamError::Overdue => explain(
-            504,
-            TIMEOUT,
-            "upstream_timeout",
-            "upstream_timeout",
-            message,
-        ),
-        StreamError::TooLarge => explain(
-            502,
-            UPSTREAM,
-            "upstream_invalid_response",
-            "upstream_too_large",
-            message,
-        ),
-        StreamError::Drained => explain(503, SERVER, "overloaded", "gateway_drained", message)
-            .retry_after(Duration::from_secs(1)),
-        StreamError::Engine => explain(500, SERVER, "internal_error", "gateway_engine", message),
+    let (status, kind, code) = match error {
+        StreamError::Broken => (502, UPSTREAM, "upstream_error"),
+        StreamError::Idle | StreamError::Overdue => (504, TIMEOUT, "upstream_timeout"),
+        StreamError::TooLarge => (502, UPSTREAM, "upstream_invalid_response"),
+        StreamError::Drained => (503, SERVER, "overloaded"),
+        StreamError::Engine => (500, SERVER, "internal_error"),
+        StreamError::Unrecorded => (503, SERVER, "ledger_unavailable"),
+    };
+    let explanation = explain(status, kind, code, error.cause(), sentence(&error.to_string()));
+    match status {
+        503 => explanation.retry_after(Duration::from_secs(1)),
+        _ => explanation,
     }
 }
 

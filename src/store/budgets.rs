@@ -26,8 +26,8 @@ pub struct Budget {
     pub per: Period,
     /// Where that time begins.
     pub window: Window,
-    /// From which percentage on clients are warned.
-    pub warn_percent: u8,
+    /// From how many thousandths of it on clients are warned.
+    pub warn_at_thousandths: u32,
 }
 
 /// How much.
@@ -258,8 +258,12 @@ impl Holder {
 impl Balance {
     /// Returns how much of it is used, in percent.
     pub fn percent(&self) -> u64 {
-        let percent = u128::from(self.used) * 100 / u128::from(self.budget.size().max(1));
-        u64::try_from(percent).unwrap_or(u64::MAX)
+        self.thousandths() / 10
+    }
+
+    fn thousandths(&self) -> u64 {
+        let part = u128::from(self.used) * 1000 / u128::from(self.budget.size().max(1));
+        u64::try_from(part).unwrap_or(u64::MAX)
     }
 
     /// Returns what is left, in its own unit.
@@ -444,13 +448,10 @@ impl Budgets {
             for counter in counters.iter_mut() {
                 counter.reserved = counter.reserved.saturating_add(counter.budget.of(&amount));
                 let balance = counter.balance(holder, now);
-                let percent = balance.percent();
-                let is_near = percent >= u64::from(counter.budget.warn_percent);
-                if is_near
-                    && warning
-                        .as_ref()
-                        .is_none_or(|other| percent > other.percent())
-                {
+                let is_near =
+                    balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
+                let is_nearer = |other: &Balance| balance.thousandths() > other.thousandths();
+                if is_near && warning.as_ref().is_none_or(is_nearer) {
                     warning = Some(balance);
                 }
             }

@@ -137,7 +137,7 @@ async fn answer(engine: Arc<Engine>, call: Call, model: String) -> Result<Reply,
     let choices = Choices::new(events);
     let mut headers = HeaderMap::new();
     if stream {
-        let stream = Stream::begin(maker, choices).await?;
+        let stream = Stream::begin(maker, choices, call.record).await?;
         let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
         headers.insert(CONTENT_TYPE, kind);
         return Ok(Reply::events(StatusCode::OK, headers, Box::pin(stream)));

@@ -1,45 +1,95 @@
-//! Counts tokens. Reads the usage of every answer in passing, asks the upstream for it where the client did not, and
-//! takes out again what was added for that.
+//! Keeps the books: no call goes to an upstream before it stands in the ledger, and no answer's last byte leaves before
+//! the ledger says what it used.
+//!
+//! Calls are reserved at the budgets of their key and team, and refused where there is no room. The upstream is asked
+//! for the usage of a stream where the client did not ask, and what that adds is taken out again; what an upstream does
+//! not tell is counted here. Whatever way an answer ends, also by its client leaving, its row is settled exactly once.
 //!
 //! It is also the layer that understands generation streams, so it tells whole ones from cut ones: a stream that ends
 //! without having said that it is finished is a failure of the upstream, however orderly its connection was closed.
-//! What was counted stands in the request's record when the answer has ended, whatever way it did.
+//!
+//! When the ledger cannot be written, calls are refused, or served and written down later, as configured.
+
+mod booking;
+mod books;
+mod events;
+mod leaving;
+mod passing;
+mod settling;
+#[cfg(test)]
+mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use http_body::{Body, Frame};
+use http_body::Body;
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
 use tower::{Layer, Service};
 
-use crate::call::{BoxBody, Call, Record, Reply, StreamError};
-use crate::openai::endpoint::Endpoint;
+use self::booking::{Booking, End, Used};
+pub use self::books::{Books, ClientGone, Means, OnFailure};
+use self::events::Events;
+use self::leaving::Answering;
+use self::passing::Passing;
+use self::settling::Settling;
+use super::explain::Explain;
+use crate::call::{Call, Caller, Reply};
 use crate::openai::json::top_level_member;
-use crate::openai::sse::{StreamObserver, UsageRemover};
 use crate::openai::usage::Usage;
+use crate::store::budgets::{Balance, Spent};
+use crate::store::ledger::{LedgerError, Provenance, Status};
+
+/// Tells a client which of its budgets is nearly spent.
+const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warning");
+
+/// Why a call is not let through.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountingError {
+    /// A budget has no room for it.
+    #[error("a budget is spent")]
+    Spent(Box<Spent>),
+    /// It could not be written down.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
 
 /// Builds [`Accounting`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AccountingLayer;
+#[derive(Clone)]
+pub struct AccountingLayer {
+    books: Arc<Books>,
+}
 
 /// The service of this layer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Accounting<S> {
     inner: S,
+    books: Arc<Books>,
+}
+
+impl AccountingLayer {
+    /// Keeps these books.
+    pub fn new(books: Arc<Books>) -> Self {
+        Self { books }
+    }
 }
 
 impl<S> Layer<S> for AccountingLayer {
     type Service = Accounting<S>;
 
     fn layer(&self, inner: S) -> Accounting<S> {
-        Accounting { inner }
+        Accounting {
+            inner,
+            books: Arc::clone(&self.books),
+        }
     }
 }
 
 impl<S> Service<Call> for Accounting<S>
 where
-    S: Service<Call, Response = Reply>,
+    S: Service<Call, Response = Reply> + Clone + Send + 'static,
+    S::Error: From<AccountingError> + Explain + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Reply;
@@ -50,217 +100,153 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut call: Call) -> Self::Future {
-        if !call.endpoint.is_generation() {
-            return Box::pin(self.inner.call(call));
-        }
-        let endpoint = call.endpoint.clone();
-        let record = Arc::clone(&call.record);
-        let asked = call
-            .json()
-            .is_some_and(|(bytes, members)| members.include_usage(bytes));
-        call.report_usage = call.stream && endpoint.has_stream_options();
-        let remover = (call.report_usage && !asked).then(UsageRemover::new);
-        let answering = self.inner.call(call);
-        Box::pin(async move {
-            answering
-                .await
-                .map(|reply| watch(reply, endpoint, record, remover))
-        })
+    fn call(&mut self, call: Call) -> Self::Future {
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let books = Arc::clone(&self.books);
+        Box::pin(account(inner, books, call))
     }
 }
 
-fn watch(
-    mut reply: Reply,
-    endpoint: Endpoint,
-    record: Arc<Record>,
-    remover: Option<UsageRemover>,
-) -> Reply {
-    if let Some(bytes) = reply.body.as_full() {
-        let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
-        record.facts().usage = usage.and_then(|json| Usage::from_json(json).ok());
-        return reply;
+async fn account<S>(mut inner: S, books: Arc<Books>, mut call: Call) -> Result<Reply, S::Error>
+where
+    S: Service<Call, Response = Reply>,
+    S::Error: From<AccountingError> + Explain + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let booking = open(reserve(&books, &call)?).await?;
+    let warning = booking.warning().and_then(warning_header);
+    let asked = call
+        .json()
+        .is_some_and(|(bytes, members)| members.include_usage(bytes));
+    call.report_usage = call.stream && call.endpoint.has_stream_options();
+    let removes_usage = call.report_usage && !asked;
+    let (result, mut booking) = Answering::new(Box::pin(inner.call(call)), booking).await;
+    match result {
+        Ok(reply) => {
+            let mut reply = watch(reply, booking, removes_usage).await?;
+            if let Some(warning) = warning {
+                reply.headers.insert(BUDGET_WARNING, warning);
+            }
+            Ok(reply)
+        }
+        Err(error) => {
+            let explanation = error.explain();
+            let receipt = booking.close(End {
+                status: Status::Failed,
+                http_status: Some(explanation.status.as_u16()),
+                error: Some(explanation.cause),
+                used: Used::Nothing,
+            });
+            // It fails in any case; that it cannot be written is told where that is handled.
+            let _ = receipt.await;
+            Err(error)
+        }
     }
-    reply.body = reply.body.map_events(|inner| {
-        Box::pin(Counted {
-            inner,
-            endpoint,
-            record,
-            remover,
-            observer: StreamObserver::new(),
-            ended: false,
-        })
+}
+
+/// Reserves room in the budgets.
+fn reserve(books: &Arc<Books>, call: &Call) -> Result<Booking, AccountingError> {
+    // A list of models is charged to nobody.
+    if call.endpoint.is_listing() {
+        return Ok(Booking::new(Arc::clone(books), call, None, None));
+    }
+    let estimate = books.estimate(call);
+    let amount = estimate.as_ref().map(|estimate| {
+        let cost = books.cost([call.model.as_ref(), None], &estimate.reserved);
+        Books::amount(&estimate.reserved, cost)
     });
-    reply
+    let Caller { key, team, .. } = &*call.caller;
+    let (amount, now) = (amount.unwrap_or_default(), Timestamp::now());
+    let reserved = books.budgets.reserve(key, team.as_ref(), amount, now);
+    let reservation = reserved.map_err(AccountingError::Spent)?;
+    Ok(Booking::new(Arc::clone(books), call, Some(reservation), estimate))
 }
 
-/// A stream that is read in passing. Its frames hold whole events.
-struct Counted {
-    inner: BoxBody,
-    endpoint: Endpoint,
-    record: Arc<Record>,
-    /// There when the client did not ask for usage.
-    remover: Option<UsageRemover>,
-    observer: StreamObserver,
-    ended: bool,
-}
-
-impl Counted {
-    fn read(&mut self, events: &Bytes) -> Bytes {
-        let had_content = self.observer.observed().deltas > 0;
-        self.observer.observe(events, &self.endpoint);
-        if !had_content && self.observer.observed().deltas > 0 {
-            self.record.first_token_now();
+/// Opens the row, unless there is nothing to pay for: then one at the end is enough.
+async fn open(mut booking: Booking) -> Result<Booking, AccountingError> {
+    if booking.endpoint.is_listing() {
+        return Ok(booking);
+    }
+    match booking.open().await {
+        Err(error)
+            if error == LedgerError::Crowded || booking.books.on_failure == OnFailure::Refuse =>
+        {
+            booking.forget();
+            Err(error.into())
         }
-        match &mut self.remover {
-            Some(remover) => remover.remove(events),
-            None => events.clone(),
+        _ => Ok(booking),
+    }
+}
+
+/// Counts an answer that is whole, and watches every other one to its end.
+async fn watch(
+    mut reply: Reply,
+    mut booking: Booking,
+    removes_usage: bool,
+) -> Result<Reply, AccountingError> {
+    let http_status = reply.status.as_u16();
+    if let Some(bytes) = reply.body.as_full() {
+        booking.sent = bytes.len() as u64;
+        let used = match reply.status.is_success() && booking.endpoint.is_generation() {
+            true => used_by_whole(bytes, &booking),
+            false => Used::Nothing,
+        };
+        let policy = booking.books.on_failure;
+        let receipt = booking.close(complete(http_status, used));
+        return match (receipt.await, policy) {
+            (Err(error), OnFailure::Refuse) => Err(error.into()),
+            _ => Ok(reply),
+        };
+    }
+    if reply.body.is_end_stream() {
+        let _ = booking.close(complete(http_status, Used::Nothing)).await;
+        return Ok(reply);
+    }
+    if reply.body.is_events() {
+        reply.body = reply.body.map_events(|inner| {
+            let events = Events::new(inner, booking, http_status, removes_usage);
+            Box::pin(Settling::new(events))
+        });
+    } else {
+        let reads_usage = Passing::reads_usage(&reply.headers);
+        reply.body = reply.body.map_stream(|inner| {
+            let passing = Passing::new(inner, booking, http_status, reads_usage);
+            Box::pin(Settling::new(passing))
+        });
+    }
+    Ok(reply)
+}
+
+fn complete(http_status: u16, used: Used) -> End {
+    End {
+        status: Status::Complete,
+        http_status: Some(http_status),
+        error: None,
+        used,
+    }
+}
+
+fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
+    let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
+    match usage.map(Usage::from_json) {
+        Some(Ok(usage)) => Used::Known(usage, Provenance::Upstream),
+        Some(Err(error)) => {
+            booking.books.metrics.usage_refused(error.label());
+            Used::Generated(booking.count_answer(bytes))
         }
-    }
-
-    /// Returns whether the last event of the answer has passed.
-    fn has_ended(&self) -> bool {
-        let seen = self.observer.observed();
-        seen.done || seen.terminal || seen.error
-    }
-
-    /// Returns whether the answer has said that it is finished. Not every server sends `[DONE]`.
-    fn is_whole(&self) -> bool {
-        self.has_ended() || self.observer.observed().finish_reason
+        None => Used::Generated(booking.count_answer(bytes)),
     }
 }
 
-impl Body for Counted {
-    type Data = Bytes;
-    type Error = StreamError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let this = &mut *self;
-        loop {
-            if this.ended {
-                return Poll::Ready(None);
-            }
-            match ready!(this.inner.as_mut().poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    let events = frame.into_data().unwrap_or_default();
-                    let events = this.read(&events);
-                    if !events.is_empty() {
-                        return Poll::Ready(Some(Ok(Frame::data(events))));
-                    }
-                }
-                Some(Err(error)) => {
-                    this.ended = true;
-                    // The client has had its last event: what breaks behind it is no concern of its.
-                    return Poll::Ready((!this.has_ended()).then_some(Err(error)));
-                }
-                None => {
-                    this.ended = true;
-                    return Poll::Ready((!this.is_whole()).then_some(Err(StreamError::Broken)));
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.record.facts().usage = self.observer.observed().usage;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use http::{HeaderMap, StatusCode};
-    use http_body_util::{BodyExt, StreamBody};
-
-    use super::*;
-    use crate::call::RequestId;
-
-    fn record() -> Arc<Record> {
-        Arc::new(Record::new(RequestId::fresh(), Instant::now()))
-    }
-
-    fn events(frames: &'static [&'static str]) -> Reply {
-        let frames = frames
-            .iter()
-            .map(|frame| Ok(Frame::data(Bytes::from_static(frame.as_bytes()))));
-        let body = StreamBody::new(futures_util::stream::iter(frames));
-        Reply::events(StatusCode::OK, HeaderMap::new(), Box::pin(body))
-    }
-
-    #[tokio::test]
-    async fn usage_that_was_added_is_counted_and_taken_out() {
-        let record = record();
-        let reply = events(&[
-            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}],\"usage\":null}\n\n",
-            "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":1}}\n\n",
-            "data: [DONE]\n\n",
-        ]);
-        let reply = watch(
-            reply,
-            Endpoint::ChatCompletions,
-            Arc::clone(&record),
-            Some(UsageRemover::new()),
-        );
-        let sent = reply.body.collect().await.unwrap().to_bytes();
-        assert!(
-            !String::from_utf8_lossy(&sent).contains("usage"),
-            "{sent:?}"
-        );
-        assert!(sent.ends_with(b"data: [DONE]\n\n"));
-        assert_eq!(record.facts().usage.unwrap().input, 3);
-        assert!(record.facts().first_token.is_some());
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_never_says_that_it_is_finished_is_broken() {
-        let reply = events(&[
-            "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n",
-        ]);
-        let reply = watch(reply, Endpoint::ChatCompletions, record(), None);
-        assert_eq!(reply.body.collect().await.unwrap_err(), StreamError::Broken);
-    }
-
-    #[tokio::test]
-    async fn a_stream_without_done_is_whole_when_it_gave_its_reason_to_finish() {
-        let reply =
-            events(&["data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":\"stop\"}]}\n\n"]);
-        let reply = watch(reply, Endpoint::Completions, record(), None);
-        assert!(reply.body.collect().await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn what_breaks_behind_the_last_event_is_not_told() {
-        let frames = vec![
-            Ok(Frame::data(Bytes::from_static(b"data: [DONE]\n\n"))),
-            Err(StreamError::Broken),
-        ];
-        let body = StreamBody::new(futures_util::stream::iter(frames));
-        let reply = Reply::events(StatusCode::OK, HeaderMap::new(), Box::pin(body));
-        let reply = watch(reply, Endpoint::ChatCompletions, record(), None);
-        assert_eq!(
-            reply.body.collect().await.unwrap().to_bytes(),
-            "data: [DONE]\n\n"
-        );
-    }
-
-    #[test]
-    fn plain_answers_are_counted_at_once() {
-        let record = record();
-        let body = Bytes::from_static(b"{\"usage\":{\"prompt_tokens\":4,\"total_tokens\":4}}");
-        let reply = Reply::full(StatusCode::OK, HeaderMap::new(), body);
-        let _ = watch(reply, Endpoint::Embeddings, Arc::clone(&record), None);
-        assert_eq!(
-            record.facts().usage,
-            Some(Usage {
-                input: 4,
-                ..Usage::default()
-            })
-        );
-    }
+/// `team "research" has used 84 % of 50.00 USD a month`, its name as far as a header can say it.
+fn warning_header(balance: &Balance) -> Option<HeaderValue> {
+    let text = format!(
+        "{} {:?} has used {} % of {}",
+        balance.holder.kind(),
+        balance.holder.name(),
+        balance.percent(),
+        balance.budget
+    );
+    HeaderValue::try_from(text).ok()
 }

@@ -96,7 +96,7 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
         limit,
         per,
         window: Window::Calendar,
-        warn_percent: 80,
+        warn_at_thousandths: 800,
     };
     let budgets = Arc::new(Budgets::default());
     let list = vec![

@@ -6,6 +6,7 @@ mod edit;
 mod scan;
 #[cfg(test)]
 mod tests;
+mod walk;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -15,6 +16,7 @@ pub(in crate::openai) use self::answer::{is_whole, members};
 pub use self::edit::{Edit, apply};
 use self::scan::{ScanError, Scanner, unescape};
 pub(in crate::openai) use self::scan::{spells, spells_in_other_case};
+pub use self::walk::{each_element, each_member, text};
 
 /// Where the members that Weir understands stand in a body. Ranges cover the value, without surrounding white space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +31,14 @@ pub struct Members {
     pub stream: Option<Range<usize>>,
     /// The value of `stream_options`.
     pub stream_options: Option<Range<usize>>,
+    /// The values of `max_tokens`, `max_completion_tokens` and `max_output_tokens`.
+    pub max_tokens: [Option<Range<usize>>; 3],
+    /// The value of `n`.
+    pub n: Option<Range<usize>>,
 }
+
+/// The bounds of what is generated, in the order in which they came into the API.
+const MAX_TOKENS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
 
 /// Why a body cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +109,13 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
             ("stream", &mut members.stream)
         } else if spells(key, "stream_options") {
             ("stream_options", &mut members.stream_options)
+        } else if spells(key, "n") {
+            // What is wrong with these is for the upstream to say: nothing is decided by them.
+            members.n = Some(member.value);
+            continue;
+        } else if let Some(index) = MAX_TOKENS.iter().position(|name| spells(key, name)) {
+            members.max_tokens[index] = Some(member.value);
+            continue;
         } else if spells_in_other_case(key, "model") {
             // Servers written in Go would take it for the model, behind the back of whoever judged the other one.
             return Err(JsonError::Type {
@@ -154,6 +170,17 @@ impl Members {
         }
     }
 
+    /// Returns how many tokens a choice may have, where the client says so: the most that any of the members says.
+    pub fn max_tokens(&self, bytes: &[u8]) -> Option<u64> {
+        let bounds = self.max_tokens.iter();
+        bounds.filter_map(|range| whole_number(bytes, range)).max()
+    }
+
+    /// Returns how many choices are asked for: 1 where nothing, or nothing sensible, is said.
+    pub fn choices(&self, bytes: &[u8]) -> u64 {
+        whole_number(bytes, &self.n).map_or(1, |n| n.max(1))
+    }
+
     /// Returns whether `stream_options.include_usage` is true.
     pub fn include_usage(&self, bytes: &[u8]) -> bool {
         let Some(options) = value(bytes, &self.stream_options) else {
@@ -162,6 +189,10 @@ impl Members {
         let flag = edit::last_member(options, "include_usage");
         flag.is_some_and(|range| options.get(range) == Some(b"true"))
     }
+}
+
+fn whole_number(bytes: &[u8], range: &Option<Range<usize>>) -> Option<u64> {
+    std::str::from_utf8(value(bytes, range)?).ok()?.parse().ok()
 }
 
 /// Returns a member's bytes.

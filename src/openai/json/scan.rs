@@ -42,6 +42,13 @@ pub(in crate::openai) struct Object<'a> {
     is_first: bool,
 }
 
+/// An array whose elements are read one by one.
+#[derive(Clone, Debug)]
+pub(in crate::openai) struct Array<'a> {
+    scanner: Scanner<'a>,
+    is_first: bool,
+}
+
 /// What is open: a set bit for an object, a clear one for an array.
 #[derive(Default)]
 struct Stack {
@@ -74,6 +81,15 @@ impl<'a> Scanner<'a> {
         Ok(Object {
             scanner: self,
             max_depth,
+            is_first: true,
+        })
+    }
+
+    /// Enters the array that begins here.
+    pub fn array(mut self) -> Result<Array<'a>, ScanError> {
+        self.expect(b'[')?;
+        Ok(Array {
+            scanner: self,
             is_first: true,
         })
     }
@@ -287,6 +303,30 @@ impl<'a> Object<'a> {
     /// Returns the scanner behind the object, once [`next_member`](Self::next_member) has returned its end.
     pub fn leave(self) -> Scanner<'a> {
         self.scanner
+    }
+}
+
+// === impl Array ===
+
+impl Array<'_> {
+    /// Reads the next element, of any depth, or the closing bracket.
+    pub fn next_element(&mut self) -> Result<Option<Range<usize>>, ScanError> {
+        let scanner = &mut self.scanner;
+        scanner.skip_space();
+        match scanner.peek() {
+            Some(b']') => {
+                scanner.at += 1;
+                return Ok(None);
+            }
+            Some(b',') if !self.is_first => {
+                scanner.at += 1;
+                scanner.skip_space();
+            }
+            _ if self.is_first => {}
+            _ => return Err(scanner.error()),
+        }
+        self.is_first = false;
+        scanner.value(usize::MAX).map(Some)
     }
 }
 

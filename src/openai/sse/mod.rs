@@ -10,8 +10,10 @@ mod observer;
 mod remover;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use self::event::{Event, Events};
 pub use self::framer::{EventTooLarge, Framer, MAX_EVENT, Tail};
 pub use self::observer::{Observed, StreamObserver};
 pub use self::remover::UsageRemover;
+pub use self::text::each_delta;

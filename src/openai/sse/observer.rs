@@ -85,11 +85,25 @@ impl StreamObserver {
 
     /// Reads a block of whole events.
     pub fn observe(&mut self, block: &[u8], endpoint: &Endpoint) {
+        self.observe_with(block, endpoint, |_| ());
+    }
+
+    /// Reads a block of whole events, and shows the data of each one that brought something generated.
+    pub fn observe_with(
+        &mut self,
+        block: &[u8],
+        endpoint: &Endpoint,
+        mut show: impl FnMut(&[u8]),
+    ) {
         for event in Events::new(block) {
             if event.is_done() {
                 self.observed.done = true;
             } else if let Some(data) = event.data() {
+                let deltas = self.observed.deltas;
                 self.observe_event(&event, &data, endpoint);
+                if self.observed.deltas > deltas {
+                    show(&data);
+                }
             }
         }
     }

@@ -6,8 +6,8 @@ use super::form::{Form, Invalid};
 use crate::money::Nanos;
 use crate::store::budgets::{Budget, Limit, Period, Window};
 
-/// From which percentage on clients are warned when nothing else is said.
-const DEFAULT_WARN_PERCENT: u8 = 80;
+/// From how many thousandths on clients are warned when nothing else is said.
+const DEFAULT_WARN_AT: u32 = 800;
 /// More than all models together generate in a year.
 const MOST_TOKENS: u64 = 1_000_000_000_000_000;
 
@@ -26,7 +26,7 @@ pub fn to_json(budget: &Budget) -> Value {
     json.insert("window".into(), window_word(budget.window).into());
     json.insert(
         "warn_at".into(),
-        (f64::from(budget.warn_percent) / 100.0).into(),
+        (f64::from(budget.warn_at_thousandths) / 1000.0).into(),
     );
     Value::Object(json)
 }
@@ -89,21 +89,21 @@ pub fn from_json(value: &Value, param: &str) -> Result<Budget, Invalid> {
             ));
         }
     };
-    let warn_percent = match form.take("warn_at") {
-        None => DEFAULT_WARN_PERCENT,
+    let warn_at_thousandths = match form.take("warn_at") {
+        None => DEFAULT_WARN_AT,
         Some(value) => value
             .as_f64()
-            .map(|share| (share * 100.0).round())
-            .filter(|percent| (1.0..=100.0).contains(percent))
+            .map(|share| (share * 1000.0).round())
+            .filter(|share| (1.0..=1000.0).contains(share))
             // Within these bounds nothing is lost.
-            .map(|percent| percent as u8)
-            .ok_or_else(|| Invalid::new(form.param("warn_at"), "must be from 0.01 to 1"))?,
+            .map(|share| share as u32)
+            .ok_or_else(|| Invalid::new(form.param("warn_at"), "must be from 0.001 to 1"))?,
     };
     Ok(Budget {
         limit,
         per,
         window,
-        warn_percent,
+        warn_at_thousandths,
     })
 }
 

@@ -66,6 +66,9 @@ impl Keeper {
                 self.sync_log();
             }
             self.copy_back();
+            if self.shared.failing.load(Ordering::Relaxed) {
+                self.try_to_write();
+            }
             if let Some(retention) = retention
                 && self.last_retention.is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
             {
@@ -87,6 +90,16 @@ impl Keeper {
             self.shared.dirty.store(true, Ordering::Release);
             tracing::warn!(%error, "the disk cannot be made to keep the ledger");
         }
+    }
+
+    /// Finds out whether the file can be written again, also when nobody asks because everybody is refused.
+    fn try_to_write(&self) {
+        self.change(|connection| {
+            connection.execute(
+                "UPDATE run SET began = began WHERE id = (SELECT max(id) FROM run)",
+                [],
+            )
+        });
     }
 
     /// Copies the log into the file while the writer goes on.

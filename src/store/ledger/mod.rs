@@ -36,6 +36,8 @@ mod read;
 mod report;
 mod run;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -217,9 +219,15 @@ impl Ledger {
         Reader::new(&self.path)
     }
 
-    /// Returns whether the last attempt to write succeeded.
-    pub fn is_writable(&self) -> bool {
-        !self.shared.failing.load(Ordering::Relaxed)
+    /// Returns whether calls can be taken: the last attempt to write succeeded, or nothing is refused if it did not.
+    pub fn is_ready(&self) -> bool {
+        let (failing, refuses) = (&self.shared.failing, &self.shared.refuses);
+        !(failing.load(Ordering::Relaxed) && refuses.load(Ordering::Relaxed))
+    }
+
+    /// Says whether calls are refused while nothing can be written.
+    pub fn set_refuses(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::Relaxed);
     }
 
     /// Returns what can be seen of the ledger from outside.

@@ -69,6 +69,7 @@ pub(super) trait Change: Send {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) failing: AtomicBool,
+    pub(super) refuses: AtomicBool,
     rows: AtomicU64,
     commits: AtomicU64,
     failures: AtomicU64,
@@ -160,6 +161,7 @@ impl Shared {
     pub(super) fn new(interrupted: u64) -> Self {
         Self {
             failing: AtomicBool::new(false),
+            refuses: AtomicBool::new(true),
             rows: AtomicU64::new(0),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,7 +14,8 @@ use super::shape::{
     Answer, ChatChoice, ChatChunkChoice, ChatLogprobs, ChatMessage, CompletionChoice,
     CompletionLogprobs, Delta, Head, Usage, finish_reason, place,
 };
-use crate::call::StreamError;
+use crate::call::{Record, StreamError};
+use crate::openai::usage::Usage as Counted;
 use crate::upstream::UpstreamError;
 use crate::upstream::transformer::{Event, Events, Finish, TokenLogprob};
 
@@ -57,7 +59,10 @@ pub(super) struct Stream {
     choices: Choices,
     /// Which choices have said something.
     begun: Vec<bool>,
-    generated: usize,
+    /// How many tokens each choice has.
+    generated: Vec<usize>,
+    /// Where they are noted, should nobody wait for the end.
+    record: Arc<Record>,
     ready: VecDeque<Bytes>,
     done: bool,
 }
@@ -231,7 +236,9 @@ impl Gathered {
     fn take(&mut self, event: Event) {
         match event {
             Event::Prompt(tokens) => self.prompt = tokens,
-            Event::Text { text, mut tokens } => {
+            Event::Text {
+                text, mut tokens, ..
+            } => {
                 self.text.push_str(&text);
                 self.tokens.append(&mut tokens);
             }
@@ -249,13 +256,18 @@ fn failed() -> UpstreamError {
 
 impl Stream {
     /// Waits for the first event, so that a request which fails at once is not a broken stream.
-    pub(super) async fn begin(maker: Maker, mut choices: Choices) -> Result<Self, UpstreamError> {
+    pub(super) async fn begin(
+        maker: Maker,
+        mut choices: Choices,
+        record: Arc<Record>,
+    ) -> Result<Self, UpstreamError> {
         let first = choices.next().await;
         let mut stream = Self {
             begun: vec![false; choices.all.len()],
+            generated: vec![0; choices.all.len()],
             maker,
             choices,
-            generated: 0,
+            record,
             ready: VecDeque::new(),
             done: false,
         };
@@ -275,8 +287,8 @@ impl Stream {
         let mut gathered = Gathered::default();
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            if let Event::End { generated, .. } = event {
-                self.generated += generated;
+            if let Event::Text { generated, .. } | Event::End { generated, .. } = event {
+                self.generated[index] = generated;
             }
             gathered.take(event);
             if !self.choices.all[index].ended
@@ -333,12 +345,23 @@ impl Stream {
     fn finish(&mut self) {
         self.done = true;
         if self.maker.report_usage {
-            let usage = Usage::new(self.maker.prompt_tokens, self.generated);
+            let usage = Usage::new(self.maker.prompt_tokens, self.generated.iter().sum());
             let event = self.maker.event::<CompletionChoice>(&[], Some(usage));
             self.ready.push_back(event);
         }
         self.ready
             .push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let generated: usize = self.generated.iter().sum();
+        self.record.facts().counted = Some(Counted {
+            input: self.maker.prompt_tokens as u64,
+            output: generated as u64,
+            ..Counted::default()
+        });
     }
 }
 

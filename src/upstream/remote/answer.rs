@@ -106,9 +106,10 @@ fn broken(error: StreamError, clock: Clock, max_answer: u64) -> UpstreamError {
             limit: clock.timeouts.total,
         },
         StreamError::TooLarge => UpstreamError::TooLarge { limit: max_answer },
-        StreamError::Broken | StreamError::Drained | StreamError::Engine => {
-            UpstreamError::Broken(Box::new(error))
-        }
+        StreamError::Broken
+        | StreamError::Drained
+        | StreamError::Engine
+        | StreamError::Unrecorded => UpstreamError::Broken(Box::new(error)),
     }
 }
 

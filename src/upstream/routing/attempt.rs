@@ -133,8 +133,12 @@ async fn attempt(
     let member = &target.member;
     let endpoint = &member.endpoints[place.endpoint];
     let record = Arc::clone(&call.record);
-    let trying = Trying::begin(&record, endpoint, which, metrics);
-    let pass = match enter(member, plan).await {
+    let model = target.model.clone().or_else(|| call.model.clone());
+    let trying = Trying::begin(&record, endpoint, model, which, metrics);
+    let waiting = Instant::now();
+    let entered = enter(member, plan).await;
+    record.facts().queue_time += waiting.elapsed();
+    let pass = match entered {
         Ok(pass) => pass,
         Err(error) => return trying.failed(error),
     };
@@ -243,11 +247,18 @@ struct Trying<'a> {
 }
 
 impl<'a> Trying<'a> {
-    fn begin(record: &'a Record, endpoint: &Endpoint, which: TryId, metrics: &'a Metrics) -> Self {
+    fn begin(
+        record: &'a Record,
+        endpoint: &Endpoint,
+        model: Option<Arc<str>>,
+        which: TryId,
+        metrics: &'a Metrics,
+    ) -> Self {
         let mut facts = record.facts();
         facts.attempts.push(Try {
             upstream: Arc::clone(&endpoint.upstream),
             endpoint: Arc::clone(&endpoint.label),
+            model,
             began: record.received.elapsed(),
             time: None,
             result: "abandoned",

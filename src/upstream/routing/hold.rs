@@ -146,9 +146,10 @@ fn start_error(error: StreamError, limits: Limits) -> UpstreamError {
             limit: limits.timeouts.total,
         },
         StreamError::TooLarge => UpstreamError::Invalid("an event without end"),
-        StreamError::Broken | StreamError::Drained | StreamError::Engine => {
-            UpstreamError::Broken(Box::new(error))
-        }
+        StreamError::Broken
+        | StreamError::Drained
+        | StreamError::Engine
+        | StreamError::Unrecorded => UpstreamError::Broken(Box::new(error)),
     }
 }
 

@@ -164,6 +164,7 @@ fn note(record: &Record, member: &Member, label: Arc<str>, began: Instant, known
         endpoint: member
             .any_endpoint()
             .map_or_else(|| "none".into(), |endpoint| Arc::clone(&endpoint.label)),
+        model: None,
         began: began.saturating_duration_since(record.received),
         time: Some(began.elapsed()),
         result: if known { "answered" } else { "upstream_error" },

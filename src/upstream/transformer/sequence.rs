@@ -45,6 +45,8 @@ pub enum Event {
         text: String,
         /// The tokens that it consists of, if their probabilities are wanted.
         tokens: Vec<TokenLogprob>,
+        /// How many tokens were generated so far.
+        generated: usize,
     },
     /// The answer is whole.
     End {
@@ -280,6 +282,7 @@ impl Sequence {
             self.outlet.push(Event::Text {
                 text: released.text,
                 tokens: released.tokens,
+                generated: self.generated,
             });
         }
     }

@@ -1,0 +1,89 @@
+//! Opens the ledger, and sets up what accounting goes by.
+
+use std::sync::Arc;
+
+use super::AppError;
+use crate::config::{self, Config, LedgerConfig};
+use crate::metrics::Metrics;
+use crate::middleware::accounting::{Books, ClientGone, Means, OnFailure};
+use crate::server::Drain;
+use crate::store::budgets::Budgets;
+use crate::store::ledger::{self, Ledger, Sync};
+use crate::tokens::{Encoding, Encodings};
+
+/// What stays the same whatever is configured anew.
+#[derive(Clone)]
+pub(super) struct Stores {
+    pub(super) ledger: Ledger,
+    pub(super) budgets: Arc<Budgets>,
+    pub(super) means: Arc<Means>,
+}
+
+impl Stores {
+    /// Opens the ledger, and settles what a process that died has left.
+    pub(super) fn open(config: &LedgerConfig) -> Result<Self, AppError> {
+        let ledger = Ledger::open(&ledger::Params {
+            path: config.path.clone(),
+            sync: match config.sync {
+                config::SyncConfig::Always => Sync::Always,
+                config::SyncConfig::EverySecond => Sync::EverySecond,
+                config::SyncConfig::Never => Sync::Never,
+            },
+            max_open: config.max_open,
+            retention: config.retention,
+            vacuum: config.vacuum,
+        })?;
+        let interrupted = ledger.snapshot().interrupted;
+        if interrupted > 0 {
+            tracing::warn!(
+                rows = interrupted,
+                "requests of a process that died are settled at their estimates"
+            );
+        }
+        tracing::info!(path = %config.path.display(), "the ledger is open");
+        Ok(Self {
+            ledger,
+            budgets: Arc::default(),
+            means: Arc::default(),
+        })
+    }
+
+    /// Sets up what accounting goes by.
+    pub(super) fn books(
+        &self,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        drain: &Drain,
+    ) -> Arc<Books> {
+        let ledger = &config.ledger;
+        let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
+        self.ledger.set_refuses(refuses);
+        self.ledger.set_retention(ledger.retention, ledger.vacuum);
+        let own = ledger.encodings.iter().map(|(pattern, encoding)| {
+            let encoding = match encoding {
+                config::EncodingConfig::O200k => Encoding::O200k,
+                config::EncodingConfig::Cl100k => Encoding::Cl100k,
+            };
+            (pattern.clone(), encoding)
+        });
+        Arc::new(Books {
+            ledger: self.ledger.clone(),
+            budgets: Arc::clone(&self.budgets),
+            prices: ledger.prices.clone(),
+            encodings: Encodings::new(own.collect()),
+            means: Arc::clone(&self.means),
+            metrics: Arc::clone(metrics),
+            on_failure: match ledger.on_failure {
+                config::LedgerFailureConfig::Refuse => OnFailure::Refuse,
+                config::LedgerFailureConfig::Serve => OnFailure::Serve,
+            },
+            client_gone: match ledger.client_gone {
+                config::ClientGoneConfig::Cancel => ClientGone::Cancel,
+                config::ClientGoneConfig::Drain => ClientGone::Drain {
+                    tokens: ledger.drain_tokens,
+                },
+            },
+            tasks: drain.tasks().clone(),
+        })
+    }
+}

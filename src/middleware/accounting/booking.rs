@@ -1,0 +1,398 @@
+//! One request on its way through the books: from its open row to the settled one, whatever way it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::books::{Books, Estimate};
+use crate::call::{Call, CallBody, Record, Try};
+use crate::openai::endpoint::Endpoint;
+use crate::money::Nanos;
+use crate::openai::usage::Usage;
+use crate::store::budgets::{Amount, Balance, Reservation};
+use crate::store::ledger::{
+    Attempt, Counts, Entry, Intent, LedgerError, OpenRow, Provenance, Receipt, ServedFrom, Status, Times,
+};
+use crate::tokens;
+
+/// Prompts that are kept until the answer's end, to be counted where the upstream does not: larger ones are estimated.
+const KEPT_PROMPT: usize = 256 << 10;
+
+/// How many bytes of a path are written down.
+const LOGGED_PATH: usize = 256;
+
+/// A request that is being accounted for. Dropped before it is closed, its client has left.
+pub(super) struct Booking {
+    pub(super) books: Arc<Books>,
+    pub(super) record: Arc<Record>,
+    pub(super) endpoint: Endpoint,
+    row: Row,
+    reservation: Option<Reservation>,
+    estimate: Option<Estimate>,
+    key: Arc<str>,
+    model: Option<Arc<str>>,
+    /// Empty where it is too large to be kept.
+    prompt: Bytes,
+    pub(super) sent: u64,
+}
+
+/// Where the row stands.
+enum Row {
+    /// Nothing was spent so far, and nothing will be: it is written in one step.
+    Unopened(Box<Intent>),
+    Open(OpenRow),
+    Closed,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) status: Status,
+    pub(super) http_status: Option<u16>,
+    pub(super) error: Option<&'static str>,
+    pub(super) used: Used,
+}
+
+/// What is known of what it used.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Used {
+    /// Nothing.
+    Nothing,
+    /// This.
+    Known(Usage, Provenance),
+    /// The prompt, and so many generated tokens; the prompt is counted like these.
+    Generated(u64),
+    /// The upstream was asked, and nobody knows what it did.
+    Unknown,
+}
+
+impl Booking {
+    /// Begins with a call, before anything is written.
+    pub(super) fn new(
+        books: Arc<Books>,
+        call: &Call,
+        reservation: Option<Reservation>,
+        estimate: Option<Estimate>,
+    ) -> Self {
+        let prompt = match &call.body {
+            CallBody::Json { bytes, .. } if bytes.len() <= KEPT_PROMPT => bytes.clone(),
+            _ => Bytes::new(),
+        };
+        let intent = intent(&books, call, estimate.as_ref());
+        Self {
+            books,
+            record: Arc::clone(&call.record),
+            endpoint: call.endpoint.clone(),
+            row: Row::Unopened(Box::new(intent)),
+            reservation,
+            estimate,
+            key: Arc::clone(&call.caller.key),
+            model: call.model.clone(),
+            prompt,
+            sent: 0,
+        }
+    }
+
+    /// Writes the open row, and waits until it is safe.
+    pub(super) async fn open(&mut self) -> Result<(), LedgerError> {
+        let Row::Unopened(intent) = std::mem::replace(&mut self.row, Row::Closed) else {
+            return Ok(());
+        };
+        match self.books.ledger.begin(*intent).await {
+            Ok(row) => {
+                self.row = Row::Open(row);
+                Ok(())
+            }
+            Err((error, row)) => {
+                if let Some(row) = row {
+                    self.row = Row::Open(row);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets a request that was refused before anything was asked for it.
+    pub(super) fn forget(mut self) {
+        self.reservation = None;
+        if let Row::Open(row) = std::mem::replace(&mut self.row, Row::Closed) {
+            row.forget();
+        }
+    }
+
+    /// Settles the row, the budgets and the record. It will be written, whether the receipt is waited for or not.
+    pub(super) fn close(&mut self, end: End) -> Receipt {
+        let (tries, upstream, degraded, times, received) = {
+            let facts = self.record.facts();
+            let times = Times {
+                queue: facts.queue_time,
+                upstream: facts.upstream_time,
+                first_token: facts.first_token,
+                total: self.record.received.elapsed(),
+            };
+            let upstream = facts.upstream.clone();
+            let tries = facts.attempts.clone();
+            (tries, upstream, facts.degraded, times, facts.received)
+        };
+        let answering = tries.iter().rposition(|attempt| attempt.result == "answered");
+        let last = answering.or(tries.len().checked_sub(1));
+        let served_model = last.and_then(|index| tries[index].model.clone());
+        let counts = self.counts(end.used, served_model.as_ref(), last.and_then(|i| tries.get(i)));
+        let attempts: Vec<Attempt> = tries
+            .into_iter()
+            .enumerate()
+            .map(|(index, attempt)| {
+                let counts = match Some(index) == last {
+                    true => counts,
+                    false => self.abandoned(&attempt),
+                };
+                ledger_attempt(attempt, counts)
+            })
+            .collect();
+        let total = total(counts, &attempts);
+        self.record.facts().usage = counts.map(|counts| counts.usage);
+        self.settle_budgets(total.as_ref(), counts.as_ref(), &attempts);
+        let entry = Entry {
+            status: end.status,
+            http_status: end.http_status,
+            error: end.error,
+            served_from: (!attempts.is_empty()).then_some(ServedFrom::Upstream),
+            served_model,
+            upstream,
+            counts: total,
+            cache: "bypass",
+            degraded,
+            received_bytes: received,
+            sent_bytes: self.sent,
+            times,
+            attempts,
+        };
+        match std::mem::replace(&mut self.row, Row::Closed) {
+            Row::Open(row) => row.settle(entry),
+            Row::Unopened(intent) => self.books.ledger.note(*intent, entry),
+            // Nothing is ever closed twice.
+            Row::Closed => Receipt::written(),
+        }
+    }
+
+    /// Returns the fullest budget that the client is to be warned of.
+    pub(super) fn warning(&self) -> Option<&Balance> {
+        self.reservation.as_ref().and_then(Reservation::warning)
+    }
+
+    /// Counts what a whole answer brought.
+    pub(super) fn count_answer(&self, answer: &[u8]) -> u64 {
+        tokens::answer(self.books.encoding(self.served().as_ref()), &self.endpoint, answer)
+    }
+
+    /// Returns the name by which the upstream that is asked now knows the model, or else the one asked for.
+    pub(super) fn served(&self) -> Option<Arc<str>> {
+        let facts = self.record.facts();
+        let served = facts.attempts.last().and_then(|attempt| attempt.model.clone());
+        served.or_else(|| self.model.clone())
+    }
+
+    fn counts(
+        &self,
+        used: Used,
+        served: Option<&Arc<str>>,
+        attempt: Option<&Try>,
+    ) -> Option<Counts> {
+        let model = served.or(self.model.as_ref());
+        let (usage, provenance) = match used {
+            Used::Nothing => return None,
+            Used::Known(usage, provenance) => (usage, provenance),
+            Used::Generated(output) => {
+                let is_counted = self.books.encoding(model).is_some() && !self.prompt.is_empty();
+                let usage = Usage {
+                    input: self.prompt_tokens(model),
+                    output,
+                    ..Usage::default()
+                };
+                let provenance = match is_counted {
+                    true => Provenance::Counted,
+                    false => Provenance::Estimated,
+                };
+                (usage, provenance)
+            }
+            // Whoever was never asked has used nothing.
+            Used::Unknown => {
+                attempt?;
+                (self.estimate?.likely, Provenance::Estimated)
+            }
+        };
+        Some(self.priced(served, usage, provenance))
+    }
+
+    /// Returns what an attempt used that somebody gave up.
+    fn abandoned(&self, attempt: &Try) -> Option<Counts> {
+        (attempt.result == "abandoned").then_some(())?;
+        let usage = self.estimate?.likely;
+        Some(self.priced(attempt.model.as_ref(), usage, Provenance::Estimated))
+    }
+
+    fn priced(&self, served: Option<&Arc<str>>, usage: Usage, provenance: Provenance) -> Counts {
+        Counts {
+            usage,
+            provenance,
+            cost: self.books.cost([served, self.model.as_ref()], &usage),
+        }
+    }
+
+    fn prompt_tokens(&self, model: Option<&Arc<str>>) -> u64 {
+        match self.prompt.is_empty() {
+            true => self.estimate.map_or(0, |estimate| estimate.likely.input),
+            false => self.books.prompt(model, &self.endpoint, &self.prompt),
+        }
+    }
+
+    fn settle_budgets(
+        &mut self,
+        total: Option<&Counts>,
+        answer: Option<&Counts>,
+        attempts: &[Attempt],
+    ) {
+        if let (Some(counts), Some(model)) = (answer, &self.model)
+            && counts.provenance == Provenance::Upstream
+        {
+            let means = &self.books.means;
+            means.learn(&self.key, model, counts.usage.completion());
+        }
+        if let Some(counts) = total {
+            let facts = self.record.facts();
+            let model = facts.route.as_deref();
+            self.books.metrics.charged(&self.key, model, counts.cost);
+        }
+        if let Some(reservation) = self.reservation.take() {
+            let tokens = attempts
+                .iter()
+                .filter_map(|attempt| attempt.counts)
+                .fold(0_u64, |sum, counts| sum.saturating_add(counts.usage.total()));
+            let cost = total.and_then(|counts| counts.cost).unwrap_or_default();
+            reservation.settle(Amount { tokens, cost });
+        }
+    }
+
+    /// Returns the end of a request whose client has left.
+    pub(super) fn left(used: Used) -> End {
+        End {
+            status: Status::ClientGone,
+            http_status: None,
+            error: Some("client_gone"),
+            used,
+        }
+    }
+}
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        if !matches!(self.row, Row::Closed) {
+            let _ = self.close(Self::left(Used::Unknown));
+        }
+    }
+}
+
+/// The answer's tokens, at the cost of all attempts.
+fn total(counts: Option<Counts>, attempts: &[Attempt]) -> Option<Counts> {
+    let billed = attempts.iter().filter_map(|attempt| attempt.counts);
+    // One price that is not known leaves the sum unknown.
+    let cost = billed
+        .clone()
+        .try_fold(Nanos::ZERO, |sum, counts| {
+            Some(sum.saturating_add(counts.cost?))
+        });
+    let first = billed.clone().next();
+    let counts = counts.or_else(|| {
+        first.map(|first| Counts {
+            usage: Usage::default(),
+            ..first
+        })
+    })?;
+    Some(Counts { cost, ..counts })
+}
+
+fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
+    Attempt {
+        upstream: attempt.upstream,
+        endpoint: attempt.endpoint,
+        model: attempt.model,
+        began: attempt.began,
+        time: attempt.time,
+        result: attempt.result,
+        http_status: attempt.status,
+        counts,
+    }
+}
+
+fn intent(books: &Books, call: &Call, estimate: Option<&Estimate>) -> Intent {
+    let age = call.record.received.elapsed();
+    let received = std::time::SystemTime::now()
+        .checked_sub(age)
+        .unwrap_or(std::time::SystemTime::UNIX_EPOCH + Duration::ZERO);
+    let endpoint: Arc<str> = match call.endpoint {
+        Endpoint::PassThrough => {
+            let path = call.head.target.path();
+            let end = path.floor_char_boundary(LOGGED_PATH);
+            path[..end].into()
+        }
+        ref endpoint => endpoint.label().into(),
+    };
+    Intent {
+        request_id: call.record.id.as_str().into(),
+        received,
+        key: Arc::clone(&call.caller.key),
+        team: call.caller.team.clone(),
+        endpoint,
+        model: call.model.clone(),
+        stream: call.stream,
+        estimate: estimate.map(|estimate| Counts {
+            usage: estimate.likely,
+            provenance: Provenance::Estimated,
+            cost: books.cost([call.model.as_ref(), None], &estimate.likely),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(cost: Option<u64>, billed: bool) -> Attempt {
+        Attempt {
+            upstream: "u".into(),
+            endpoint: "e".into(),
+            model: None,
+            began: Duration::ZERO,
+            time: None,
+            result: "answered",
+            http_status: None,
+            counts: billed.then(|| Counts {
+                usage: Usage {
+                    input: 3,
+                    ..Usage::default()
+                },
+                provenance: Provenance::Upstream,
+                cost: cost.map(Nanos::new),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_request_costs_what_all_its_attempts_cost() {
+        let attempts = [attempt(Some(5), true), attempt(None, false), attempt(Some(7), true)];
+        let sum = total(attempts[2].counts, &attempts).unwrap();
+        assert_eq!((sum.cost, sum.usage.input), (Some(Nanos::new(12)), 3));
+    }
+
+    #[test]
+    fn one_unknown_price_leaves_the_sum_unknown() {
+        let attempts = [attempt(Some(5), true), attempt(None, true)];
+        assert_eq!(total(attempts[1].counts, &attempts).unwrap().cost, None);
+    }
+
+    #[test]
+    fn what_was_not_billed_costs_nothing_and_counts_nothing() {
+        assert_eq!(total(None, &[attempt(None, false)]), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! A stream of events, counted in passing.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use super::booking::{Booking, End, Used};
+use super::books::{ClientGone, OnFailure};
+use super::leaving;
+use super::settling::{Accounted, Polled};
+use crate::call::{BoxBody, StreamError};
+use crate::openai::sse::{StreamObserver, UsageRemover};
+use crate::openai::usage::Usage;
+use crate::store::ledger::{Provenance, Receipt, Status};
+use crate::tokens::GeneratedText;
+
+/// The cause of an answer that ended in an error of the upstream's own.
+const ERROR_EVENT: &str = "upstream_status";
+
+/// A stream that is read in passing. Its frames hold whole events.
+pub(super) struct Events {
+    /// `None` once it was handed over to be read to its end.
+    inner: Option<BoxBody>,
+    /// `None` once it is closed.
+    booking: Option<Box<Booking>>,
+    http_status: u16,
+    on_failure: OnFailure,
+    reader: Reader,
+    /// There when the client did not ask for usage.
+    remover: Option<UsageRemover>,
+    ended: bool,
+}
+
+/// What is learnt of a stream.
+#[derive(Default)]
+pub(super) struct Reader {
+    observer: StreamObserver,
+    text: GeneratedText,
+}
+
+impl Reader {
+    /// Reads a block of whole events.
+    pub(super) fn read(&mut self, events: &[u8], booking: &Booking) {
+        let Self { observer, text } = self;
+        let endpoint = &booking.endpoint;
+        observer.observe_with(events, endpoint, |data| text.push(data, endpoint));
+    }
+
+    /// Returns how many events brought something generated.
+    pub(super) fn deltas(&self) -> u64 {
+        self.observer.observed().deltas
+    }
+
+    /// Returns whether the last event of the answer has passed.
+    pub(super) fn has_ended(&self) -> bool {
+        let seen = self.observer.observed();
+        seen.done || seen.terminal || seen.error
+    }
+
+    /// Returns whether the answer has said that it is finished. Not every server sends `[DONE]`.
+    fn is_whole(&self) -> bool {
+        self.has_ended() || self.observer.observed().finish_reason
+    }
+
+    /// Returns what the answer has used until now.
+    pub(super) fn used(&self, booking: &Booking, provenance: Provenance) -> Used {
+        match (self.observer.observed().usage, self.counted_here(booking)) {
+            (Some(usage), _) => Used::Known(usage, provenance),
+            (None, Some(usage)) => Used::Known(usage, Provenance::Counted),
+            (None, None) => Used::Generated(self.text.tokens()),
+        }
+    }
+
+    fn counted_here(&self, booking: &Booking) -> Option<Usage> {
+        booking.record.facts().counted
+    }
+}
+
+impl Events {
+    pub(super) fn new(
+        inner: BoxBody,
+        booking: Booking,
+        http_status: u16,
+        removes_usage: bool,
+    ) -> Self {
+        let encoding = booking.books.encoding(booking.served().as_ref());
+        Self {
+            inner: Some(inner),
+            on_failure: booking.books.on_failure,
+            booking: Some(Box::new(booking)),
+            http_status,
+            reader: Reader {
+                observer: StreamObserver::new(),
+                text: GeneratedText::new(encoding),
+            },
+            remover: removes_usage.then(UsageRemover::new),
+            ended: false,
+        }
+    }
+
+    fn read(&mut self, events: &Bytes) -> Bytes {
+        if let Some(booking) = &mut self.booking {
+            let had_content = self.reader.deltas() > 0;
+            self.reader.read(events, booking);
+            if !had_content && self.reader.deltas() > 0 {
+                booking.record.first_token_now();
+            }
+        }
+        let events = match &mut self.remover {
+            Some(remover) => remover.remove(events),
+            None => events.clone(),
+        };
+        if let Some(booking) = &mut self.booking {
+            booking.sent += events.len() as u64;
+        }
+        events
+    }
+
+    /// Settles the row, the first time.
+    fn close(&mut self, broken: Option<StreamError>) -> Option<Receipt> {
+        let mut booking = self.booking.take()?;
+        let error = match broken {
+            Some(error) => Some(error.cause()),
+            None => self.reader.observer.observed().error.then_some(ERROR_EVENT),
+        };
+        if let Some(error) = error {
+            booking.record.facts().cause.get_or_insert(error);
+        }
+        let used = self.reader.used(&booking, Provenance::Upstream);
+        Some(booking.close(End {
+            status: match error {
+                Some(_) => Status::Failed,
+                None => Status::Complete,
+            },
+            http_status: Some(self.http_status),
+            error,
+            used,
+        }))
+    }
+}
+
+impl Accounted for Events {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Polled, Option<Receipt>)> {
+        loop {
+            let Some(inner) = self.inner.as_mut().filter(|_| !self.ended) else {
+                return Poll::Ready((None, None));
+            };
+            match ready!(inner.as_mut().poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    let events = frame.into_data().unwrap_or_default();
+                    let events = self.read(&events);
+                    // An upstream that has said that it failed has nothing to add.
+                    self.ended = self.reader.observer.observed().error;
+                    let receipt = match self.reader.has_ended() {
+                        true => self.close(None),
+                        false => None,
+                    };
+                    if !events.is_empty() || receipt.is_some() {
+                        return Poll::Ready((Some(Ok(Frame::data(events))), receipt));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.ended = true;
+                    // The client has had its last event: what breaks behind it is no concern of its.
+                    let polled = (!self.reader.has_ended()).then_some(Err(error));
+                    return Poll::Ready((polled, self.close(Some(error))));
+                }
+                None => {
+                    self.ended = true;
+                    let broken = (!self.reader.is_whole()).then_some(StreamError::Broken);
+                    return Poll::Ready((broken.map(Err), self.close(broken)));
+                }
+            }
+        }
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        self.on_failure
+    }
+
+    fn is_end_stream(&self) -> bool {
+        false
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        let Some(mut booking) = self.booking.take() else {
+            return;
+        };
+        let inner = self.inner.take();
+        if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.books.client_gone, inner) {
+            let reader = std::mem::take(&mut self.reader);
+            leaving::drain(inner, booking, reader, tokens);
+        } else {
+            let used = self.reader.used(&booking, Provenance::Upstream);
+            let _ = booking.close(Booking::left(used));
+        }
+    }
+}

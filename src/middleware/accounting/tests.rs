@@ -1,0 +1,402 @@
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::*;
+use crate::call::{CallBody, Head, Record, RequestId, StreamError, Try};
+use crate::error::GatewayError;
+use crate::metrics::Metrics;
+use crate::money::Nanos;
+use crate::openai::endpoint::Endpoint;
+use crate::openai::json::inspect;
+use crate::pattern::Pattern;
+use crate::prices::{Price, PriceTable, Prices};
+use crate::store::budgets::{Budget, Budgets, Holder, Limit, Period, Window};
+use crate::store::ledger::{Ledger, Params, Sync};
+use crate::tokens::Encodings;
+
+/// Books in a folder of their own; a token costs a nano-dollar, a generated one two.
+struct Kept {
+    books: Arc<Books>,
+    _folder: tempfile::TempDir,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self::with(ClientGone::Cancel, &[])
+    }
+
+    fn with(client_gone: ClientGone, budgets: &[Budget]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&Params {
+            path: folder.path().join("weir.db"),
+            sync: Sync::Never,
+            max_open: 10,
+            retention: None,
+            vacuum: false,
+        })
+        .unwrap();
+        let all = Budgets::default();
+        let holders = vec![(Holder::Key("alice".into()), budgets.to_vec())];
+        let replace = |c: &rusqlite::Connection| all.replace(holders, c, Timestamp::now());
+        ledger.reader().read_now(replace).unwrap();
+        let million = |nanos: u64| Nanos::new(nanos * 1_000_000);
+        let table = PriceTable {
+            date: "2026-11-25".parse().unwrap(),
+            prices: vec![(
+                Pattern::parse("gpt-4o").unwrap(),
+                Price::plain(million(1), million(2)),
+            )],
+        };
+        let books = Books {
+            ledger,
+            budgets: Arc::new(all),
+            prices: Prices::new(vec![table]),
+            encodings: Encodings::new(Vec::new()),
+            means: Arc::default(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            on_failure: OnFailure::Refuse,
+            client_gone,
+            tasks: TaskTracker::new(),
+        };
+        Self {
+            books: Arc::new(books),
+            _folder: folder,
+        }
+    }
+
+    /// Has a call answered by `inner`.
+    async fn ask<F, A>(&self, call: Call, inner: F) -> Result<Reply, GatewayError>
+    where
+        F: Fn(Call) -> A + Clone + Send + 'static,
+        A: Future<Output = Result<Reply, GatewayError>> + Send + 'static,
+    {
+        let inner = tower::service_fn(inner);
+        let layer = AccountingLayer::new(Arc::clone(&self.books));
+        layer.layer(inner).oneshot(call).await
+    }
+
+    /// Returns the settled row, each column as text.
+    fn row(&self, columns: &str) -> String {
+        self.books.ledger.close();
+        let columns: Vec<_> = columns
+            .split(' ')
+            .map(|column| format!("coalesce({column}, '-')"))
+            .collect();
+        let sql = format!("SELECT {} FROM request", columns.join(" || ' ' || "));
+        let read = |c: &rusqlite::Connection| {
+            let mut select = c.prepare(&sql)?;
+            let rows = select.query_map([], |row| row.get::<_, String>(0))?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        let rows = self.books.ledger.reader().read_now(read).unwrap();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        rows.into_iter().next().unwrap()
+    }
+}
+
+fn call(endpoint: Endpoint, body: &'static str) -> Call {
+    let bytes = Bytes::from_static(body.as_bytes());
+    let members = inspect(&bytes, 128).unwrap();
+    let caller = Caller {
+        key: "alice".into(),
+        team: Some("research".into()),
+        models: Vec::new(),
+    };
+    Call {
+        caller: Arc::new(caller),
+        model: Some("gpt-4o".into()),
+        stream: body.contains("\"stream\":true"),
+        report_usage: false,
+        deadline: None,
+        head: Head {
+            method: Method::POST,
+            target: endpoint.canonical_path().unwrap_or("/v1/x").parse().unwrap(),
+            headers: HeaderMap::new(),
+        },
+        endpoint,
+        body: CallBody::Json { bytes, members },
+        upgrade: None,
+        record: Arc::new(Record::new(RequestId::fresh(), Instant::now())),
+    }
+}
+
+fn chat(stream: bool) -> Call {
+    let body = match stream {
+        true => r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
+        false => r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}]}"#,
+    };
+    call(Endpoint::ChatCompletions, body)
+}
+
+/// Notes a try that was answered, as dispatch does.
+fn tried(record: &Record) {
+    let mut facts = record.facts();
+    facts.upstream = Some("openai".into());
+    facts.attempts.push(Try {
+        upstream: "openai".into(),
+        endpoint: "api.openai.com".into(),
+        model: Some("gpt-4o".into()),
+        began: Duration::ZERO,
+        time: Some(Duration::from_millis(1)),
+        result: "answered",
+        status: Some(200),
+    });
+}
+
+async fn plain(call: Call, body: &'static str) -> Result<Reply, GatewayError> {
+    tried(&call.record);
+    let body = Bytes::from_static(body.as_bytes());
+    Ok(Reply::full(StatusCode::OK, HeaderMap::new(), body))
+}
+
+type Frames = Vec<Result<&'static str, StreamError>>;
+
+async fn events(call: Call, frames: Frames) -> Result<Reply, GatewayError> {
+    tried(&call.record);
+    let frames = frames
+        .into_iter()
+        .map(|frame| frame.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
+    let body = StreamBody::new(futures_util::stream::iter(frames));
+    Ok(Reply::events(StatusCode::OK, HeaderMap::new(), Box::pin(body)))
+}
+
+const HELLO: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello world\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const FINISH: &str =
+    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":30,\"completion_tokens\":20}}\n\n";
+const DONE: &str = "data: [DONE]\n\n";
+
+#[tokio::test]
+async fn the_upstreams_usage_counts_and_is_taken_out_of_a_stream_that_did_not_ask() {
+    let kept = Kept::new();
+    let record = chat(true);
+    let facts = Arc::clone(&record.record);
+    let reply = kept
+        .ask(record, |call| {
+            assert!(call.report_usage);
+            events(call, vec![Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)])
+        })
+        .await
+        .unwrap();
+    let sent = reply.body.collect().await.unwrap().to_bytes();
+    assert!(!String::from_utf8_lossy(&sent).contains("usage"), "{sent:?}");
+    assert!(sent.ends_with(DONE.as_bytes()));
+    assert!(facts.facts().first_token.is_some());
+    assert_eq!(
+        kept.row("status provenance input_tokens output_tokens cost http_status attempts served_from"),
+        "complete upstream 30 20 70 200 1 upstream"
+    );
+}
+
+#[tokio::test]
+async fn a_row_is_settled_before_the_last_byte_is_released() {
+    let kept = Kept::new();
+    let frames = || vec![Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
+    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let mut body = reply.body;
+    let status = |books: &Books| {
+        let read = |c: &rusqlite::Connection| {
+            c.query_row("SELECT status FROM request", [], |row| row.get::<_, String>(0))
+        };
+        books.ledger.reader().read_now(read).unwrap()
+    };
+    loop {
+        let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        if frame.ends_with(DONE.as_bytes()) {
+            break;
+        }
+        assert_eq!(status(&kept.books), "open");
+    }
+    assert_eq!(status(&kept.books), "complete");
+    drop(body);
+    kept.books.ledger.close();
+}
+
+#[tokio::test]
+async fn what_no_upstream_tells_is_counted_here() {
+    let kept = Kept::new();
+    let reply = kept
+        .ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(FINISH), Ok(DONE)]))
+        .await
+        .unwrap();
+    reply.body.collect().await.unwrap();
+    // "hello" is one token; a message has three around it and a role, and the answer three before it.
+    assert_eq!(
+        kept.row("status provenance input_tokens output_tokens"),
+        "complete counted 8 2"
+    );
+}
+
+#[tokio::test]
+async fn plain_answers_count_with_usage_and_without() {
+    let kept = Kept::new();
+    let body = r#"{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":3,"total_tokens":7,
+        "prompt_tokens_details":{"cached_tokens":1}}}"#;
+    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    assert_eq!(
+        kept.row("status provenance input_tokens cached_input_tokens output_tokens cost"),
+        "complete upstream 3 1 3 10"
+    );
+    let kept = Kept::new();
+    let body = r#"{"choices":[{"message":{"role":"assistant","content":"hello world"}}]}"#;
+    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    assert_eq!(kept.row("status provenance output_tokens"), "complete counted 2");
+}
+
+#[tokio::test]
+async fn zero_is_a_value_and_an_impossible_usage_is_none() {
+    let kept = Kept::new();
+    let body = r#"{"choices":[{"message":{"content":"hello world"}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
+    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    assert_eq!(kept.row("provenance input_tokens output_tokens"), "upstream 0 0");
+    let kept = Kept::new();
+    let body = r#"{"choices":[{"message":{"content":"hello world"}}],"usage":{"prompt_tokens":-4,"completion_tokens":1e300}}"#;
+    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    assert_eq!(kept.row("provenance output_tokens"), "counted 2");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_stream_pays_for_what_came() {
+    let kept = Kept::new();
+    let reply = kept
+        .ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)]))
+        .await
+        .unwrap();
+    let mut body = reply.body;
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    assert_eq!(
+        kept.row("status provenance input_tokens output_tokens cost"),
+        "client_gone counted 8 2 12"
+    );
+}
+
+#[tokio::test]
+async fn the_upstream_of_a_client_that_left_can_be_read_to_its_end() {
+    let kept = Kept::with(ClientGone::Drain { tokens: 10 }, &[]);
+    let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
+    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let mut body = reply.body;
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    kept.books.tasks.close();
+    kept.books.tasks.wait().await;
+    assert_eq!(
+        kept.row("status provenance input_tokens output_tokens"),
+        "client_gone drained 30 20"
+    );
+}
+
+#[tokio::test]
+async fn reading_on_is_bounded() {
+    let kept = Kept::with(ClientGone::Drain { tokens: 1 }, &[]);
+    let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(HELLO), Ok(USAGE), Ok(DONE)];
+    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let mut body = reply.body;
+    body.frame().await.unwrap().unwrap();
+    drop(body);
+    kept.books.tasks.close();
+    kept.books.tasks.wait().await;
+    assert_eq!(kept.row("provenance output_tokens"), "counted 4");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_was_asked() {
+    for (asked, expected) in [(true, "client_gone estimated 1024 1"), (false, "client_gone - 0 0")] {
+        let kept = Kept::new();
+        let answering = kept.ask(chat(false), move |call| async move {
+            if asked {
+                tried(&call.record);
+                call.record.facts().attempts[0].result = "abandoned";
+            }
+            std::future::pending().await
+        });
+        let left = tokio::time::timeout(Duration::from_millis(50), answering).await;
+        assert!(left.is_err());
+        assert_eq!(kept.row("status provenance output_tokens attempts"), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_never_says_that_it_is_finished_is_broken() {
+    let kept = Kept::new();
+    let reply = kept.ask(chat(true), |call| events(call, vec![Ok(HELLO)])).await.unwrap();
+    assert_eq!(reply.body.collect().await.unwrap_err(), StreamError::Broken);
+    assert_eq!(kept.row("status error output_tokens"), "failed upstream_broken 2");
+}
+
+#[tokio::test]
+async fn a_stream_without_done_is_whole_when_it_gave_its_reason_to_finish() {
+    let kept = Kept::new();
+    let reply = kept.ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(FINISH)])).await.unwrap();
+    assert!(reply.body.collect().await.is_ok());
+    assert_eq!(kept.row("status"), "complete");
+}
+
+#[tokio::test]
+async fn what_breaks_behind_the_last_event_is_not_told() {
+    let kept = Kept::new();
+    let reply = kept
+        .ask(chat(true), |call| events(call, vec![Ok(DONE), Err(StreamError::Broken)]))
+        .await
+        .unwrap();
+    assert_eq!(reply.body.collect().await.unwrap().to_bytes(), DONE);
+    assert_eq!(kept.row("status"), "complete");
+}
+
+#[tokio::test]
+async fn an_upstreams_error_event_ends_the_stream_and_fails_the_request() {
+    let kept = Kept::new();
+    let error = "data: {\"error\":{\"message\":\"out of memory\"}}\n\n";
+    let reply = kept
+        .ask(chat(true), move |call| events(call, vec![Ok(HELLO), Ok(error), Ok(DONE)]))
+        .await
+        .unwrap();
+    let sent = reply.body.collect().await.unwrap().to_bytes();
+    assert!(sent.ends_with(error.as_bytes()), "{sent:?}");
+    assert_eq!(kept.row("status error"), "failed upstream_status");
+}
+
+#[tokio::test]
+async fn a_spent_budget_refuses_and_asks_nobody() {
+    let budget = Budget {
+        limit: Limit::Tokens(1100),
+        per: Period::Day,
+        window: Window::Calendar,
+        warn_at_thousandths: 800,
+    };
+    let kept = Kept::with(ClientGone::Cancel, &[budget]);
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let body = r#"{"choices":[],"usage":{"prompt_tokens":900,"completion_tokens":100}}"#;
+    let inner = move |call: Call| {
+        *count.lock().unwrap() += 1;
+        plain(call, body)
+    };
+    let first = kept.ask(chat(false), inner.clone()).await.unwrap();
+    assert!(!first.headers.contains_key("x-weir-budget-warning"));
+    let small = || {
+        let body = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"max_tokens":5}"#;
+        call(Endpoint::ChatCompletions, body)
+    };
+    let second = kept.ask(small(), inner.clone()).await.unwrap();
+    assert_eq!(
+        second.headers["x-weir-budget-warning"],
+        "key \"alice\" has used 90 % of 1100 tokens a day"
+    );
+    let refused = kept.ask(small(), inner).await.err().unwrap().explain();
+    assert_eq!((refused.status.as_u16(), refused.code), (429, "insufficient_quota"));
+    assert!(refused.headers.iter().any(|(name, value)| name == "x-should-retry" && value == "false"));
+    assert!(refused.message.contains("1100 tokens a day"), "{}", refused.message);
+    assert_eq!(*asked.lock().unwrap(), 2);
+    kept.books.ledger.close();
+}

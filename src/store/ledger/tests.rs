@@ -1,0 +1,330 @@
+use std::time::{Duration, SystemTime};
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::money::Nanos;
+use crate::openai::usage::Usage;
+
+fn params(folder: &tempfile::TempDir) -> Params {
+    Params {
+        path: folder.path().join("below").join("weir.db"),
+        sync: Sync::EverySecond,
+        max_open: 100,
+        retention: None,
+        vacuum: true,
+    }
+}
+
+fn counts(input: u64, output: u64) -> Counts {
+    Counts {
+        usage: Usage {
+            input,
+            output,
+            ..Usage::default()
+        },
+        provenance: Provenance::Upstream,
+        cost: Some(Nanos::new(input + output)),
+    }
+}
+
+fn intent(id: &str) -> Intent {
+    Intent {
+        request_id: id.into(),
+        received: SystemTime::now(),
+        key: "o'brien; DROP TABLE request; --/../%00".into(),
+        team: Some("research".into()),
+        endpoint: "/v1/chat/completions".into(),
+        model: Some("gpt-4o".into()),
+        stream: true,
+        estimate: Some(Counts {
+            provenance: Provenance::Estimated,
+            ..counts(9, 0)
+        }),
+    }
+}
+
+fn entry(counts: Option<Counts>) -> Entry {
+    Entry {
+        status: Status::Complete,
+        http_status: Some(200),
+        error: None,
+        served_model: Some("gpt-4o".into()),
+        upstream: Some("openai".into()),
+        counts,
+        served_from: Some(ServedFrom::Upstream),
+        cache: "bypass",
+        degraded: false,
+        received_bytes: 3,
+        sent_bytes: 4,
+        times: Times::default(),
+        attempts: vec![Attempt {
+            upstream: "openai".into(),
+            endpoint: "api.openai.com".into(),
+            model: Some("gpt-4o".into()),
+            began: Duration::ZERO,
+            time: Some(Duration::from_millis(5)),
+            result: "answered",
+            http_status: Some(200),
+            counts,
+        }],
+    }
+}
+
+fn strings(ledger: &Ledger, sql: &str) -> Vec<String> {
+    let read = |connection: &Connection| {
+        let mut select = connection.prepare(sql)?;
+        let rows = select.query_map([], |row| row.get(0))?;
+        rows.collect()
+    };
+    ledger.reader().read_now(read).unwrap()
+}
+
+fn count(ledger: &Ledger, sql: &str) -> i64 {
+    let read = |connection: &Connection| connection.query_row(sql, [], |row| row.get(0));
+    ledger.reader().read_now(read).unwrap()
+}
+
+async fn begin(ledger: &Ledger, id: &str) -> OpenRow {
+    ledger.begin(intent(id)).await.map_err(|(error, _)| error).unwrap()
+}
+
+#[tokio::test]
+async fn a_request_is_one_row_open_and_then_settled() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let row = begin(&ledger, "a").await;
+    assert_eq!(strings(&ledger, "SELECT status FROM request"), ["open"]);
+    row.settle(entry(Some(counts(7, 5)))).await.unwrap();
+    assert_eq!(
+        strings(
+            &ledger,
+            "SELECT status || ' ' || input_tokens || ' ' || output_tokens || ' ' || cost || ' ' || provenance || ' ' || key
+             FROM request"
+        ),
+        ["complete 7 5 12 upstream o'brien; DROP TABLE request; --/../%00"]
+    );
+    assert_eq!(count(&ledger, "SELECT sum(input_tokens) FROM attempt"), 7);
+    ledger.close();
+}
+
+#[tokio::test]
+async fn what_arrives_in_the_same_microsecond_has_rows_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let same = intent("a");
+    let rows = futures_util::future::join_all((0..50).map(|_| ledger.begin(same.clone()))).await;
+    for row in rows {
+        row.map_err(|(error, _)| error).unwrap().settle(entry(None)).await.unwrap();
+    }
+    assert_eq!(count(&ledger, "SELECT count(DISTINCT id) FROM request"), 50);
+    ledger.close();
+}
+
+#[tokio::test]
+async fn places_are_bounded_and_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&Params {
+        max_open: 1,
+        ..params(&folder)
+    })
+    .unwrap();
+    let first = begin(&ledger, "a").await;
+    let second = ledger.begin(intent("b")).await;
+    assert!(matches!(second, Err((LedgerError::Crowded, None))));
+    first.settle(entry(None)).await.unwrap();
+    begin(&ledger, "c").await.settle(entry(None)).await.unwrap();
+    ledger.close();
+}
+
+#[tokio::test]
+async fn a_dropped_row_is_settled_at_its_estimate() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    drop(begin(&ledger, "a").await);
+    ledger.close();
+    assert_eq!(
+        strings(&ledger, "SELECT status || input_tokens || provenance FROM request"),
+        ["interrupted9estimated"]
+    );
+}
+
+#[tokio::test]
+async fn rows_of_the_dead_are_settled_and_those_of_the_living_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let living = Ledger::open(&params).unwrap();
+    let open = begin(&living, "living").await;
+    // A process that died: its run has an open row, and nobody holds its lock.
+    living
+        .change(|connection| {
+            connection.execute("INSERT INTO run (id, began) VALUES (99, 1)", [])?;
+            connection.execute(
+                "INSERT INTO request (id, request_id, run, key, endpoint, stream, status, input_tokens, provenance, cost)
+                 VALUES (1, 'dead', 99, 'alice', '/v1/completions', 0, 'open', 11, 'estimated', 5)",
+                [],
+            )?;
+            Ok(Ok::<_, ()>(()))
+        })
+        .await
+        .unwrap();
+    let second = Ledger::open(&params).unwrap();
+    assert_eq!(second.snapshot().interrupted, 1);
+    assert_eq!(
+        strings(&second, "SELECT request_id || ' ' || status FROM request ORDER BY id"),
+        ["dead interrupted", "living open"]
+    );
+    assert_eq!(count(&second, "SELECT input_tokens + cost FROM attempt"), 16);
+    open.settle(entry(None)).await.unwrap();
+    let third = Ledger::open(&params).unwrap();
+    assert_eq!(third.snapshot().interrupted, 0, "nothing counts twice");
+    for ledger in [living, second, third] {
+        ledger.close();
+    }
+    let left: Vec<_> = std::fs::read_dir(params.path.parent().unwrap())
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("-run-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn a_refused_change_leaves_nothing_and_harms_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let refused = ledger.change(|connection| {
+        connection.execute("INSERT INTO team VALUES ('a', '[]', '[]', 0)", [])?;
+        Ok(Err::<(), _>("no"))
+    });
+    let panics = ledger.change(|_| -> Result<Result<(), ()>, rusqlite::Error> { panic!("a bug") });
+    let (refused, panics, row) = tokio::join!(refused, panics, begin(&ledger, "a"));
+    assert!(matches!(refused, Err(ChangeError::Refused("no"))));
+    assert!(panics.is_err());
+    row.settle(entry(None)).await.unwrap();
+    assert_eq!(count(&ledger, "SELECT count(*) FROM team"), 0);
+    ledger.close();
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_written_are_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let row = begin(&ledger, "a").await;
+    // Another program holds the file for longer than a commit waits.
+    let other = Connection::open(&params(&folder).path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let receipt = row.settle(entry(Some(counts(1, 1))));
+    assert_eq!(receipt.await, Err(LedgerError::Unwritable));
+    assert!(!ledger.is_ready());
+    ledger.set_refuses(false);
+    assert!(ledger.is_ready());
+    let (error, unopened) = ledger.begin(intent("b")).await.map(|_| ()).unwrap_err();
+    assert_eq!(error, LedgerError::Unwritable);
+    other.execute_batch("COMMIT").unwrap();
+    unopened.unwrap().settle(entry(Some(counts(2, 2)))).await.unwrap();
+    ledger.close();
+    assert_eq!(count(&ledger, "SELECT count(*) FROM request WHERE status = 'complete'"), 2);
+    assert_eq!(ledger.snapshot().owed, 0);
+}
+
+#[tokio::test]
+async fn a_report_adds_up_and_leaves_open_rows_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    for (input, output) in [(1, 2), (3, 4)] {
+        begin(&ledger, "a").await.settle(entry(Some(counts(input, output)))).await.unwrap();
+    }
+    let unpriced = Counts {
+        cost: None,
+        ..counts(10, 0)
+    };
+    begin(&ledger, "b").await.settle(entry(Some(unpriced))).await.unwrap();
+    let _open = begin(&ledger, "c").await;
+    let query = |group_by| Query {
+        from: None,
+        to: None,
+        key: None,
+        team: None,
+        group_by,
+    };
+    for group_by in GroupBy::WORDS {
+        let group_by = GroupBy::parse(group_by).unwrap();
+        let report = ledger.reader().read(move |c| query(group_by).run(c)).await.unwrap();
+        assert_eq!(report.groups.len(), 1, "{report:?}");
+        assert_eq!(
+            report.total,
+            Sums {
+                requests: 3,
+                prompt_tokens: 14,
+                completion_tokens: 6,
+                cached_tokens: 0,
+                reasoning_tokens: 0,
+                cost: Nanos::new(10),
+                unpriced_requests: 1,
+            }
+        );
+    }
+    let none = Query {
+        to: Some(SystemTime::UNIX_EPOCH),
+        ..query(GroupBy::Day)
+    };
+    assert_eq!(ledger.reader().read_now(|c| none.run(c)).unwrap(), Report::default());
+    ledger.close();
+}
+
+#[test]
+fn files_that_are_not_ours_are_refused_and_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.db");
+    let open = || {
+        Ledger::open(&Params {
+            path: path.clone(),
+            ..params(&folder)
+        })
+        .unwrap_err()
+    };
+    std::fs::write(&path, "this is no database, and longer than a header of one would ever have to be. ".repeat(20)).unwrap();
+    assert!(matches!(open(), OpenError::Foreign { .. }));
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is no database"));
+
+    std::fs::remove_file(&path).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE theirs (a)").unwrap();
+    assert!(matches!(open(), OpenError::Foreign { .. }));
+
+    let newer = format!("PRAGMA application_id = {}; PRAGMA user_version = 99", 0x5765_6972);
+    other.execute_batch(&newer).unwrap();
+    assert!(matches!(open(), OpenError::Newer { found: 99, .. }));
+    let message = open().to_string();
+    assert!(message.contains("newer Weir") && message.contains("[ledger] path"), "{message}");
+}
+
+#[tokio::test]
+async fn old_rows_go_and_leave_their_sums() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let old = Intent {
+        received: SystemTime::now() - Duration::from_secs(1000),
+        ..intent("old")
+    };
+    ledger.note(old, entry(Some(counts(5, 6)))).await.unwrap();
+    ledger.note(intent("new"), entry(Some(counts(1, 1)))).await.unwrap();
+    ledger.close();
+    let ledger = Ledger::open(&Params {
+        retention: Some(Duration::from_secs(100)),
+        ..params
+    })
+    .unwrap();
+    let forgotten = "SELECT tokens || ' ' || cost FROM forgotten WHERE team = 'research'";
+    let mut tries = 0;
+    while strings(&ledger, forgotten).is_empty() && tries < 100 {
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(strings(&ledger, forgotten), ["11 11"]);
+    assert_eq!(strings(&ledger, "SELECT request_id FROM request"), ["new"]);
+    assert_eq!(count(&ledger, "SELECT count(*) FROM attempt"), 1);
+    ledger.close();
+}

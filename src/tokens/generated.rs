@@ -1,0 +1,196 @@
+//! What a passing stream generates, kept until it has to be counted.
+
+use super::{Encoding, count, estimate};
+use crate::openai::endpoint::Endpoint;
+use crate::openai::json;
+use crate::openai::sse::each_delta;
+
+/// How much of one choice's text is kept before it is counted and let go. Counting it takes less than a millisecond.
+const FOLD: usize = 16 << 10;
+
+/// How many choices are kept apart. Text of further ones is put together.
+const MAX_CHOICES: usize = 16;
+
+/// The text that a stream has generated so far, and its tokens.
+///
+/// To keep a piece costs a walk over its event and a copy. Tokens are counted over the text of each choice as a whole,
+/// not piece by piece: where an upstream cuts its pieces is its own affair. Memory stays bounded however long the
+/// stream is; where text was let go, the count may be off by one token in some 4,000.
+#[derive(Clone, Debug, Default)]
+pub struct GeneratedText {
+    encoding: Option<Encoding>,
+    choices: Vec<Choice>,
+    /// The tokens of what was let go.
+    folded: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Choice {
+    index: u64,
+    /// The inside of a JSON string.
+    raw: Vec<u8>,
+}
+
+// === impl GeneratedText ===
+
+impl GeneratedText {
+    /// Builds an empty one, to be counted by an encoding or, where that is not known, estimated.
+    pub fn new(encoding: Option<Encoding>) -> Self {
+        Self {
+            encoding,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps what an event's data brought.
+    pub fn push(&mut self, data: &[u8], endpoint: &Endpoint) {
+        each_delta(data, endpoint, |index, raw| {
+            let Some(choice) = self.choice(index) else {
+                return;
+            };
+            choice.raw.extend_from_slice(raw);
+            if choice.raw.len() >= FOLD {
+                let end = fold_at(&choice.raw);
+                let rest = choice.raw.split_off(end);
+                let full = std::mem::replace(&mut choice.raw, rest);
+                self.folded = self.folded.saturating_add(self.count(&full));
+            }
+        });
+    }
+
+    /// Returns whether anything was generated.
+    pub fn is_empty(&self) -> bool {
+        self.folded == 0 && self.choices.iter().all(|choice| choice.raw.is_empty())
+    }
+
+    /// Returns the tokens of everything so far.
+    pub fn tokens(&self) -> u64 {
+        let kept = self.choices.iter().map(|choice| self.count(&choice.raw));
+        kept.fold(self.folded, u64::saturating_add)
+    }
+
+    fn choice(&mut self, index: u64) -> Option<&mut Choice> {
+        let place = self.choices.iter().position(|c| c.index == index);
+        let place = place.unwrap_or_else(|| {
+            if self.choices.len() < MAX_CHOICES {
+                let raw = Vec::new();
+                self.choices.push(Choice { index, raw });
+            }
+            self.choices.len() - 1
+        });
+        self.choices.get_mut(place)
+    }
+
+    fn count(&self, raw: &[u8]) -> u64 {
+        // One event may be large: of what is folded, too, only so much is counted exactly.
+        let text = json::text(raw);
+        match self.encoding {
+            Some(encoding) if text.len() <= super::EXACT_LIMIT => count(encoding, &text),
+            _ => estimate(text.as_bytes()),
+        }
+    }
+}
+
+/// Returns where to cut: before the last space, where a token begins in nearly every text, if there is one near the end.
+fn fold_at(raw: &[u8]) -> usize {
+    let near = raw.len().saturating_sub(FOLD / 2);
+    let space = memchr::memrchr(b' ', &raw[near..]);
+    // A space behind another belongs to it.
+    let space = space.filter(|at| *at > 0 && raw[near + at - 1] != b' ');
+    space.map_or(raw.len(), |at| near + at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tokens::tests::SAMPLES;
+
+    const O200K: Option<Encoding> = Some(Encoding::O200k);
+
+    fn event(index: usize, text: &str) -> String {
+        let delta = serde_json::json!({"content": text});
+        serde_json::json!({"choices": [{"index": index, "delta": delta}]}).to_string()
+    }
+
+    fn push(generated: &mut GeneratedText, data: &str) {
+        generated.push(data.as_bytes(), &Endpoint::ChatCompletions);
+    }
+
+    #[test]
+    fn choices_are_counted_apart() {
+        let mut generated = GeneratedText::new(O200K);
+        assert!(generated.is_empty());
+        for part in ["hel", "lo", " wor", "ld"] {
+            for index in 0..2 {
+                push(&mut generated, &event(index, part));
+            }
+        }
+        assert_eq!(generated.tokens(), 4);
+        assert!(!generated.is_empty());
+    }
+
+    #[test]
+    fn a_character_cut_between_its_escapes_is_whole() {
+        let mut generated = GeneratedText::new(O200K);
+        push(
+            &mut generated,
+            r#"{"choices":[{"delta":{"content":"\ud83d"}}]}"#,
+        );
+        push(
+            &mut generated,
+            r#"{"choices":[{"delta":{"content":"\ude00"}}]}"#,
+        );
+        assert_eq!(generated.tokens(), count(Encoding::O200k, "😀"));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_count_hardly_moves() {
+        let text = SAMPLES.join("\n").repeat(40);
+        let mut generated = GeneratedText::new(O200K);
+        let chars: Vec<char> = text.chars().collect();
+        for part in chars.chunks(7) {
+            push(&mut generated, &event(0, &String::from_iter(part)));
+            assert!(generated.choices[0].raw.len() < FOLD);
+        }
+        let exact = count(Encoding::O200k, &text);
+        let folds = (text.len() / FOLD + 1) as u64 * 2;
+        assert!(generated.tokens().abs_diff(exact) <= folds);
+
+        for index in 0..1000 {
+            push(&mut generated, &event(index, "a"));
+        }
+        assert_eq!(generated.choices.len(), MAX_CHOICES);
+    }
+
+    #[test]
+    fn an_unknown_tokenizer_is_estimated() {
+        let mut generated = GeneratedText::new(None);
+        push(&mut generated, &event(0, "hello world"));
+        assert_eq!(generated.tokens(), estimate(b"hello world"));
+    }
+
+    proptest! {
+        #[test]
+        fn where_a_text_is_cut_does_not_matter(text in ".{0,80}|[a-z' \\n\"]{0,80}", size in 1_usize..9) {
+            let mut generated = GeneratedText::new(O200K);
+            let chars: Vec<char> = text.chars().collect();
+            for part in chars.chunks(size) {
+                push(&mut generated, &event(0, &String::from_iter(part)));
+            }
+            prop_assert_eq!(generated.tokens(), count(Encoding::O200k, &text));
+        }
+
+        #[test]
+        fn garbage_never_panics(data in prop::collection::vec(any::<u8>(), 0..60), inside in r#"[\\u"a-f0-9\[\]{}: ,]{0,40}"#) {
+            for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings] {
+                let mut generated = GeneratedText::new(O200K);
+                generated.push(&data, &endpoint);
+                generated.push(format!(r#"{{"choices":[{{"delta":{{"content":{inside}}}}}]}}"#).as_bytes(), &endpoint);
+                generated.push(format!(r#"{{"delta":"{inside}"}}"#).as_bytes(), &endpoint);
+                generated.tokens();
+            }
+        }
+    }
+}
