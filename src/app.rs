@@ -18,7 +18,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Loaded, Secret};
+use crate::config::{Config, Loaded, ReadFile, Secret};
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
@@ -30,8 +30,8 @@ use crate::upstream::remote::RemoteError;
 use self::books::Stores;
 pub use self::local::check_model;
 pub use self::place::place;
-use self::reload::Reloader;
 pub use self::reload::Source;
+use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
 use self::watch::Watch;
 
@@ -109,6 +109,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let metrics = Arc::new(Metrics::new()?);
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
     let config = loaded.config.clone();
+    let files = loaded.warnings.files.clone();
     let dispatch = upstreams::Builder {
         config: &config,
         drain: &data_drain,
@@ -184,7 +185,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
 
     let serving = tokio::spawn(data.0.serve(stack, data_drain.clone()));
     let administering = tokio::spawn(admin_listener.0.serve(admin, admin_drain.clone()));
-    let reloading = keep_current(Arc::clone(&reloader), hangups);
+    let reloading = keep_current(Arc::clone(&reloader), files, hangups);
     let signal = tokio::select! {
         signal = signals.next() => signal,
         () = reloading => "no signal",
@@ -232,17 +233,15 @@ fn bind(
 }
 
 /// Reloads at each SIGHUP, and when the files of the configuration have changed.
-async fn keep_current(reloader: Arc<Reloader>, mut hangups: Hangups) {
-    let mut watch = Watch::new(reloader.files(), watch::stamp);
+async fn keep_current(reloader: Arc<Reloader>, files: Vec<ReadFile>, mut hangups: Hangups) {
+    let mut watch = Watch::new(files);
     loop {
         let trigger = tokio::select! {
             () = hangups.next() => "SIGHUP",
-            () = watch.changed() => "file changed",
+            () = watch.changed(watch::look) => "file changed",
         };
-        // What is written while they are read must not be missed.
-        watch.note();
-        let _ = reloader.reload(trigger).await;
-        watch = watch.of(reloader.files());
+        let Attempted { files, outcome } = reloader.reload(trigger).await;
+        watch = watch.after(files, outcome.is_err());
     }
 }
 

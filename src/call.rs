@@ -57,7 +57,7 @@ pub struct Call {
     pub stream: bool,
     /// Whether a streamed answer must end with its usage, asked for by the client or not.
     pub report_usage: bool,
-    /// When the client will have given up waiting, where it said so.
+    /// When the client will have given up waiting for the answer to begin, where it said so.
     pub deadline: Option<Instant>,
     /// The request line and the headers fit to travel on: no credentials, nothing hop-by-hop.
     pub head: Head,

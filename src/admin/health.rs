@@ -65,11 +65,12 @@ pub(super) fn ready(dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) -> Answ
 pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) {
     let readiness = readiness(dispatch, drain, ledger);
     metrics.set_ready(readiness.ready);
-    metrics.forget_upstreams();
     for (upstream, snapshot) in dispatch.snapshots() {
         metrics.set_upstream(upstream, snapshot);
     }
     for upstream in &readiness.upstreams {
         metrics.set_upstream_ready(upstream.name, upstream.ready);
     }
+    let is_known = |name: &str| readiness.upstreams.iter().any(|known| known.name == name);
+    metrics.keep_upstreams(is_known);
 }

@@ -30,7 +30,7 @@ use subtle::ConstantTimeEq;
 use tower::Service;
 
 use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
-pub use self::reload::{Control, Refused, ReloadProblem, Reloaded};
+pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
 use crate::metrics::{self, Metrics};
 use crate::server::{Drain, PeerAddr};

@@ -28,10 +28,24 @@ pub struct Reloaded {
 /// Why the old configuration goes on.
 #[derive(Clone, Debug, Default)]
 pub struct Refused {
+    /// What is at fault.
+    pub cause: Cause,
     /// What `weir check` would print.
     pub report: String,
     /// The same, one by one.
     pub problems: Vec<ReloadProblem>,
+}
+
+/// What is at fault when a reload is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cause {
+    /// The new configuration.
+    #[default]
+    Configuration,
+    /// Nothing: Weir is shutting down.
+    Stopping,
+    /// Weir itself.
+    Bug,
 }
 
 /// One problem of a configuration.
@@ -52,7 +66,46 @@ impl Refused {
     pub fn because(reason: &str) -> Self {
         Self {
             report: reason.to_owned(),
-            problems: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// The refusal of a gateway that is about to end.
+    pub fn stopping() -> Self {
+        Self {
+            cause: Cause::Stopping,
+            ..Self::because("Weir is shutting down.")
+        }
+    }
+
+    /// The refusal that nobody but a developer can mend.
+    pub fn bug(what: &str) -> Self {
+        Self {
+            cause: Cause::Bug,
+            ..Self::because(&format!("{what} This is a bug."))
+        }
+    }
+}
+
+impl Cause {
+    /// Returns the status, and the `type` and `code` of the envelope.
+    fn shown(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Configuration => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "invalid_configuration",
+            ),
+            Self::Stopping => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                "shutting_down",
+            ),
+            Self::Bug => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "internal_error",
+            ),
         }
     }
 }
@@ -82,19 +135,33 @@ pub(super) fn answer(outcome: &Result<Reloaded, Refused>) -> Answer {
             (StatusCode::OK, serde_json::to_vec(&success))
         }
         Err(refused) => {
+            let (status, kind, code) = refused.cause.shown();
             let failure = Failure {
                 reloaded: false,
                 error: ErrorBody {
                     message: &refused.report,
-                    kind: "invalid_request_error",
+                    kind,
                     param: None,
-                    code: "invalid_configuration",
+                    code,
                 },
                 problems: &refused.problems,
             };
-            (StatusCode::BAD_REQUEST, serde_json::to_vec(&failure))
+            (status, serde_json::to_vec(&failure))
         }
     };
     // Strings and lists of them always serialize.
     text(status, "application/json", body.unwrap_or_default().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_configuration_is_the_operators_fault() {
+        let status = |refused: Refused| answer(&Err(refused)).status().as_u16();
+        assert_eq!(status(Refused::because("No [[key]] is left.")), 400);
+        assert_eq!(status(Refused::stopping()), 503);
+        assert_eq!(status(Refused::bug("The reload failed.")), 500);
+    }
 }

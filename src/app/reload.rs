@@ -15,8 +15,8 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::books::Stores;
 use super::upstreams::{Builder, Previous};
 use super::{AppError, access, build};
-use crate::admin::{Control, Refused, ReloadProblem, Reloaded};
-use crate::config::{self, Config, Context, Loaded, changes};
+use crate::admin::{Cause, Control, Refused, ReloadProblem, Reloaded};
+use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::metrics::Metrics;
 use crate::server::{Drain, Terms, Tls};
 use crate::stack;
@@ -53,9 +53,17 @@ pub(super) struct Fixed {
 /// Reloads, one at a time.
 pub(super) struct Reloader {
     fixed: Fixed,
+    /// What the process and its listeners have been started with.
+    started: Config,
     serving: AsyncMutex<Serving>,
-    files: Mutex<Vec<PathBuf>>,
     drain_timeout: Mutex<Duration>,
+}
+
+/// What came of a reload.
+pub(super) struct Attempted {
+    pub(super) outcome: Result<Reloaded, Refused>,
+    /// The files that the configuration was made of, or would be once they are all there.
+    pub(super) files: Vec<ReadFile>,
 }
 
 /// What is served now.
@@ -77,19 +85,13 @@ impl Reloader {
     pub(super) fn new(fixed: Fixed, loaded: Loaded, tls: Option<Tls>) -> Self {
         Self {
             fixed,
-            files: Mutex::new(loaded.files),
+            started: loaded.config.clone(),
             drain_timeout: Mutex::new(loaded.config.server.drain_timeout),
             serving: AsyncMutex::new(Serving {
                 config: loaded.config,
                 tls,
             }),
         }
-    }
-
-    /// Returns the files that the current configuration was made of.
-    pub(super) fn files(&self) -> Vec<PathBuf> {
-        let files = self.files.lock();
-        files.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns how long a stop waits now.
@@ -99,8 +101,9 @@ impl Reloader {
     }
 
     /// Reads the configuration anew and serves it, or says why not. `trigger` is for the log.
-    pub(super) async fn reload(self: &Arc<Self>, trigger: &str) -> Result<Reloaded, Refused> {
-        let outcome = self.try_reload().await;
+    pub(super) async fn reload(self: &Arc<Self>, trigger: &str) -> Attempted {
+        let mut files = Vec::new();
+        let outcome = self.try_reload(&mut files).await;
         self.fixed.metrics.reloaded(outcome.is_ok());
         match &outcome {
             Ok(reloaded) => tracing::info!(
@@ -115,12 +118,14 @@ impl Reloader {
                 "the new configuration is refused; the old one goes on"
             ),
         }
-        outcome
+        Attempted { outcome, files }
     }
 
-    async fn try_reload(self: &Arc<Self>) -> Result<Reloaded, Refused> {
-        if self.fixed.drain.has_begun() {
-            return Err(Refused::because("Weir is shutting down."));
+    /// Reads the configuration anew and serves it. The `files` of it are known as soon as it has been read.
+    async fn try_reload(self: &Arc<Self>, files: &mut Vec<ReadFile>) -> Result<Reloaded, Refused> {
+        let stop = self.fixed.drain.began();
+        if stop.is_cancelled() {
+            return Err(Refused::stopping());
         }
         let mut serving = self.serving.lock().await;
         let (this, old) = (Arc::clone(self), serving.config.clone());
@@ -130,16 +135,21 @@ impl Reloader {
             let _runtime = runtime.enter();
             this.prepare(&old)
         });
-        let prepared = preparing
-            .await
-            .map_err(|_| Refused::because("Reading the configuration failed; this is a bug."))?;
+        let prepared = tokio::select! {
+            prepared = preparing => prepared,
+            // A stop waits for no model that is still loading.
+            () = stop.cancelled() => return Err(Refused::stopping()),
+        };
+        let (read, next) =
+            prepared.map_err(|_| Refused::bug("Reading the configuration failed."))?;
+        *files = read;
         let Next {
             loaded,
             configured,
             parts,
             tls,
-        } = prepared?;
-        let changes = changes(&serving.config, &loaded.config);
+        } = next?;
+        let changes = changes(&self.started, &serving.config, &loaded.config);
         let mut changed = changes.applied;
         if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
             changed.push("server.tls: another certificate".to_owned());
@@ -149,16 +159,17 @@ impl Reloader {
             .or_else(|| serving.tls.clone())
             .filter(|_| serving.tls.is_some());
         self.serve(&loaded, parts, tls.as_ref());
-        if let Err(error) = self.fixed.directory.reconfigure(configured).await {
-            tracing::error!(%error, "the budgets stay as they were until the next reload");
+        let mut warnings = Vec::new();
+        if self.fixed.directory.reconfigure(configured).await.is_err() {
+            // Logged where it happened.
+            warnings.push("budgets: stay as they were, since the ledger cannot be read".to_owned());
         }
-        let warnings = loaded.warnings.problems.iter();
+        let problems = loaded.warnings.problems.iter();
+        warnings.extend(problems.map(|problem| format!("{}: {}", problem.path, problem.message)));
         let reloaded = Reloaded {
             changed,
             restart_needed: changes.restart,
-            warnings: warnings
-                .map(|problem| format!("{}: {}", problem.path, problem.message))
-                .collect(),
+            warnings,
         };
         *serving = Serving {
             config: loaded.config,
@@ -167,9 +178,17 @@ impl Reloader {
         Ok(reloaded)
     }
 
-    fn prepare(&self, old: &Config) -> Result<Next, Refused> {
+    /// Reads the configuration and builds what it describes. Returns the files that it needs in any case.
+    fn prepare(&self, old: &Config) -> (Vec<ReadFile>, Result<Next, Refused>) {
+        let Source { path, context } = &self.fixed.source;
+        match config::load(path.as_deref(), &context()) {
+            Ok(loaded) => (loaded.warnings.files.clone(), self.build(loaded, old)),
+            Err(report) => (report.files.clone(), Err(refused(report))),
+        }
+    }
+
+    fn build(&self, loaded: Loaded, old: &Config) -> Result<Next, Refused> {
         let Fixed {
-            source,
             metrics,
             drain,
             made_key,
@@ -178,8 +197,6 @@ impl Reloader {
             stores,
             ..
         } = &self.fixed;
-        let context = (source.context)();
-        let loaded = config::load(source.path.as_deref(), &context).map_err(refused)?;
         let config = &loaded.config;
         let because = |error: AppError| Refused::because(&error.to_string());
         let tls = build::tls(config).map_err(because)?;
@@ -220,8 +237,6 @@ impl Reloader {
         (self.fixed.replace)(parts);
         let params = build::listener_params("data", server, &self.fixed.metrics);
         self.fixed.terms.replace(tls, params);
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.clone_from(&loaded.files);
         let mut timeout = self
             .drain_timeout
             .lock()
@@ -234,11 +249,12 @@ impl Control for Arc<Reloader> {
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>> {
         let this = Self::clone(self);
         // A client that leaves in the middle must not leave half a reload behind.
-        let reloading = tokio::spawn(async move { this.reload("admin API").await });
+        let reloading = async move { this.reload("admin API").await.outcome };
+        let reloading = self.fixed.drain.tasks().spawn(reloading);
         Box::pin(async move {
             reloading
                 .await
-                .unwrap_or_else(|_| Err(Refused::because("The reload failed; this is a bug.")))
+                .unwrap_or_else(|_| Err(Refused::bug("The reload failed.")))
         })
     }
 }
@@ -254,7 +270,11 @@ fn refused(report: config::Report) -> Refused {
         message: problem.message.clone(),
     });
     Refused {
+        cause: Cause::Configuration,
         problems: problems.collect(),
         report: report.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

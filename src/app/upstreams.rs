@@ -58,8 +58,8 @@ impl Builder<'_> {
         let old = self.old(upstream);
         if let Some((config, member)) = old
             && config == upstream
-            && !self.shared_settings_changed()
-            && !reads_files(upstream)
+            && self.answers_are_bounded_as_before()
+            && self.budget_is_as_before()
         {
             return Ok(Arc::clone(member));
         }
@@ -92,12 +92,17 @@ impl Builder<'_> {
         Some((config, member))
     }
 
-    /// Returns whether something changed that all upstreams are built from.
-    fn shared_settings_changed(&self) -> bool {
-        self.previous.is_none_or(|previous| {
-            let (old, new) = (previous.config, self.config);
-            old.server.max_answer != new.server.max_answer || old.retry.budget != new.retry.budget
-        })
+    /// Returns whether the bound of answers, which all clients of remote endpoints are built with, is what it was.
+    fn answers_are_bounded_as_before(&self) -> bool {
+        let bound = |config: &Config| config.server.max_answer;
+        self.previous
+            .is_some_and(|previous| bound(previous.config) == bound(self.config))
+    }
+
+    /// Returns whether the share of retries is what it was.
+    fn budget_is_as_before(&self) -> bool {
+        self.previous
+            .is_some_and(|previous| previous.config.retry.budget == self.config.retry.budget)
     }
 
     fn local(&self, upstream: &UpstreamConfig, service: Arc<dyn Upstream>) -> Arc<Member> {
@@ -156,8 +161,7 @@ impl Builder<'_> {
             if (config.max_concurrent, config.queue) == (remote.max_concurrent, remote.queue) {
                 gate = member.gate.clone();
             }
-            let budgets = self.previous.map(|previous| previous.config.retry.budget);
-            if budgets == Some(self.config.retry.budget) {
+            if self.budget_is_as_before() {
                 budget = Arc::clone(&member.budget);
             }
         }
@@ -195,8 +199,7 @@ impl Builder<'_> {
             };
             way(old) == way(remote)
                 && (&old.api, &old.headers) == (&remote.api, &remote.headers)
-                && !self.shared_settings_changed()
-                && !reads_files(upstream)
+                && self.answers_are_bounded_as_before()
         };
         let service: Arc<dyn Upstream> = match known {
             Some((old, endpoint)) if same_way(old) => Arc::clone(&endpoint.service),
@@ -289,14 +292,23 @@ impl Builder<'_> {
                 AffinityConfig::PromptPrefix(length) => Affinity::PromptPrefix(*length),
             }),
             retry: retry(route.retry.as_ref().unwrap_or(&self.config.retry)),
-            // Only a share of its own needs a budget of its own.
-            budget: route
-                .retry
-                .filter(|retry| retry.budget != self.config.retry.budget)
-                .map(|retry| Arc::new(RetryBudget::new(retry.budget))),
+            budget: self.budget(route),
             timeouts: overrides(&route.timeouts),
             hedge: self.hedge(route),
         }
+    }
+
+    /// Builds the retry budget of a route that has a share of its own, or takes it over if the share did not change.
+    fn budget(&self, route: &RouteConfig) -> Option<Arc<RetryBudget>> {
+        let share = own_budget(self.config, route)?;
+        let known = self.previous.and_then(|previous| {
+            let mut old = previous.config.routes.iter();
+            let old = old.find(|old| old.model == route.model)?;
+            (own_budget(previous.config, old) == Some(share))
+                .then(|| previous.dispatch.budget(&route.model))
+                .flatten()
+        });
+        Some(known.unwrap_or_else(|| Arc::new(RetryBudget::new(share))))
     }
 
     /// Takes over what a route has learnt of its times, if its hedging did not change.
@@ -311,12 +323,10 @@ impl Builder<'_> {
     }
 }
 
-/// Returns whether files stand behind the upstream, whose content may have changed while their names did not.
-fn reads_files(upstream: &UpstreamConfig) -> bool {
-    match &upstream.kind {
-        UpstreamKind::Remote(remote) => remote.tls.ca.is_some() || remote.tls.identity.is_some(),
-        UpstreamKind::Local(_) => false,
-    }
+/// Returns a route's share of retries, where it differs from everyone's.
+fn own_budget(config: &Config, route: &RouteConfig) -> Option<f64> {
+    let own = route.retry.map(|retry| retry.budget);
+    own.filter(|own| *own != config.retry.budget)
 }
 
 fn find<'a>(members: &'a [Arc<Member>], target: &TargetConfig) -> Option<&'a Arc<Member>> {
@@ -336,12 +346,13 @@ fn stands_in(route: &RouteConfig, index: usize, members: &[Arc<Member>]) -> bool
     })
 }
 
-/// What tells an endpoint in logs: its address, which holds no credentials.
+/// What tells an endpoint from its upstream's others, in logs too: its whole address, which holds no credentials.
 fn label(address: &EndpointConfig) -> Arc<str> {
-    match address {
-        EndpointConfig::Http(uri) => uri.authority().map_or("", |a| a.as_str()).into(),
-        EndpointConfig::Unix { socket, .. } => socket.display().to_string().into(),
-    }
+    let address = match address {
+        EndpointConfig::Http(uri) => uri.to_string(),
+        EndpointConfig::Unix { socket, prefix } => format!("unix:{}:{prefix}", socket.display()),
+    };
+    address.trim_end_matches(['/', ':']).into()
 }
 
 fn api(config: &ApiConfig) -> remote::Api {
@@ -391,3 +402,6 @@ fn retry(config: &RetryConfig) -> Retry {
         hold: config.hold,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,112 +4,92 @@
 //! replaced by a rename, or a Kubernetes ConfigMap whose folder was exchanged behind a link, is seen like one that was
 //! written in place, on network file systems too, where nobody sends notices.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::config::{ReadFile, Stamp};
+
 /// How often the files are looked at: soon enough for a person who waits, and cheap.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// What tells one content of a file from another: device, inode, size and the time of its last change, seconds and
-/// nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
+/// Looks at files, on a thread that may wait: a network file system takes its time, and signals must not. `None`: nobody
+/// could look.
+pub(super) async fn look(files: Vec<PathBuf>) -> Option<Vec<Option<Stamp>>> {
+    let looking = move || files.iter().map(|file| Stamp::of(file)).collect();
+    tokio::task::spawn_blocking(looking).await.ok()
 }
 
-/// Returns a file's stamp; `None` while it is not there.
-pub(super) fn stamp(path: &Path) -> Option<Stamp> {
-    let found = std::fs::metadata(path).ok()?;
-    Some(Stamp {
-        device: found.dev(),
-        inode: found.ino(),
-        size: found.size(),
-        changed: (found.mtime(), found.mtime_nsec()),
-    })
-}
-
-/// The files of a configuration, and how they were when it was read.
-pub(super) struct Watch<F> {
+/// The files of a configuration, itself first, and how they were when it was read.
+pub(super) struct Watch {
     files: Vec<PathBuf>,
-    stamp: F,
     read: Vec<Option<Stamp>>,
     seen: Vec<Option<Stamp>>,
     missed: bool,
 }
 
-impl<F: FnMut(&Path) -> Option<Stamp>> Watch<F> {
-    /// Watches these, which have just been read.
-    pub(super) fn new(files: Vec<PathBuf>, mut stamp: F) -> Self {
-        let read: Vec<_> = files.iter().map(|file| stamp(file)).collect();
+impl Watch {
+    /// Watches these, which have been read since they were stamped: what was written in between is seen.
+    pub(super) fn new(files: Vec<ReadFile>) -> Self {
+        let (files, read): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .map(|file| (file.path, file.stamp))
+            .unzip();
         Self {
             files,
-            stamp,
             seen: read.clone(),
             read,
             missed: false,
         }
     }
 
-    /// Looks once. True when something differs from what was read, and has not changed since the last look: nobody is in
-    /// the middle of writing it.
-    pub(super) fn look(&mut self) -> bool {
-        let now: Vec<_> = self.files.iter().map(|file| (self.stamp)(file)).collect();
-        let is_away = now.iter().any(Option::is_none);
-        if is_away && !self.missed && now == self.seen {
-            let files = self.files.iter().zip(&now);
-            let away = files.filter(|(_, stamp)| stamp.is_none());
-            let away: Vec<_> = away.map(|(file, _)| file.display().to_string()).collect();
+    /// Learns how the files are now. True when something differs from what was read, and has not changed since the last
+    /// look: nobody is in the middle of writing it.
+    fn is_due(&mut self, now: Vec<Option<Stamp>>) -> bool {
+        // Without the configuration itself there is nothing to read. Any other file may be away for good, and whoever
+        // reads the configuration says whether it is missed.
+        let is_away = now.first().is_some_and(Option::is_none);
+        let has_settled = now == self.seen;
+        if is_away && has_settled && !self.missed {
+            let file = self.files.first().map(|file| file.display().to_string());
             tracing::warn!(
-                files = away.join(", "),
-                "files of the configuration are not there; going on with what was read of them"
+                file,
+                "the configuration file is not there; going on with what was read of it"
             );
         }
-        self.missed = is_away && now == self.seen;
-        let has_settled = now == self.seen;
+        self.missed = is_away && has_settled;
         self.seen = now;
         !is_away && has_settled && self.seen != self.read
     }
 
-    /// Notes how the files are before they are read.
-    pub(super) fn note(&mut self) {
-        self.seen = self.files.iter().map(|file| (self.stamp)(file)).collect();
-        self.read.clone_from(&self.seen);
-    }
-
-    /// Goes on with the files of another configuration. Those that were watched before keep the look that they had
-    /// before it was read: what was written since is seen.
-    pub(super) fn of(mut self, files: Vec<PathBuf>) -> Self {
-        let stamps: Vec<_> = files
-            .iter()
-            .map(|file| {
-                let known = self.files.iter().position(|known| known == file);
-                match known {
-                    Some(index) => self.read[index],
-                    None => (self.stamp)(file),
+    /// Goes on after `files` were read: with them, and where they were `refused` also with those of the configuration
+    /// that goes on.
+    pub(super) fn after(self, mut files: Vec<ReadFile>, refused: bool) -> Self {
+        if refused {
+            for (path, stamp) in self.files.into_iter().zip(self.seen) {
+                if files.iter().all(|file| file.path != path) {
+                    files.push(ReadFile { path, stamp });
                 }
-            })
-            .collect();
-        Self {
-            files,
-            seen: stamps.clone(),
-            read: stamps,
-            ..self
+            }
         }
+        Self::new(files)
     }
 
     /// Waits until the files have changed.
-    pub(super) async fn changed(&mut self) {
+    pub(super) async fn changed(
+        &mut self,
+        look: impl AsyncFn(Vec<PathBuf>) -> Option<Vec<Option<Stamp>>>,
+    ) {
+        if self.files.is_empty() {
+            return std::future::pending().await;
+        }
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.look() {
+            let now = look(self.files.clone()).await;
+            if now.is_some_and(|now| self.is_due(now)) {
                 return;
             }
         }
@@ -122,55 +102,90 @@ mod tests {
 
     use super::*;
 
-    fn stamp_of(inode: u64) -> Option<Stamp> {
-        Some(Stamp {
-            device: 1,
-            inode,
-            size: 1,
-            changed: (1, 0),
-        })
+    fn stamp(inode: u64) -> Option<Stamp> {
+        Some(Stamp::fake(inode))
+    }
+
+    fn file(path: &str, stamp: Option<Stamp>) -> ReadFile {
+        ReadFile {
+            path: path.into(),
+            stamp,
+        }
+    }
+
+    fn watch() -> Watch {
+        Watch::new(vec![file("weir.toml", stamp(1)), file("tls.crt", stamp(1))])
     }
 
     #[test]
     fn a_change_counts_once_it_has_settled() {
-        let now = Cell::new(stamp_of(1));
-        let mut watch = Watch::new(vec!["weir.toml".into()], |_: &Path| now.get());
-        assert!(!watch.look());
-        now.set(stamp_of(2));
-        assert!(!watch.look(), "perhaps still being written");
-        now.set(stamp_of(3));
-        assert!(!watch.look());
-        assert!(watch.look());
+        let mut watch = watch();
+        assert!(!watch.is_due(vec![stamp(1), stamp(1)]));
+        assert!(
+            !watch.is_due(vec![stamp(2), stamp(1)]),
+            "perhaps still being written"
+        );
+        assert!(!watch.is_due(vec![stamp(3), stamp(1)]));
+        assert!(watch.is_due(vec![stamp(3), stamp(1)]));
     }
 
     #[test]
-    fn a_file_that_is_away_for_a_moment_is_no_change() {
-        let now = Cell::new(stamp_of(1));
-        let mut watch = Watch::new(vec!["weir.toml".into()], |_: &Path| now.get());
-        now.set(None);
-        assert!(!watch.look());
-        assert!(!watch.look());
-        now.set(stamp_of(1));
-        assert!(!watch.look());
-        assert!(!watch.look(), "it is what was read");
-        now.set(stamp_of(2));
-        assert!(!watch.look());
-        assert!(watch.look());
+    fn a_configuration_that_is_away_for_a_moment_is_no_change() {
+        let mut watch = watch();
+        for _ in 0..3 {
+            assert!(!watch.is_due(vec![None, stamp(1)]));
+        }
+        assert!(!watch.is_due(vec![stamp(1), stamp(1)]));
+        assert!(
+            !watch.is_due(vec![stamp(1), stamp(1)]),
+            "it is what was read"
+        );
+        assert!(!watch.is_due(vec![stamp(2), stamp(1)]));
+        assert!(watch.is_due(vec![stamp(2), stamp(1)]));
+    }
+
+    #[test]
+    fn a_file_that_is_away_for_good_holds_nothing_up() {
+        let mut watch = watch();
+        assert!(!watch.is_due(vec![stamp(2), None]));
+        assert!(watch.is_due(vec![stamp(2), None]));
+        let read = vec![file("weir.toml", stamp(2)), file("tls.crt", None)];
+        let mut watch = watch.after(read, true);
+        for _ in 0..3 {
+            assert!(!watch.is_due(vec![stamp(2), None]), "it was told once");
+        }
+    }
+
+    #[test]
+    fn what_a_refused_configuration_misses_is_waited_for() {
+        let mut watch = watch();
+        let read = vec![file("weir.toml", stamp(2)), file("secret", None)];
+        watch = watch.after(read, true);
+        assert_eq!(
+            watch.files,
+            ["weir.toml", "secret", "tls.crt"].map(PathBuf::from)
+        );
+        assert!(!watch.is_due(vec![stamp(2), None, stamp(1)]));
+        assert!(!watch.is_due(vec![stamp(2), stamp(1), stamp(1)]));
+        assert!(watch.is_due(vec![stamp(2), stamp(1), stamp(1)]), "it came");
+        let read = vec![file("weir.toml", stamp(2)), file("secret", stamp(1))];
+        watch = watch.after(read, false);
+        assert_eq!(watch.files, ["weir.toml", "secret"].map(PathBuf::from));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_change_is_told_once() {
-        let now = Cell::new(stamp_of(1));
-        let mut watch = Watch::new(vec!["weir.toml".into()], |_: &Path| now.get());
-        now.set(stamp_of(2));
-        watch.changed().await;
-        watch.note();
-        let again = tokio::time::timeout(10 * PERIOD, watch.changed()).await;
+    async fn each_change_is_told_once_also_one_from_before_the_watch() {
+        let now = Cell::new(stamp(2));
+        let look = async |_| Some(vec![now.get()]);
+        let mut watch = Watch::new(vec![file("weir.toml", stamp(1))]);
+        watch.changed(look).await;
+        let mut watch = watch.after(vec![file("weir.toml", stamp(2))], false);
+        let again = tokio::time::timeout(10 * PERIOD, watch.changed(look)).await;
         assert!(again.is_err());
     }
 
-    #[test]
-    fn links_are_followed_to_the_file_behind_them() {
+    #[tokio::test]
+    async fn links_are_followed_to_the_file_behind_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for version in ["one", "two"] {
@@ -180,11 +195,16 @@ mod tests {
         // As Kubernetes lays out a ConfigMap.
         std::os::unix::fs::symlink("one", path("..data")).unwrap();
         std::os::unix::fs::symlink("..data/weir.toml", path("weir.toml")).unwrap();
-        let mut watch = Watch::new(vec![path("weir.toml")], stamp);
-        assert!(!watch.look());
+        let file = path("weir.toml");
+        let mut watch = Watch::new(vec![ReadFile {
+            stamp: Stamp::of(&file),
+            path: file.clone(),
+        }]);
+        let seen = async || look(vec![file.clone()]).await.unwrap();
+        assert!(!watch.is_due(seen().await));
         std::os::unix::fs::symlink("two", path("..new")).unwrap();
         std::fs::rename(path("..new"), path("..data")).unwrap();
-        assert!(!watch.look());
-        assert!(watch.look());
+        assert!(!watch.is_due(seen().await));
+        assert!(watch.is_due(seen().await));
     }
 }

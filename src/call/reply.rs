@@ -153,6 +153,16 @@ impl ReplyBody {
         }
     }
 
+    /// Takes the bytes of a body that is already whole, to hand them on in another form: with that it has ended.
+    pub fn take_full(&mut self) -> Option<Bytes> {
+        let Kind::Full(bytes) = &mut self.kind else {
+            return None;
+        };
+        let bytes = bytes.take();
+        self.end(Outcome::Complete);
+        bytes
+    }
+
     /// Returns whether the body is a stream of events, each frame holding whole ones.
     pub fn is_events(&self) -> bool {
         matches!(self.kind, Kind::Events(_))

@@ -49,17 +49,14 @@ impl Changes {
         self.applied.is_empty() && self.restart.is_empty()
     }
 
-    /// Notes the fields that differ of a table that is always there.
-    fn table(&mut self, name: &str, fields: Vec<&'static str>) {
-        let mut live = Vec::new();
-        for field in fields {
-            let path = format!("{name}.{field}");
-            if OF_THE_START.contains(&path.as_str()) {
-                self.restart.push(path);
-            } else {
-                live.push(field);
-            }
-        }
+    /// Notes the fields that differ of a table that is always there: from what the process was `started` with, and from
+    /// what was served until now.
+    fn table(&mut self, name: &str, started: Vec<&'static str>, mut live: Vec<&'static str>) {
+        let path = |field: &&'static str| format!("{name}.{field}");
+        let is_of_the_start = |path: &String| OF_THE_START.contains(&path.as_str());
+        let waiting = started.iter().map(path).filter(is_of_the_start);
+        self.restart.extend(waiting);
+        live.retain(|field| !is_of_the_start(&path(field)));
         if !live.is_empty() {
             let fields = live.join(", ");
             self.applied.push(format!("{name}: changed ({fields})"));
@@ -100,17 +97,25 @@ impl Changes {
     }
 }
 
-/// Returns what a reload from `old` to `new` changes, and what it cannot.
-pub fn changes(old: &Config, new: &Config) -> Changes {
+/// Returns what a reload from `old` to `new` changes, and what it cannot: that still waits for a restart, however many
+/// reloads ago the process was `started`.
+pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
     let mut changes = Changes::default();
-    let mut server = server(&old.server, &new.server);
+    let mut live = server(&old.server, &new.server);
     // Other files are read anew; whether a listener speaks TLS at all is settled at the start.
-    if old.server.tls.is_some() != new.server.tls.is_some() {
-        server.retain(|field| *field != "tls");
+    let has_tls = |config: &Config| config.server.tls.is_some();
+    if ![started, old, new].into_iter().all(has_tls) {
+        live.retain(|field| *field != "tls");
+    }
+    if has_tls(started) != has_tls(new) {
         changes.restart.push("server.tls".to_owned());
     }
-    changes.table("server", server);
-    changes.table("admin", admin(&old.admin, &new.admin));
+    changes.table("server", server(&started.server, &new.server), live);
+    changes.table(
+        "admin",
+        admin(&started.admin, &new.admin),
+        admin(&old.admin, &new.admin),
+    );
     changes.list(
         "upstream",
         &old.upstreams,
@@ -125,11 +130,15 @@ pub fn changes(old: &Config, new: &Config) -> Changes {
         |item| item.model.as_str(),
         route,
     );
-    changes.table("retry", retry(&old.retry, &new.retry));
+    changes.table("retry", Vec::new(), retry(&old.retry, &new.retry));
     changes.list("team", &old.teams, &new.teams, |item| &item.name, team);
     changes.list("key", &old.keys, &new.keys, |item| &item.name, key);
-    changes.table("ledger", ledger(&old.ledger, &new.ledger));
-    changes.table("log", log(&old.log, &new.log));
+    changes.table(
+        "ledger",
+        ledger(&started.ledger, &new.ledger),
+        ledger(&old.ledger, &new.ledger),
+    );
+    changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
     changes
 }
 

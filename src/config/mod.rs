@@ -13,6 +13,7 @@ mod file;
 mod prices;
 mod problem;
 mod reader;
+mod stamp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -28,6 +29,7 @@ pub use self::prices::{built_in_prices, parse_prices};
 use self::problem::{At, Found};
 pub use self::problem::{Problem, Report, Severity};
 use self::reader::{Reader, plain};
+pub use self::stamp::{ReadFile, Stamp};
 pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit,
     ClientGoneConfig, ClientTlsConfig, Config, EjectConfig, EncodingConfig, EndpointConfig,
@@ -56,9 +58,6 @@ pub struct Loaded {
     pub config: Config,
     /// What is perhaps not as meant; no errors.
     pub warnings: Report,
-    /// Every file that it was made of, the configuration itself first, then secrets, certificates, keys, authorities and
-    /// prices: who watches them sees every change. Empty without a configuration file.
-    pub files: Vec<PathBuf>,
 }
 
 /// Reads a variable of this process's environment.
@@ -103,6 +102,17 @@ pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report
     let Some(path) = path else {
         return parse("", Path::new("built-in defaults"), context);
     };
+    let own = ReadFile::at(path.to_owned());
+    let mut outcome = load_file(path, context);
+    let report = match &mut outcome {
+        Ok(loaded) => &mut loaded.warnings,
+        Err(report) => report,
+    };
+    report.files.insert(0, own);
+    outcome
+}
+
+fn load_file(path: &Path, context: &Context<'_>) -> Result<Loaded, Report> {
     let refuse = |text: &str, offset, message| {
         let found = Found {
             severity: Severity::Error,
@@ -125,11 +135,7 @@ pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report
         )
     })?;
     match str::from_utf8(&bytes) {
-        Ok(text) => {
-            let mut loaded = parse(text, path, context)?;
-            loaded.files.insert(0, path.to_owned());
-            Ok(loaded)
-        }
+        Ok(text) => parse(text, path, context),
         Err(error) => {
             let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let message = "is not UTF-8; save the file as UTF-8".to_owned();
@@ -163,14 +169,16 @@ fn parse_in(
     let file = File::read(document.get_ref(), &mut reader);
     let config = check::check(file, &mut reader);
     let Reader { found, files, .. } = reader;
-    let report = Report::new(name, text, found);
+    let report = Report {
+        files,
+        ..Report::new(name, text, found)
+    };
     if report.errors() > 0 {
         return Err(report);
     }
     Ok(Loaded {
         config,
         warnings: report,
-        files,
     })
 }
 

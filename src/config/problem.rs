@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::stamp::ReadFile;
+
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -31,6 +33,9 @@ pub struct Report {
     pub file: String,
     /// What is wrong with it.
     pub problems: Vec<Problem>,
+    /// Every file that it was made of, or would be once it is there: the configuration itself first, then secrets,
+    /// certificates, keys and authorities. Who watches them sees every change. Empty without a configuration file.
+    pub files: Vec<ReadFile>,
 }
 
 /// The place of a value: its path and the offset of its first byte.
@@ -90,7 +95,11 @@ impl Report {
                 message,
             });
         }
-        Self { file, problems }
+        Self {
+            file,
+            problems,
+            files: Vec::new(),
+        }
     }
 }
 

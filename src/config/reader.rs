@@ -15,6 +15,7 @@ use self::words::shown;
 pub(super) use self::words::{plain, quote, suggest};
 use super::Context;
 use super::problem::{At, Found, Severity};
+use super::stamp::ReadFile;
 
 /// What is known while a file is read, and the problems so far.
 pub(super) struct Reader<'c> {
@@ -22,7 +23,7 @@ pub(super) struct Reader<'c> {
     /// Paths in the file start here.
     pub(super) folder: PathBuf,
     /// The files that were read besides the configuration itself.
-    pub(super) files: Vec<PathBuf>,
+    pub(super) files: Vec<ReadFile>,
     pub(super) found: Vec<Found>,
 }
 
@@ -133,8 +134,8 @@ impl<'c> Reader<'c> {
     /// Returns the place of a file that is about to be read, and remembers that it was.
     pub(super) fn file(&mut self, path: &str) -> PathBuf {
         let path = self.folder.join(path);
-        if !self.files.contains(&path) {
-            self.files.push(path.clone());
+        if self.files.iter().all(|file| file.path != path) {
+            self.files.push(ReadFile::at(path.clone()));
         }
         path
     }

@@ -148,7 +148,7 @@ fn prices_of_ones_own_go_before_the_built_in_ones_and_are_watched() {
     write("weir.toml", "[ledger]\nprices = \"own.toml\"\n");
     let path = folder.path().join("weir.toml");
     let first = load(Some(&path), &context()).unwrap();
-    assert!(first.files.contains(&folder.path().join("own.toml")));
+    assert!(paths(&first.warnings).contains(&folder.path().join("own.toml")));
     let prices = &first.config.ledger.prices;
     let input = |model| prices.of(model).unwrap().input.to_string();
     assert_eq!(input("gpt-4o"), "0.10");
@@ -156,7 +156,7 @@ fn prices_of_ones_own_go_before_the_built_in_ones_and_are_watched() {
 
     write("own.toml", &table("0.2"));
     let second = load(Some(&path), &context()).unwrap();
-    let changes = changes(&first.config, &second.config);
+    let changes = changes(&first.config, &first.config, &second.config);
     assert_eq!(changes.applied, ["ledger: changed (prices)"]);
 
     write("own.toml", &table("1e3"));
@@ -434,6 +434,24 @@ fn every_field_arrives() {
     }
 }
 
+/// The files that were read, or should have been.
+fn paths(report: &Report) -> Vec<PathBuf> {
+    let files = report.files.iter();
+    files.map(|file| file.path.clone()).collect()
+}
+
+#[test]
+fn a_refusal_names_the_files_that_it_needs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.toml");
+    std::fs::write(&path, "[admin]\ntoken = \"file:later\"\n").unwrap();
+    let report = load(Some(&path), &context()).unwrap_err();
+    assert_eq!(paths(&report), [path.clone(), folder.path().join("later")]);
+    assert!(report.files[0].stamp.is_some() && report.files[1].stamp.is_none());
+    std::fs::write(&path, "[admin").unwrap();
+    assert_eq!(paths(&load(Some(&path), &context()).unwrap_err()), [path]);
+}
+
 #[test]
 fn secrets_and_paths_are_found_beside_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -445,9 +463,13 @@ fn secrets_and_paths_are_found_beside_the_file() {
         b"[admin]\ntoken = \"file:token\"\n[[upstream]]\nname = \"l\"\nkind = \"local\"\nmodel = \"model.gguf\"\n",
     );
     let path = folder.path().join("weir.toml");
-    let Loaded { config, files, .. } = load(Some(&path), &context()).unwrap();
+    let Loaded { config, warnings } = load(Some(&path), &context()).unwrap();
     assert_eq!(config.admin.token.unwrap().expose(), "from-a-file");
-    assert_eq!(files, [path.clone(), folder.path().join("token")]);
+    assert_eq!(
+        paths(&warnings),
+        [path.clone(), folder.path().join("token")]
+    );
+    assert!(warnings.files.iter().all(|file| file.stamp.is_some()));
     assert_eq!(config.upstreams[0].models[0].as_str(), "model");
 
     write("weir.toml", b"# caf\xe9\n");

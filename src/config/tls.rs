@@ -1,13 +1,14 @@
 //! Reads certificates and keys as a listener and the connections to upstreams will, to say before the start what would
 //! fail then.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 
 use super::reader::plain;
 use super::types::TlsConfig;
@@ -74,6 +75,23 @@ pub(super) fn check_authorities(path: &Path) -> Result<(), TlsError> {
         store.add(authority).map_err(TlsError::NoAuthority)?;
     }
     Ok(())
+}
+
+/// Returns what tells the content of files from another: a SHA-256, or zeros where there are no files.
+pub(super) fn digest<'a>(files: impl Iterator<Item = &'a PathBuf>) -> [u8; 32] {
+    let mut files = files.peekable();
+    if files.peek().is_none() {
+        return [0; 32];
+    }
+    let mut digest = Sha256::new();
+    for file in files {
+        // Whoever could not read them has said so.
+        let content = std::fs::read(file).unwrap_or_default();
+        // The length tells where a file ends.
+        digest.update((content.len() as u64).to_be_bytes());
+        digest.update(content);
+    }
+    digest.finalize().into()
 }
 
 fn certs(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -258,6 +258,8 @@ pub struct ClientTlsConfig {
     pub ca: Option<PathBuf>,
     /// The certificate that Weir shows, and its key.
     pub identity: Option<TlsConfig>,
+    /// SHA-256 of what these files hold: with another content it is another configuration.
+    pub digest: [u8; 32],
 }
 
 /// An upstream of kind `local`.

@@ -46,7 +46,9 @@ fn budget(spent: &Spent, now: Timestamp) -> Explanation {
     let (kind, name, budget) = (spent.holder.kind(), spent.holder.name(), spent.budget);
     let state = match spent.is_used_up {
         true => format!("{used} are used"),
-        false => format!("{used} are used, and with what is under way this request does not fit any more"),
+        false => format!(
+            "{used} are used, and with what is under way this request does not fit any more"
+        ),
     };
     let renewed = match spent.renewed {
         Some(time) => format!(" It begins anew at {time}."),

@@ -149,7 +149,13 @@ pub(super) fn stream(error: StreamError) -> Explanation {
         StreamError::Engine => (500, SERVER, "internal_error"),
         StreamError::Unrecorded => (503, SERVER, "ledger_unavailable"),
     };
-    let explanation = explain(status, kind, code, error.cause(), sentence(&error.to_string()));
+    let explanation = explain(
+        status,
+        kind,
+        code,
+        error.cause(),
+        sentence(&error.to_string()),
+    );
     match status {
         503 => explanation.retry_after(Duration::from_secs(1)),
         _ => explanation,

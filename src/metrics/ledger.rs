@@ -102,7 +102,11 @@ impl Metrics {
     pub fn charged(&self, key: &str, model: Option<&str>, cost: Option<Nanos>) {
         let labels = [key, model.unwrap_or(NONE)];
         match cost {
-            Some(cost) => self.books.cost.with_label_values(&labels).inc_by(cost.get()),
+            Some(cost) => self
+                .books
+                .cost
+                .with_label_values(&labels)
+                .inc_by(cost.get()),
             None => self.books.unpriced.with_label_values(&labels).inc(),
         }
     }
@@ -114,7 +118,8 @@ impl Metrics {
 
     /// Notes how the ledger is.
     pub fn set_ledger(&self, state: &LedgerState) {
-        let set = |gauge: &IntGauge, number: u64| gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
+        let set =
+            |gauge: &IntGauge, number: u64| gauge.set(i64::try_from(number).unwrap_or(i64::MAX));
         let books = &self.books;
         books.failing.set(i64::from(state.failing));
         set(&books.owed, state.owed);

@@ -1,5 +1,6 @@
 //! The metrics of upstreams: what is tried, what fails, who is left out.
 
+use prometheus::core::Collector;
 use prometheus::{IntCounterVec, IntGaugeVec, Registry};
 
 use super::{Metrics, counters, gauges};
@@ -135,11 +136,49 @@ impl Metrics {
         set(&self.upstreams.waiting, &[upstream], snapshot.waiting);
     }
 
-    /// Forgets the gauges of upstreams, before they are noted anew: those that are gone leave none behind.
-    pub fn forget_upstreams(&self) {
-        self.upstreams.ready.reset();
-        self.upstreams.endpoints.reset();
-        self.upstreams.in_flight.reset();
-        self.upstreams.waiting.reset();
+    /// Forgets the gauges of upstreams that are gone. Those of the others are never away, whoever reads them meanwhile.
+    pub fn keep_upstreams(&self, known: impl Fn(&str) -> bool) {
+        let Upstreams {
+            ready,
+            endpoints,
+            in_flight,
+            waiting,
+            ..
+        } = &self.upstreams;
+        for upstream in names(ready).filter(|name| !known(name)) {
+            for gauges in [ready, in_flight, waiting] {
+                // Who else looks may have removed it already.
+                let _ = gauges.remove_label_values(&[&upstream]);
+            }
+            for state in ["in_use", "ejected"] {
+                let _ = endpoints.remove_label_values(&[&*upstream, state]);
+            }
+        }
+    }
+}
+
+/// Returns the only label of each of these gauges.
+fn names(gauges: &IntGaugeVec) -> impl Iterator<Item = String> {
+    let families = gauges.collect().into_iter();
+    let metrics = families.flat_map(|mut family| family.take_metric());
+    metrics.filter_map(|metric| Some(metric.get_label().first()?.value().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_that_is_gone_leaves_no_gauges_and_the_others_keep_theirs() {
+        let metrics = Metrics::new().unwrap();
+        for name in ["stays", "goes"] {
+            metrics.set_upstream(name, Snapshot::default());
+            metrics.set_upstream_ready(name, true);
+        }
+        metrics.keep_upstreams(|name| name == "stays");
+        let text = metrics.render().unwrap();
+        let text = String::from_utf8_lossy(text.as_ref()).into_owned();
+        assert!(!text.contains("\"goes\""), "{text}");
+        assert_eq!(text.matches("upstream=\"stays\"").count(), 5, "{text}");
     }
 }

@@ -260,7 +260,7 @@ where
     }
 }
 
-/// Returns how long the client will wait for its answer, where it says so: whole or broken seconds, or with a unit.
+/// Returns how long the client will wait for its answer to begin, where it says so: whole or broken seconds, or with a unit.
 fn patience(headers: &HeaderMap) -> Option<Duration> {
     let names = ["x-stainless-timeout", "request-timeout"];
     let values = names.iter().filter_map(|name| headers.get(*name));

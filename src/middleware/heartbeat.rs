@@ -2,7 +2,8 @@
 //!
 //! After the first interval without an answer the client gets the head of its stream, and `: ping` in each further one,
 //! until the first content. Comments are nothing to a client (WHATWG HTML, section 9.2.6), so tries at upstreams go on
-//! behind them; what then fails in the end is told as the stream's error event, since a status has gone already.
+//! behind them; what then fails in the end is told as the stream's error event, since a status has gone already. The log
+//! and the metrics, which see that status too, get a cause.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -22,7 +23,9 @@ use crate::call::{BoxBody, Call, Record, Reply, ReplyBody, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::StreamObserver;
 
-const PING: Bytes = Bytes::from_static(b": ping\n\n");
+/// A line of the next event rather than an event: behind an `id:`, openai-python takes a blank line for an event without
+/// data, and fails.
+const PING: Bytes = Bytes::from_static(b": ping\n");
 
 /// Builds [`Heartbeat`].
 #[derive(Clone, Copy, Debug)]
@@ -195,8 +198,11 @@ impl<E: Explain> Late<E> {
     /// Turns the answer into events: a stream stays one, anything else is told as one event.
     fn begin(&mut self, result: Result<Reply, E>) -> Option<Bytes> {
         match result {
-            Ok(reply) => match reply.body.as_full() {
-                Some(whole) => Some(event(whole)),
+            Ok(mut reply) => match reply.body.take_full() {
+                Some(whole) => {
+                    self.note(reply.status);
+                    Some(event(&whole))
+                }
                 None => {
                     self.body = Some(reply.body);
                     None
@@ -208,6 +214,27 @@ impl<E: Explain> Late<E> {
                 Some(explanation.event(Some(self.record.id.as_str())))
             }
         }
+    }
+}
+
+impl<E> Late<E> {
+    /// Notes what the client's status does not say.
+    fn note(&self, status: StatusCode) {
+        if let Some(cause) = cause(status) {
+            let mut facts = self.record.facts();
+            facts.cause = Some(cause);
+            facts.detail = Some(format!("status {} behind a ping", status.as_u16()));
+        }
+    }
+}
+
+/// Returns who is to blame for an answer of this status; `None`: nobody.
+fn cause(status: StatusCode) -> Option<&'static str> {
+    match status.as_u16() {
+        ..400 => None,
+        429 => Some("upstream_limited"),
+        409 | 500.. => Some("upstream_status"),
+        _ => Some("client_invalid_body"),
     }
 }
 
@@ -252,6 +279,8 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::call::{Outcome, RequestId};
+    use crate::middleware::explain::Explanation;
 
     const INTERVAL: Duration = Duration::from_secs(15);
     const WORD: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
@@ -284,6 +313,57 @@ mod tests {
         assert_eq!(next(&mut body).await, WORD);
         let silence = tokio::time::timeout(10 * INTERVAL, body.frame()).await;
         assert!(silence.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ping_behind_an_id_is_no_event() {
+        let (sender, mut body) = beating();
+        sender
+            .send("id: 1\ndata: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n")
+            .unwrap();
+        let mut sent = next(&mut body).await.to_vec();
+        sent.extend(next(&mut body).await);
+        sender.send(WORD).unwrap();
+        sent.extend(next(&mut body).await);
+        let sent = String::from_utf8(sent).unwrap();
+        assert!(sent.contains(": ping"));
+        let events = sent.split_terminator("\n\n");
+        let empty = events.filter(|event| !event.contains("data:"));
+        assert_eq!(empty.count(), 0, "{sent}");
+    }
+
+    /// The error of a service that has none.
+    enum Never {}
+
+    impl Explain for Never {
+        fn explain(&self) -> Explanation {
+            match *self {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_behind_a_ping_ends_and_leaves_its_cause() {
+        for (status, expected) in [
+            (200, None),
+            (400, Some("client_invalid_body")),
+            (429, Some("upstream_limited")),
+        ] {
+            let record = Arc::new(Record::new(RequestId::fresh(), std::time::Instant::now()));
+            let inner = Arc::clone(&record);
+            let status = StatusCode::from_u16(status).unwrap();
+            let reply = Reply::full(status, HeaderMap::new(), Bytes::from_static(b"{}"))
+                .on_end(move |outcome| inner.facts().outcome = Some(outcome));
+            let late = Late::<Never> {
+                answering: Some(Box::pin(async { Ok(reply) })),
+                record: Arc::clone(&record),
+                body: None,
+            };
+            let told = late.collect().await.unwrap().to_bytes();
+            assert_eq!(told, "data: {}\n\n");
+            let facts = record.facts();
+            assert_eq!(facts.outcome, Some(Outcome::Complete));
+            assert_eq!(facts.cause, expected);
+        }
     }
 
     #[test]

@@ -26,14 +26,29 @@ pub struct Current<S: Clone + Send + 'static> {
 }
 
 /// A service as long as anything needs it.
-struct Kept<S: Clone + Send + 'static>(S);
+struct Kept<S: Send + 'static> {
+    service: S,
+    // Dropped behind the other, so that it is the last of the two.
+    _last: Last<S>,
+}
 
-impl<S: Clone + Send + 'static> Drop for Kept<S> {
+/// The clone of a service that outlives the others.
+struct Last<S: Send + 'static>(Option<S>);
+
+impl<S: Clone + Send + 'static> Kept<S> {
+    fn new(service: S) -> Self {
+        Self {
+            _last: Last(Some(service.clone())),
+            service,
+        }
+    }
+}
+
+impl<S: Send + 'static> Drop for Last<S> {
     /// The end of a service may be slow: a model's thread is waited for, gigabytes are given back. Whoever happens to be
     /// the last is a request, which must not hold up the others.
     fn drop(&mut self) {
-        if let Ok(runtime) = Handle::try_current() {
-            let last = self.0.clone();
+        if let (Ok(runtime), Some(last)) = (Handle::try_current(), self.0.take()) {
             runtime.spawn_blocking(move || drop(last));
         }
     }
@@ -45,13 +60,13 @@ impl<S: HttpService + Sync> Current<S> {
     /// Begins with this service.
     pub fn new(service: S) -> Self {
         Self {
-            slot: Arc::new(ArcSwap::from_pointee(Kept(service))),
+            slot: Arc::new(ArcSwap::from_pointee(Kept::new(service))),
         }
     }
 
     /// Gives every request from now on to another service.
     pub fn replace(&self, service: S) {
-        self.slot.store(Arc::new(Kept(service)));
+        self.slot.store(Arc::new(Kept::new(service)));
     }
 }
 
@@ -76,7 +91,7 @@ impl<S: HttpService + Sync> Service<Request<RequestBody>> for Current<S> {
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
         let kept = self.slot.load_full();
         KeptFuture {
-            inner: kept.0.clone().oneshot(request),
+            inner: kept.service.clone().oneshot(request),
             kept: Some(kept),
         }
     }
@@ -128,5 +143,46 @@ impl<S: HttpService> Body for KeptBody<S> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+    use std::thread::{self, ThreadId};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Tells the thread on which it ended.
+    struct Slow(Sender<ThreadId>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    /// A service that lets all its clones end before it, if they do so in time.
+    #[derive(Clone)]
+    struct Polite(Arc<Slow>);
+
+    impl Drop for Polite {
+        fn drop(&mut self) {
+            let deadline = Instant::now() + Duration::from_millis(50);
+            while Arc::strong_count(&self.0) > 1 && Instant::now() < deadline {
+                thread::yield_now();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_service_never_ends_on_the_thread_of_a_request() {
+        let (sender, ended) = channel();
+        drop(Kept::new(Polite(Arc::new(Slow(sender)))));
+        let thread = tokio::task::spawn_blocking(move || ended.recv())
+            .await
+            .unwrap();
+        assert_ne!(thread.unwrap(), thread::current().id());
     }
 }

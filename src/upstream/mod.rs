@@ -37,8 +37,11 @@ pub struct Attempt {
     pub credential: Option<Credential>,
     /// How long each part of the answer may take.
     pub timeouts: Timeouts,
-    /// When the answer must be whole.
+    /// When the answer must have begun; one that is held until it is whole, such as a plain one, must be whole by then.
+    /// The client's own patience counts here: it waits for a head.
     pub deadline: Instant,
+    /// When the answer's last byte must have come.
+    pub overdue: Instant,
 }
 
 /// How long the parts of an answer may take.

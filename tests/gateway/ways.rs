@@ -273,7 +273,7 @@ async fn a_stream_that_waits_for_its_first_word_shows_that_it_is_alive() {
         let mut stream = gateway.client().stream(path, ask_stream()).await;
         assert_eq!(stream.status, 200);
         assert_eq!(stream.headers["content-type"], "text/event-stream");
-        assert_eq!(stream.until("\n\n").await, ": ping\n\n");
+        assert_eq!(stream.until("ping\n").await, ": ping\n");
         gate.open();
         let (rest, whole) = stream.rest().await;
         assert!(
@@ -303,7 +303,7 @@ async fn what_fails_behind_a_ping_is_an_error_event() {
         let (gateway, _upstream) = pinging(script).await;
         let path = "/v1/chat/completions";
         let mut stream = gateway.client().stream(path, ask_stream()).await;
-        assert_eq!(stream.until("\n\n").await, ": ping\n\n");
+        assert_eq!(stream.until("ping\n").await, ": ping\n");
         gate.open();
         let (rest, whole) = stream.rest().await;
         assert!(
@@ -322,7 +322,7 @@ async fn a_client_that_leaves_a_pinging_stream_cancels_its_call() {
         .client()
         .stream("/v1/chat/completions", ask_stream())
         .await;
-    assert_eq!(stream.until("\n\n").await, ": ping\n\n");
+    assert_eq!(stream.until("ping\n").await, ": ping\n");
     drop(stream);
     upstream.left().await;
     gateway.idle().await;

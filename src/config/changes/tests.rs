@@ -17,7 +17,8 @@ fn config(text: &str) -> Config {
 }
 
 fn differences(old: &str, new: &str) -> Changes {
-    changes(&config(old), &config(new))
+    let old = config(old);
+    changes(&old, &old, &config(new))
 }
 
 const OLD: &str = r#"
@@ -159,12 +160,30 @@ fn tls_is_switched_at_the_start_and_replaced_at_any_time() {
         });
         config
     };
-    let switched = changes(&config(""), &with("a.crt"));
+    let (none, one) = (config(""), with("a.crt"));
+    let switched = changes(&none, &none, &one);
     assert_eq!(
         (switched.applied.len(), switched.restart),
         (0, vec!["server.tls".to_owned()])
     );
-    let replaced = changes(&with("a.crt"), &with("b.crt"));
+    let replaced = changes(&one, &one, &with("b.crt"));
     assert_eq!(replaced.applied, ["server: changed (tls)"]);
     assert!(replaced.restart.is_empty());
+    let still_waiting = changes(&none, &one, &with("b.crt"));
+    assert_eq!(
+        (still_waiting.applied.len(), still_waiting.restart),
+        (0, vec!["server.tls".to_owned()])
+    );
+}
+
+#[test]
+fn what_waits_for_a_restart_is_told_until_it_is_as_it_was_at_the_start() {
+    let (started, new) = (config(""), config("[server]\nworkers = 3\n"));
+    let waiting = Changes {
+        restart: vec!["server.workers".to_owned()],
+        ..Changes::default()
+    };
+    assert_eq!(changes(&started, &started, &new), waiting);
+    assert_eq!(changes(&started, &new, &new), waiting);
+    assert!(changes(&started, &new, &started).is_empty());
 }

@@ -150,7 +150,12 @@ fn prices_file(text: &Text, reader: &mut Reader<'_>) -> Result<PriceTable, Vec<S
         let lines = report.problems.into_iter().map(|problem| {
             let file = report.file.clone();
             let problems = vec![problem];
-            Report { file, problems }.to_string()
+            Report {
+                file,
+                problems,
+                files: Vec::new(),
+            }
+            .to_string()
         });
         lines.collect()
     };

@@ -38,7 +38,13 @@ pub(super) fn client(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Clien
     };
     let identity = identity.and_then(|(cert, key)| pair(&cert, &key, reader));
     reader.finish(table);
-    ClientTlsConfig { ca, identity }
+    let pair = identity.iter().flat_map(|files| [&files.cert, &files.key]);
+    let digest = tls::digest(ca.iter().chain(pair));
+    ClientTlsConfig {
+        ca,
+        identity,
+        digest,
+    }
 }
 
 fn pair(cert: &Text, key: &Text, reader: &mut Reader<'_>) -> Option<TlsConfig> {

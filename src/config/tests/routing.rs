@@ -242,7 +242,7 @@ fn sockets_and_certificates_are_found_beside_the_file() {
     let shown = loaded.warnings.to_string();
     assert_eq!(loaded.warnings.problems.len(), 1, "{shown}");
     assert_eq!(
-        loaded.files,
+        paths(&loaded.warnings),
         [path("weir.toml"), path("c.pem"), path("c.key")]
     );
     let unix = |prefix: &str| EndpointConfig::Unix {
@@ -260,6 +260,15 @@ fn sockets_and_certificates_are_found_beside_the_file() {
     let expected = ClientTlsConfig {
         ca: Some(path("c.pem")),
         identity: Some(identity),
+        digest: remote(&loaded.config, 1).tls.digest,
     };
     assert_eq!(remote(&loaded.config, 1).tls, expected);
+    std::fs::copy(path("weir.toml"), path("again.toml")).unwrap();
+    let again = |pem: &str| {
+        std::fs::write(path("c.pem"), pem).unwrap();
+        let loaded = load(Some(&path("again.toml")), &context()).unwrap();
+        remote(&loaded.config, 1).tls == expected
+    };
+    assert!(again(&pair.cert.pem()));
+    assert!(!again(&format!("# renewed\n{}", pair.cert.pem())));
 }

@@ -7,12 +7,13 @@ use bytes::Bytes;
 
 use super::books::{Books, Estimate};
 use crate::call::{Call, CallBody, Record, Try};
-use crate::openai::endpoint::Endpoint;
 use crate::money::Nanos;
+use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
 use crate::store::budgets::{Amount, Balance, Reservation};
 use crate::store::ledger::{
-    Attempt, Counts, Entry, Intent, LedgerError, OpenRow, Provenance, Receipt, ServedFrom, Status, Times,
+    Attempt, Counts, Entry, Intent, LedgerError, OpenRow, Provenance, Receipt, ServedFrom, Status,
+    Times,
 };
 use crate::tokens;
 
@@ -135,10 +136,16 @@ impl Booking {
             let tries = facts.attempts.clone();
             (tries, upstream, facts.degraded, times, facts.received)
         };
-        let answering = tries.iter().rposition(|attempt| attempt.result == "answered");
+        let answering = tries
+            .iter()
+            .rposition(|attempt| attempt.result == "answered");
         let last = answering.or(tries.len().checked_sub(1));
         let served_model = last.and_then(|index| tries[index].model.clone());
-        let counts = self.counts(end.used, served_model.as_ref(), last.and_then(|i| tries.get(i)));
+        let counts = self.counts(
+            end.used,
+            served_model.as_ref(),
+            last.and_then(|i| tries.get(i)),
+        );
         let attempts: Vec<Attempt> = tries
             .into_iter()
             .enumerate()
@@ -183,13 +190,20 @@ impl Booking {
 
     /// Counts what a whole answer brought.
     pub(super) fn count_answer(&self, answer: &[u8]) -> u64 {
-        tokens::answer(self.books.encoding(self.served().as_ref()), &self.endpoint, answer)
+        tokens::answer(
+            self.books.encoding(self.served().as_ref()),
+            &self.endpoint,
+            answer,
+        )
     }
 
     /// Returns the name by which the upstream that is asked now knows the model, or else the one asked for.
     pub(super) fn served(&self) -> Option<Arc<str>> {
         let facts = self.record.facts();
-        let served = facts.attempts.last().and_then(|attempt| attempt.model.clone());
+        let served = facts
+            .attempts
+            .last()
+            .and_then(|attempt| attempt.model.clone());
         served.or_else(|| self.model.clone())
     }
 
@@ -268,27 +282,29 @@ impl Booking {
             let tokens = attempts
                 .iter()
                 .filter_map(|attempt| attempt.counts)
-                .fold(0_u64, |sum, counts| sum.saturating_add(counts.usage.total()));
+                .fold(0_u64, |sum, counts| {
+                    sum.saturating_add(counts.usage.total())
+                });
             let cost = total.and_then(|counts| counts.cost).unwrap_or_default();
             reservation.settle(Amount { tokens, cost });
         }
     }
 
-    /// Returns the end of a request whose client has left.
-    pub(super) fn left(used: Used) -> End {
-        End {
+    /// Closes the request of a client that has left. Nobody waits for the row; it is written all the same.
+    pub(super) fn leave(&mut self, used: Used) {
+        drop(self.close(End {
             status: Status::ClientGone,
             http_status: None,
             error: Some("client_gone"),
             used,
-        }
+        }));
     }
 }
 
 impl Drop for Booking {
     fn drop(&mut self) {
         if !matches!(self.row, Row::Closed) {
-            let _ = self.close(Self::left(Used::Unknown));
+            self.leave(Used::Unknown);
         }
     }
 }
@@ -297,11 +313,9 @@ impl Drop for Booking {
 fn total(counts: Option<Counts>, attempts: &[Attempt]) -> Option<Counts> {
     let billed = attempts.iter().filter_map(|attempt| attempt.counts);
     // One price that is not known leaves the sum unknown.
-    let cost = billed
-        .clone()
-        .try_fold(Nanos::ZERO, |sum, counts| {
-            Some(sum.saturating_add(counts.cost?))
-        });
+    let cost = billed.clone().try_fold(Nanos::ZERO, |sum, counts| {
+        Some(sum.saturating_add(counts.cost?))
+    });
     let first = billed.clone().next();
     let counts = counts.or_else(|| {
         first.map(|first| Counts {
@@ -333,8 +347,8 @@ fn intent(books: &Books, call: &Call, estimate: Option<&Estimate>) -> Intent {
     let endpoint: Arc<str> = match call.endpoint {
         Endpoint::PassThrough => {
             let path = call.head.target.path();
-            let end = path.floor_char_boundary(LOGGED_PATH);
-            path[..end].into()
+            // A path is ASCII.
+            path.get(..LOGGED_PATH).unwrap_or(path).into()
         }
         ref endpoint => endpoint.label().into(),
     };
@@ -380,7 +394,11 @@ mod tests {
 
     #[test]
     fn a_request_costs_what_all_its_attempts_cost() {
-        let attempts = [attempt(Some(5), true), attempt(None, false), attempt(Some(7), true)];
+        let attempts = [
+            attempt(Some(5), true),
+            attempt(None, false),
+            attempt(Some(7), true),
+        ];
         let sum = total(attempts[2].counts, &attempts).unwrap();
         assert_eq!((sum.cost, sum.usage.input), (Some(Nanos::new(12)), 3));
     }

@@ -64,8 +64,11 @@ pub enum ClientGone {
 /// The mean number of tokens that a model generates for a key, learnt as answers end.
 #[derive(Debug, Default)]
 pub struct Means {
-    means: Mutex<HashMap<(Arc<str>, Arc<str>), f64>>,
+    means: Mutex<HashMap<Pair, f64>>,
 }
+
+/// A key and a model.
+type Pair = (Arc<str>, Arc<str>);
 
 /// How much of the mean the newest answer is.
 const SHARE_OF_THE_NEWEST: f64 = 0.1;
@@ -150,7 +153,12 @@ impl Books {
     }
 
     /// Counts the tokens of a prompt.
-    pub(super) fn prompt(&self, model: Option<&Arc<str>>, endpoint: &Endpoint, body: &Bytes) -> u64 {
+    pub(super) fn prompt(
+        &self,
+        model: Option<&Arc<str>>,
+        endpoint: &Endpoint,
+        body: &Bytes,
+    ) -> u64 {
         tokens::prompt(self.encoding(model), endpoint, body)
     }
 

@@ -199,7 +199,7 @@ impl Drop for Events {
             leaving::drain(inner, booking, reader, tokens);
         } else {
             let used = self.reader.used(&booking, Provenance::Upstream);
-            let _ = booking.close(Booking::left(used));
+            booking.leave(used);
         }
     }
 }

@@ -66,7 +66,7 @@ impl<E: Send + 'static> Drop for Answering<E> {
 
 async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, tokens: u64) {
     let Ok(mut reply) = answering.await else {
-        let _ = booking.close(Booking::left(Used::Nothing));
+        booking.leave(Used::Nothing);
         return;
     };
     if let Some(bytes) = reply.body.as_full() {
@@ -78,11 +78,11 @@ async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, t
             }
             _ => Used::Nothing,
         };
-        let _ = booking.close(Booking::left(used));
+        booking.leave(used);
     } else if reply.body.events_mut().is_some() {
         read_on(Box::pin(reply.body), booking, Reader::default(), tokens).await;
     } else {
-        let _ = booking.close(Booking::left(Used::Nothing));
+        booking.leave(Used::Nothing);
     }
 }
 
@@ -106,5 +106,5 @@ async fn read_on(mut inner: BoxBody, mut booking: Box<Booking>, mut reader: Read
     }
     drop(inner);
     let used = reader.used(&booking, Provenance::Drained);
-    let _ = booking.close(Booking::left(used));
+    booking.leave(used);
 }

@@ -23,8 +23,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http_body::Body;
 use http::{HeaderName, HeaderValue};
+use http_body::Body;
 use jiff::Timestamp;
 use tower::{Layer, Service};
 
@@ -160,7 +160,12 @@ fn reserve(books: &Arc<Books>, call: &Call) -> Result<Booking, AccountingError> 
     let (amount, now) = (amount.unwrap_or_default(), Timestamp::now());
     let reserved = books.budgets.reserve(key, team.as_ref(), amount, now);
     let reservation = reserved.map_err(AccountingError::Spent)?;
-    Ok(Booking::new(Arc::clone(books), call, Some(reservation), estimate))
+    Ok(Booking::new(
+        Arc::clone(books),
+        call,
+        Some(reservation),
+        estimate,
+    ))
 }
 
 /// Opens the row, unless there is nothing to pay for: then one at the end is enough.

@@ -126,7 +126,7 @@ impl Drop for Passing {
     fn drop(&mut self) {
         if let Some(mut booking) = self.booking.take() {
             let used = self.used();
-            let _ = booking.close(Booking::left(used));
+            booking.leave(used);
         }
     }
 }

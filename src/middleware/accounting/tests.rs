@@ -117,7 +117,11 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         deadline: None,
         head: Head {
             method: Method::POST,
-            target: endpoint.canonical_path().unwrap_or("/v1/x").parse().unwrap(),
+            target: endpoint
+                .canonical_path()
+                .unwrap_or("/v1/x")
+                .parse()
+                .unwrap(),
             headers: HeaderMap::new(),
         },
         endpoint,
@@ -129,7 +133,9 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
 
 fn chat(stream: bool) -> Call {
     let body = match stream {
-        true => r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"stream":true}"#,
+        true => {
+            r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"stream":true}"#
+        }
         false => r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}]}"#,
     };
     call(Endpoint::ChatCompletions, body)
@@ -164,13 +170,15 @@ async fn events(call: Call, frames: Frames) -> Result<Reply, GatewayError> {
         .into_iter()
         .map(|frame| frame.map(|text| Frame::data(Bytes::from_static(text.as_bytes()))));
     let body = StreamBody::new(futures_util::stream::iter(frames));
-    Ok(Reply::events(StatusCode::OK, HeaderMap::new(), Box::pin(body)))
+    Ok(Reply::events(
+        StatusCode::OK,
+        HeaderMap::new(),
+        Box::pin(body),
+    ))
 }
 
-const HELLO: &str =
-    "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello world\"},\"finish_reason\":null}],\"usage\":null}\n\n";
-const FINISH: &str =
-    "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n";
+const HELLO: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hello world\"},\"finish_reason\":null}],\"usage\":null}\n\n";
+const FINISH: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":null}\n\n";
 const USAGE: &str =
     "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":30,\"completion_tokens\":20}}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
@@ -188,11 +196,16 @@ async fn the_upstreams_usage_counts_and_is_taken_out_of_a_stream_that_did_not_as
         .await
         .unwrap();
     let sent = reply.body.collect().await.unwrap().to_bytes();
-    assert!(!String::from_utf8_lossy(&sent).contains("usage"), "{sent:?}");
+    assert!(
+        !String::from_utf8_lossy(&sent).contains("usage"),
+        "{sent:?}"
+    );
     assert!(sent.ends_with(DONE.as_bytes()));
     assert!(facts.facts().first_token.is_some());
     assert_eq!(
-        kept.row("status provenance input_tokens output_tokens cost http_status attempts served_from"),
+        kept.row(
+            "status provenance input_tokens output_tokens cost http_status attempts served_from"
+        ),
         "complete upstream 30 20 70 200 1 upstream"
     );
 }
@@ -201,11 +214,16 @@ async fn the_upstreams_usage_counts_and_is_taken_out_of_a_stream_that_did_not_as
 async fn a_row_is_settled_before_the_last_byte_is_released() {
     let kept = Kept::new();
     let frames = || vec![Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
-    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let reply = kept
+        .ask(chat(true), move |call| events(call, frames()))
+        .await
+        .unwrap();
     let mut body = reply.body;
     let status = |books: &Books| {
         let read = |c: &rusqlite::Connection| {
-            c.query_row("SELECT status FROM request", [], |row| row.get::<_, String>(0))
+            c.query_row("SELECT status FROM request", [], |row| {
+                row.get::<_, String>(0)
+            })
         };
         books.ledger.reader().read_now(read).unwrap()
     };
@@ -225,7 +243,9 @@ async fn a_row_is_settled_before_the_last_byte_is_released() {
 async fn what_no_upstream_tells_is_counted_here() {
     let kept = Kept::new();
     let reply = kept
-        .ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(FINISH), Ok(DONE)]))
+        .ask(chat(true), |call| {
+            events(call, vec![Ok(HELLO), Ok(FINISH), Ok(DONE)])
+        })
         .await
         .unwrap();
     reply.body.collect().await.unwrap();
@@ -241,26 +261,40 @@ async fn plain_answers_count_with_usage_and_without() {
     let kept = Kept::new();
     let body = r#"{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":3,"total_tokens":7,
         "prompt_tokens_details":{"cached_tokens":1}}}"#;
-    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    kept.ask(chat(false), move |call| plain(call, body))
+        .await
+        .unwrap();
     assert_eq!(
         kept.row("status provenance input_tokens cached_input_tokens output_tokens cost"),
         "complete upstream 3 1 3 10"
     );
     let kept = Kept::new();
     let body = r#"{"choices":[{"message":{"role":"assistant","content":"hello world"}}]}"#;
-    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
-    assert_eq!(kept.row("status provenance output_tokens"), "complete counted 2");
+    kept.ask(chat(false), move |call| plain(call, body))
+        .await
+        .unwrap();
+    assert_eq!(
+        kept.row("status provenance output_tokens"),
+        "complete counted 2"
+    );
 }
 
 #[tokio::test]
 async fn zero_is_a_value_and_an_impossible_usage_is_none() {
     let kept = Kept::new();
     let body = r#"{"choices":[{"message":{"content":"hello world"}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
-    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
-    assert_eq!(kept.row("provenance input_tokens output_tokens"), "upstream 0 0");
+    kept.ask(chat(false), move |call| plain(call, body))
+        .await
+        .unwrap();
+    assert_eq!(
+        kept.row("provenance input_tokens output_tokens"),
+        "upstream 0 0"
+    );
     let kept = Kept::new();
     let body = r#"{"choices":[{"message":{"content":"hello world"}}],"usage":{"prompt_tokens":-4,"completion_tokens":1e300}}"#;
-    kept.ask(chat(false), move |call| plain(call, body)).await.unwrap();
+    kept.ask(chat(false), move |call| plain(call, body))
+        .await
+        .unwrap();
     assert_eq!(kept.row("provenance output_tokens"), "counted 2");
 }
 
@@ -268,7 +302,12 @@ async fn zero_is_a_value_and_an_impossible_usage_is_none() {
 async fn a_client_that_leaves_a_stream_pays_for_what_came() {
     let kept = Kept::new();
     let reply = kept
-        .ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)]))
+        .ask(chat(true), |call| {
+            events(
+                call,
+                vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)],
+            )
+        })
         .await
         .unwrap();
     let mut body = reply.body;
@@ -284,7 +323,10 @@ async fn a_client_that_leaves_a_stream_pays_for_what_came() {
 async fn the_upstream_of_a_client_that_left_can_be_read_to_its_end() {
     let kept = Kept::with(ClientGone::Drain { tokens: 10 }, &[]);
     let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
-    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let reply = kept
+        .ask(chat(true), move |call| events(call, frames()))
+        .await
+        .unwrap();
     let mut body = reply.body;
     body.frame().await.unwrap().unwrap();
     drop(body);
@@ -300,7 +342,10 @@ async fn the_upstream_of_a_client_that_left_can_be_read_to_its_end() {
 async fn reading_on_is_bounded() {
     let kept = Kept::with(ClientGone::Drain { tokens: 1 }, &[]);
     let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(HELLO), Ok(USAGE), Ok(DONE)];
-    let reply = kept.ask(chat(true), move |call| events(call, frames())).await.unwrap();
+    let reply = kept
+        .ask(chat(true), move |call| events(call, frames()))
+        .await
+        .unwrap();
     let mut body = reply.body;
     body.frame().await.unwrap().unwrap();
     drop(body);
@@ -311,7 +356,10 @@ async fn reading_on_is_bounded() {
 
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_was_asked() {
-    for (asked, expected) in [(true, "client_gone estimated 1024 1"), (false, "client_gone - 0 0")] {
+    for (asked, expected) in [
+        (true, "client_gone estimated 1024 1"),
+        (false, "client_gone - 0 0"),
+    ] {
         let kept = Kept::new();
         let answering = kept.ask(chat(false), move |call| async move {
             if asked {
@@ -322,22 +370,34 @@ async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_wa
         });
         let left = tokio::time::timeout(Duration::from_millis(50), answering).await;
         assert!(left.is_err());
-        assert_eq!(kept.row("status provenance output_tokens attempts"), expected);
+        assert_eq!(
+            kept.row("status provenance output_tokens attempts"),
+            expected
+        );
     }
 }
 
 #[tokio::test]
 async fn a_stream_that_never_says_that_it_is_finished_is_broken() {
     let kept = Kept::new();
-    let reply = kept.ask(chat(true), |call| events(call, vec![Ok(HELLO)])).await.unwrap();
+    let reply = kept
+        .ask(chat(true), |call| events(call, vec![Ok(HELLO)]))
+        .await
+        .unwrap();
     assert_eq!(reply.body.collect().await.unwrap_err(), StreamError::Broken);
-    assert_eq!(kept.row("status error output_tokens"), "failed upstream_broken 2");
+    assert_eq!(
+        kept.row("status error output_tokens"),
+        "failed upstream_broken 2"
+    );
 }
 
 #[tokio::test]
 async fn a_stream_without_done_is_whole_when_it_gave_its_reason_to_finish() {
     let kept = Kept::new();
-    let reply = kept.ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(FINISH)])).await.unwrap();
+    let reply = kept
+        .ask(chat(true), |call| events(call, vec![Ok(HELLO), Ok(FINISH)]))
+        .await
+        .unwrap();
     assert!(reply.body.collect().await.is_ok());
     assert_eq!(kept.row("status"), "complete");
 }
@@ -346,7 +406,9 @@ async fn a_stream_without_done_is_whole_when_it_gave_its_reason_to_finish() {
 async fn what_breaks_behind_the_last_event_is_not_told() {
     let kept = Kept::new();
     let reply = kept
-        .ask(chat(true), |call| events(call, vec![Ok(DONE), Err(StreamError::Broken)]))
+        .ask(chat(true), |call| {
+            events(call, vec![Ok(DONE), Err(StreamError::Broken)])
+        })
         .await
         .unwrap();
     assert_eq!(reply.body.collect().await.unwrap().to_bytes(), DONE);
@@ -358,7 +420,9 @@ async fn an_upstreams_error_event_ends_the_stream_and_fails_the_request() {
     let kept = Kept::new();
     let error = "data: {\"error\":{\"message\":\"out of memory\"}}\n\n";
     let reply = kept
-        .ask(chat(true), move |call| events(call, vec![Ok(HELLO), Ok(error), Ok(DONE)]))
+        .ask(chat(true), move |call| {
+            events(call, vec![Ok(HELLO), Ok(error), Ok(DONE)])
+        })
         .await
         .unwrap();
     let sent = reply.body.collect().await.unwrap().to_bytes();
@@ -385,7 +449,8 @@ async fn a_spent_budget_refuses_and_asks_nobody() {
     let first = kept.ask(chat(false), inner.clone()).await.unwrap();
     assert!(!first.headers.contains_key("x-weir-budget-warning"));
     let small = || {
-        let body = r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"max_tokens":5}"#;
+        let body =
+            r#"{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"max_tokens":5}"#;
         call(Endpoint::ChatCompletions, body)
     };
     let second = kept.ask(small(), inner.clone()).await.unwrap();
@@ -394,9 +459,21 @@ async fn a_spent_budget_refuses_and_asks_nobody() {
         "key \"alice\" has used 90 % of 1100 tokens a day"
     );
     let refused = kept.ask(small(), inner).await.err().unwrap().explain();
-    assert_eq!((refused.status.as_u16(), refused.code), (429, "insufficient_quota"));
-    assert!(refused.headers.iter().any(|(name, value)| name == "x-should-retry" && value == "false"));
-    assert!(refused.message.contains("1100 tokens a day"), "{}", refused.message);
+    assert_eq!(
+        (refused.status.as_u16(), refused.code),
+        (429, "insufficient_quota")
+    );
+    assert!(
+        refused
+            .headers
+            .iter()
+            .any(|(name, value)| name == "x-should-retry" && value == "false")
+    );
+    assert!(
+        refused.message.contains("1100 tokens a day"),
+        "{}",
+        refused.message
+    );
     assert_eq!(*asked.lock().unwrap(), 2);
     kept.books.ledger.close();
 }

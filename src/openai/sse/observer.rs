@@ -89,12 +89,7 @@ impl StreamObserver {
     }
 
     /// Reads a block of whole events, and shows the data of each one that brought something generated.
-    pub fn observe_with(
-        &mut self,
-        block: &[u8],
-        endpoint: &Endpoint,
-        mut show: impl FnMut(&[u8]),
-    ) {
+    pub fn observe_with(&mut self, block: &[u8], endpoint: &Endpoint, mut show: impl FnMut(&[u8])) {
         for event in Events::new(block) {
             if event.is_done() {
                 self.observed.done = true;

@@ -40,11 +40,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(
-        params: &Params,
-        shared: &Arc<Shared>,
-        ops: WeakUnboundedSender<Op>,
-    ) -> Self {
+    pub(super) fn new(params: &Params, shared: &Arc<Shared>, ops: WeakUnboundedSender<Op>) -> Self {
         shared.set_retention(params.retention, params.vacuum);
         let mut log = params.path.as_os_str().to_owned();
         log.push("-wal");
@@ -70,7 +66,9 @@ impl Keeper {
                 self.try_to_write();
             }
             if let Some(retention) = retention
-                && self.last_retention.is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
+                && self
+                    .last_retention
+                    .is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
             {
                 self.last_retention = Some(Instant::now());
                 self.forget(retention, vacuum);
@@ -109,7 +107,11 @@ impl Keeper {
             return;
         }
         // A huge one is begun anew at the cost of a short wait for the writer, or it would grow while there is no pause.
-        let mode = if size >= HUGE_LOG { "RESTART" } else { "PASSIVE" };
+        let mode = if size >= HUGE_LOG {
+            "RESTART"
+        } else {
+            "PASSIVE"
+        };
         if let Err(error) = self.checkpoint(mode) {
             tracing::warn!(%error, "the ledger's log cannot be copied back");
         }
@@ -142,7 +144,10 @@ impl Keeper {
             }
         }
         if forgotten > 0 {
-            tracing::info!(rows = forgotten, "rows past their retention have gone from the ledger");
+            tracing::info!(
+                rows = forgotten,
+                "rows past their retention have gone from the ledger"
+            );
         }
         while vacuum && self.change(give_pages_back).is_some_and(|left| left > 0) {}
     }

@@ -98,6 +98,6 @@ impl Drop for OpenRow {
             },
             attempts: Vec::new(),
         };
-        let _ = inner.settle(entry);
+        drop(inner.settle(entry));
     }
 }

@@ -162,7 +162,8 @@ impl Query {
 
 impl Sums {
     fn from_row(row: &Row<'_>) -> Result<Self, rusqlite::Error> {
-        let number = |index| Ok::<_, rusqlite::Error>(row.get::<_, i64>(index)?.max(0).cast_unsigned());
+        let number =
+            |index| Ok::<_, rusqlite::Error>(row.get::<_, i64>(index)?.max(0).cast_unsigned());
         Ok(Self {
             requests: number(1)?,
             prompt_tokens: number(2)?,
@@ -177,7 +178,9 @@ impl Sums {
     fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
-        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
+        self.completion_tokens = self
+            .completion_tokens
+            .saturating_add(other.completion_tokens);
         self.cached_tokens = self.cached_tokens.saturating_add(other.cached_tokens);
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
         self.cost = self.cost.saturating_add(other.cost);

@@ -26,7 +26,10 @@ impl Run {
             source,
         };
         transaction
-            .execute("INSERT INTO run (began) VALUES (?)", [micros(SystemTime::now())])
+            .execute(
+                "INSERT INTO run (began) VALUES (?)",
+                [micros(SystemTime::now())],
+            )
             .map_err(fail)?;
         let id = transaction.last_insert_rowid();
         let path = lock_path(ledger, id);
@@ -130,6 +133,8 @@ fn is_held(lock: &Path) -> bool {
 
 /// Microseconds since 1970.
 pub(super) fn micros(time: SystemTime) -> i64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -86,7 +86,11 @@ fn count(ledger: &Ledger, sql: &str) -> i64 {
 }
 
 async fn begin(ledger: &Ledger, id: &str) -> OpenRow {
-    ledger.begin(intent(id)).await.map_err(|(error, _)| error).unwrap()
+    ledger
+        .begin(intent(id))
+        .await
+        .map_err(|(error, _)| error)
+        .unwrap()
 }
 
 #[tokio::test]
@@ -115,7 +119,11 @@ async fn what_arrives_in_the_same_microsecond_has_rows_of_its_own() {
     let same = intent("a");
     let rows = futures_util::future::join_all((0..50).map(|_| ledger.begin(same.clone()))).await;
     for row in rows {
-        row.map_err(|(error, _)| error).unwrap().settle(entry(None)).await.unwrap();
+        row.map_err(|(error, _)| error)
+            .unwrap()
+            .settle(entry(None))
+            .await
+            .unwrap();
     }
     assert_eq!(count(&ledger, "SELECT count(DISTINCT id) FROM request"), 50);
     ledger.close();
@@ -144,7 +152,10 @@ async fn a_dropped_row_is_settled_at_its_estimate() {
     drop(begin(&ledger, "a").await);
     ledger.close();
     assert_eq!(
-        strings(&ledger, "SELECT status || input_tokens || provenance FROM request"),
+        strings(
+            &ledger,
+            "SELECT status || input_tokens || provenance FROM request"
+        ),
         ["interrupted9estimated"]
     );
 }
@@ -171,10 +182,16 @@ async fn rows_of_the_dead_are_settled_and_those_of_the_living_are_not() {
     let second = Ledger::open(&params).unwrap();
     assert_eq!(second.snapshot().interrupted, 1);
     assert_eq!(
-        strings(&second, "SELECT request_id || ' ' || status FROM request ORDER BY id"),
+        strings(
+            &second,
+            "SELECT request_id || ' ' || status FROM request ORDER BY id"
+        ),
         ["dead interrupted", "living open"]
     );
-    assert_eq!(count(&second, "SELECT input_tokens + cost FROM attempt"), 16);
+    assert_eq!(
+        count(&second, "SELECT input_tokens + cost FROM attempt"),
+        16
+    );
     open.settle(entry(None)).await.unwrap();
     let third = Ledger::open(&params).unwrap();
     assert_eq!(third.snapshot().interrupted, 0, "nothing counts twice");
@@ -222,9 +239,19 @@ async fn rows_that_cannot_be_written_are_written_later() {
     let (error, unopened) = ledger.begin(intent("b")).await.map(|_| ()).unwrap_err();
     assert_eq!(error, LedgerError::Unwritable);
     other.execute_batch("COMMIT").unwrap();
-    unopened.unwrap().settle(entry(Some(counts(2, 2)))).await.unwrap();
+    unopened
+        .unwrap()
+        .settle(entry(Some(counts(2, 2))))
+        .await
+        .unwrap();
     ledger.close();
-    assert_eq!(count(&ledger, "SELECT count(*) FROM request WHERE status = 'complete'"), 2);
+    assert_eq!(
+        count(
+            &ledger,
+            "SELECT count(*) FROM request WHERE status = 'complete'"
+        ),
+        2
+    );
     assert_eq!(ledger.snapshot().owed, 0);
 }
 
@@ -233,13 +260,21 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&params(&folder)).unwrap();
     for (input, output) in [(1, 2), (3, 4)] {
-        begin(&ledger, "a").await.settle(entry(Some(counts(input, output)))).await.unwrap();
+        begin(&ledger, "a")
+            .await
+            .settle(entry(Some(counts(input, output))))
+            .await
+            .unwrap();
     }
     let unpriced = Counts {
         cost: None,
         ..counts(10, 0)
     };
-    begin(&ledger, "b").await.settle(entry(Some(unpriced))).await.unwrap();
+    begin(&ledger, "b")
+        .await
+        .settle(entry(Some(unpriced)))
+        .await
+        .unwrap();
     let _open = begin(&ledger, "c").await;
     let query = |group_by| Query {
         from: None,
@@ -250,7 +285,11 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
     };
     for group_by in GroupBy::WORDS {
         let group_by = GroupBy::parse(group_by).unwrap();
-        let report = ledger.reader().read(move |c| query(group_by).run(c)).await.unwrap();
+        let report = ledger
+            .reader()
+            .read(move |c| query(group_by).run(c))
+            .await
+            .unwrap();
         assert_eq!(report.groups.len(), 1, "{report:?}");
         assert_eq!(
             report.total,
@@ -269,7 +308,10 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
         to: Some(SystemTime::UNIX_EPOCH),
         ..query(GroupBy::Day)
     };
-    assert_eq!(ledger.reader().read_now(|c| none.run(c)).unwrap(), Report::default());
+    assert_eq!(
+        ledger.reader().read_now(|c| none.run(c)).unwrap(),
+        Report::default()
+    );
     ledger.close();
 }
 
@@ -284,20 +326,34 @@ fn files_that_are_not_ours_are_refused_and_stay_as_they_are() {
         })
         .unwrap_err()
     };
-    std::fs::write(&path, "this is no database, and longer than a header of one would ever have to be. ".repeat(20)).unwrap();
+    std::fs::write(
+        &path,
+        "this is no database, and longer than a header of one would ever have to be. ".repeat(20),
+    )
+    .unwrap();
     assert!(matches!(open(), OpenError::Foreign { .. }));
-    assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is no database"));
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .starts_with("this is no database")
+    );
 
     std::fs::remove_file(&path).unwrap();
     let other = Connection::open(&path).unwrap();
     other.execute_batch("CREATE TABLE theirs (a)").unwrap();
     assert!(matches!(open(), OpenError::Foreign { .. }));
 
-    let newer = format!("PRAGMA application_id = {}; PRAGMA user_version = 99", 0x5765_6972);
+    let newer = format!(
+        "PRAGMA application_id = {}; PRAGMA user_version = 99",
+        0x5765_6972
+    );
     other.execute_batch(&newer).unwrap();
     assert!(matches!(open(), OpenError::Newer { found: 99, .. }));
     let message = open().to_string();
-    assert!(message.contains("newer Weir") && message.contains("[ledger] path"), "{message}");
+    assert!(
+        message.contains("newer Weir") && message.contains("[ledger] path"),
+        "{message}"
+    );
 }
 
 #[tokio::test]
@@ -310,7 +366,10 @@ async fn old_rows_go_and_leave_their_sums() {
         ..intent("old")
     };
     ledger.note(old, entry(Some(counts(5, 6)))).await.unwrap();
-    ledger.note(intent("new"), entry(Some(counts(1, 1)))).await.unwrap();
+    ledger
+        .note(intent("new"), entry(Some(counts(1, 1))))
+        .await
+        .unwrap();
     ledger.close();
     let ledger = Ledger::open(&Params {
         retention: Some(Duration::from_secs(100)),

@@ -240,7 +240,10 @@ impl Writer {
         // What is owed still has one more chance: perhaps there is room again.
         self.commit(&mut batch);
         if !self.owed.is_empty() {
-            tracing::error!(rows = self.owed.len(), "the ledger ends with rows that could not be written");
+            tracing::error!(
+                rows = self.owed.len(),
+                "the ledger ends with rows that could not be written"
+            );
         }
         self.run.finish(&self.connection);
         // A file without its log is easier to copy.

@@ -60,6 +60,7 @@ fn attempt(call: Call, model: Option<&str>) -> Attempt {
             total: minute,
         },
         deadline: tokio::time::Instant::now() + minute,
+        overdue: tokio::time::Instant::now() + minute,
     }
 }
 

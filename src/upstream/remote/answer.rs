@@ -83,7 +83,7 @@ pub(super) async fn collect(
     clock: Clock,
     max_answer: u64,
 ) -> Result<Bytes, UpstreamError> {
-    let mut body = Timed::new(body, clock);
+    let mut body = Timed::new(body, clock.held());
     let mut whole = Join::new(max_answer);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| broken(error, clock, max_answer))?;

@@ -14,10 +14,13 @@ use super::OWN;
 use crate::call::{StreamError, UploadBody, UploadError};
 use crate::upstream::{Attempt, Timeouts};
 
-/// How long the parts of an answer may take, and when it must be whole.
+/// How long the parts of an answer may take, and when it must have begun and ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
     pub(super) timeouts: Timeouts,
+    /// When the head must be there.
+    pub(super) deadline: Instant,
+    /// When the last byte must be there.
     pub(super) overdue: Instant,
 }
 
@@ -26,15 +29,26 @@ impl Clock {
     pub(super) fn of(attempt: &Attempt) -> Self {
         Self {
             timeouts: attempt.timeouts,
-            overdue: attempt.deadline,
+            deadline: attempt.deadline,
+            overdue: attempt.overdue,
         }
     }
 
     /// Starts with a request on the gateway's own account.
     pub(super) fn own() -> Self {
+        let overdue = Instant::now() + OWN.total;
         Self {
             timeouts: OWN,
-            overdue: Instant::now() + OWN.total,
+            deadline: overdue,
+            overdue,
+        }
+    }
+
+    /// The clock of an answer that is held until it is whole: its client waits for it as for a head.
+    pub(super) fn held(self) -> Self {
+        Self {
+            overdue: self.deadline,
+            ..self
         }
     }
 }
@@ -237,5 +251,56 @@ impl<B: Body<Data = Bytes>> Body for Timed<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A word in every second.
+    fn slow() -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
+        let words = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(SECOND).await;
+            Some((Ok(Frame::data(Bytes::from_static(b"word"))), ()))
+        });
+        StreamBody::new(Box::pin(words))
+    }
+
+    /// Reads until something is wrong, and returns after how long.
+    async fn read(clock: Clock) -> (StreamError, Duration) {
+        let began = Instant::now();
+        let mut body = Timed::new(slow(), clock);
+        loop {
+            if let Err(error) = body.frame().await.expect("it has no end") {
+                return (error, began.elapsed());
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_streams_may_take_longer_than_the_client_waits_for_its_head() {
+        let now = Instant::now();
+        let clock = Clock {
+            timeouts: OWN,
+            deadline: now + 5 * SECOND,
+            overdue: now + 60 * SECOND,
+        };
+        let overdue = |time| (StreamError::Overdue, time);
+        assert_eq!(read(clock).await, overdue(60 * SECOND));
+        let now = Instant::now();
+        let clock = Clock {
+            deadline: now + 5 * SECOND,
+            overdue: now + 60 * SECOND,
+            ..clock
+        };
+        assert_eq!(read(clock.held()).await, overdue(5 * SECOND));
     }
 }

@@ -207,13 +207,15 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
         credential: credential.cloned(),
         timeouts,
         deadline: plan.deadline(),
+        overdue: plan.overdue(),
     });
+    let late = UpstreamError::Timeout {
+        phase: "total",
+        limit: timeouts.total,
+    };
     if member.local {
         let answer = timeout_at(plan.deadline(), answering).await;
-        let reply = answer.unwrap_or(Err(UpstreamError::Timeout {
-            phase: "total",
-            limit: timeouts.total,
-        }))?;
+        let reply = answer.unwrap_or(Err(late))?;
         return Ok(Held {
             reply,
             failed: false,
@@ -231,8 +233,10 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
         timeouts,
         hold: plan.route().retry.hold,
     };
-    // Boxed for the same reason: plain answers have no use for it.
-    Box::pin(hold(reply, &kind, limits)).await
+    // The client waits for its head until the hold is over. Boxed for the same reason: plain answers have no use for it.
+    let holding = Box::pin(hold(reply, &kind, limits));
+    let held = timeout_at(plan.deadline(), holding).await;
+    held.unwrap_or(Err(late))
 }
 
 /// Notes a try in the request's record, also when it is dropped in the middle.

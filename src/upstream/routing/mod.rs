@@ -39,7 +39,7 @@ use self::policy::AsPlanned;
 pub use self::route::{Affinity, Balance, Overrides, Retry, Route, Target};
 use self::table::{Choice, Table};
 use super::UpstreamError;
-use super::member::Member;
+use super::member::{Member, RetryBudget};
 use crate::call::{Call, Reply};
 use crate::metrics::{Metrics, Snapshot};
 use crate::openai::json::top_level_member;
@@ -111,6 +111,11 @@ impl Dispatch {
         self.table.hedge(model)
     }
 
+    /// Returns the retry budget that the route of this pattern has of its own.
+    pub fn budget(&self, model: &Pattern) -> Option<Arc<RetryBudget>> {
+        self.table.budget(model)
+    }
+
     /// Returns each upstream's name and whether it could be asked now.
     pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
         let members = self.members().iter();
@@ -171,6 +176,8 @@ fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
     let total = route.total();
     // Bodies that take their time to come are bounded by their own timeouts; the call's begins with it.
     let overdue = Instant::now() + total;
+    // A client that says how long it waits means the head (openai-node ends its timer there): what streams behind the
+    // head has all of the total time.
     let deadline = call
         .deadline
         .map_or(overdue, |deadline| deadline.min(overdue));
@@ -179,7 +186,7 @@ fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
         .as_ref()
         .and_then(|affinity| affinity_key(affinity, call));
     let replayable = call.is_replayable();
-    Plan::begin(Arc::clone(route), deadline, replayable, affinity)
+    Plan::begin(Arc::clone(route), (deadline, overdue), replayable, affinity)
         .map_err(|NothingWell(retry_after)| DispatchError::NothingWell { retry_after })
 }
 

@@ -14,8 +14,10 @@ use crate::upstream::member::{Endpoint, Trial};
 /// The plan of one call, shared by its tries.
 pub(super) struct Plan {
     route: Arc<Route>,
-    /// When the call must be answered.
+    /// When an answer must have begun: all tries end here, and waits for them.
     deadline: Instant,
+    /// When it must have ended.
+    overdue: Instant,
     /// Whether the request can be sent more than once.
     replayable: bool,
     affinity: Option<u64>,
@@ -88,16 +90,18 @@ enum Kind {
 }
 
 impl Plan {
-    /// Makes the plan of a call and picks its first place.
+    /// Makes the plan of a call and picks its first place. Of the two times an answer must have begun by the first, and
+    /// ended by the second.
     pub(super) fn begin(
         route: Arc<Route>,
-        deadline: Instant,
+        (deadline, overdue): (Instant, Instant),
         replayable: bool,
         affinity: Option<u64>,
     ) -> Result<Self, NothingWell> {
         let plan = Self {
             route,
             deadline,
+            overdue,
             replayable,
             affinity,
             state: Mutex::default(),
@@ -122,9 +126,14 @@ impl Plan {
         &self.route
     }
 
-    /// Returns when the call must be answered.
+    /// Returns when an answer must have begun.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline
+    }
+
+    /// Returns when an answer must have ended.
+    pub(super) fn overdue(&self) -> Instant {
+        self.overdue
     }
 
     /// Returns one of the route's targets.

@@ -8,7 +8,7 @@ use super::hedge::Hedge;
 use super::route::{Balance, Overrides, Retry, Route, Target};
 use crate::call::Call;
 use crate::pattern::{Pattern, most_specific};
-use crate::upstream::member::Member;
+use crate::upstream::member::{Member, RetryBudget};
 
 /// Everything that calls can go to.
 pub(super) struct Table {
@@ -69,6 +69,11 @@ impl Table {
     pub(super) fn hedge(&self, model: &Pattern) -> Option<Arc<Hedge>> {
         let mut routes = self.routes.iter();
         routes.find(|route| route.model == *model)?.hedge.clone()
+    }
+
+    pub(super) fn budget(&self, model: &Pattern) -> Option<Arc<RetryBudget>> {
+        let mut routes = self.routes.iter();
+        routes.find(|route| route.model == *model)?.budget.clone()
     }
 
     /// Returns where a model goes.

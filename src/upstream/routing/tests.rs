@@ -31,9 +31,11 @@ enum Does {
     Hang,
     After(Duration),
     Stream(&'static [&'static str]),
+    /// The head of a stream, and nothing behind it.
+    Silence,
 }
 
-use Does::{After, Answer, Break, Hang, Refuse, Status, StatusWith, Stream};
+use Does::{After, Answer, Break, Hang, Refuse, Silence, Status, StatusWith, Stream};
 
 /// An upstream that does what it is told, the last thing again and again.
 struct Scripted {
@@ -45,6 +47,8 @@ struct Seen {
     at: Instant,
     model: Option<String>,
     credential: Option<HeaderValue>,
+    deadline: Instant,
+    overdue: Instant,
 }
 
 impl Scripted {
@@ -92,6 +96,8 @@ impl Upstream for Scripted {
             at: Instant::now(),
             model: attempt.model.as_deref().map(str::to_owned),
             credential: attempt.credential.map(|credential| credential.value),
+            deadline: attempt.deadline,
+            overdue: attempt.overdue,
         });
         let mut does = self.does.lock().unwrap();
         let next = match does.len() {
@@ -117,6 +123,10 @@ impl Upstream for Scripted {
                     let frames: Vec<_> = frames.collect();
                     let body: BoxBody =
                         Box::pin(StreamBody::new(futures_util::stream::iter(frames)));
+                    Ok(Reply::events(StatusCode::OK, HeaderMap::new(), body))
+                }
+                Silence => {
+                    let body: BoxBody = Box::pin(StreamBody::new(futures_util::stream::pending()));
                     Ok(Reply::events(StatusCode::OK, HeaderMap::new(), body))
                 }
             }
@@ -400,6 +410,34 @@ async fn no_wait_goes_beyond_the_clients_deadline() {
         Some(DispatchError::Upstream { spent: false, .. })
     ));
     assert_eq!(one.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_deadline_is_for_the_beginning_of_an_answer() {
+    let one = Scripted::new(&[Answer]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let began = Instant::now();
+    let mut hurried = call();
+    hurried.deadline = Some(began + 5 * SECOND);
+    assert!(dispatch.clone().oneshot(hurried).await.is_ok());
+    let seen = one.seen.lock().unwrap();
+    let times = (seen[0].deadline - began, seen[0].overdue - began);
+    assert_eq!(times, (5 * SECOND, 600 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_a_word_is_not_held_beyond_the_clients_deadline() {
+    let one = Scripted::new(&[Silence]);
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+    let began = Instant::now();
+    let mut hurried = streamed();
+    hurried.deadline = Some(began + 5 * SECOND);
+    let error = dispatch.clone().oneshot(hurried).await.err();
+    let Some(DispatchError::Upstream { source, .. }) = error else {
+        panic!("{error:?}");
+    };
+    assert!(matches!(source, UpstreamError::Timeout { .. }), "{source}");
+    assert_eq!(began.elapsed(), 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]

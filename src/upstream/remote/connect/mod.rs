@@ -130,10 +130,10 @@ async fn exchange(
             // The upstream's time begins when it has all of the request.
             tokio::select! {
                 () = upload.sent.cancelled() => {}
-                () = tokio::time::sleep_until(clock.overdue) => {}
+                () = tokio::time::sleep_until(clock.deadline) => {}
             }
         }
-        tokio::time::sleep_until(clock.overdue.min(Instant::now() + first_byte)).await;
+        tokio::time::sleep_until(clock.deadline.min(Instant::now() + first_byte)).await;
     };
     tokio::select! {
         biased;
@@ -141,7 +141,7 @@ async fn exchange(
             let fault = upload.as_ref().and_then(|upload| upload.fault.get());
             fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault))
         }),
-        () = timeout => Err(match Instant::now() >= clock.overdue {
+        () = timeout => Err(match Instant::now() >= clock.deadline {
             true => UpstreamError::Timeout { phase: "total", limit: clock.timeouts.total },
             false => UpstreamError::Timeout { phase: "first_byte", limit: first_byte },
         }),
