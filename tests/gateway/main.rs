@@ -25,6 +25,7 @@ mod faults;
 mod framing;
 mod house;
 mod http2;
+mod keys;
 #[cfg(feature = "local")]
 mod local;
 mod models;
@@ -35,4 +36,5 @@ mod retries;
 mod rolling;
 mod secrets;
 mod streaming;
+mod usage;
 mod ways;
