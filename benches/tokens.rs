@@ -13,14 +13,14 @@ const CODE: &str = include_str!("../src/openai/json/scan.rs");
 const CHINESE: &str = "春天来了，小草从土里钻出来，嫩嫩的，绿绿的。园子里，田野里，瞧去，一大片一大片满是的。坐着，躺着，打两个滚，\
      踢几脚球，赛几趟跑，捉几回迷藏。风轻悄悄的，草软绵绵的。桃树、杏树、梨树，你不让我，我不让你，都开满了花赶趟儿。\n";
 
-/// Repeats a text up to about this many tokens of `o200k_base`.
+/// Repeats a text up to this many tokens of `o200k_base`, or a few more.
 fn sized(text: &str, tokens: u64) -> String {
     let mut sized = String::new();
     while count(Encoding::O200k, &sized) < tokens {
-        sized.push_str(text);
+        let rest = tokens - count(Encoding::O200k, &sized);
+        // A character is a token at most, here.
+        sized.extend(text.chars().take(rest as usize));
     }
-    let bytes = sized.len() * tokens as usize / count(Encoding::O200k, &sized) as usize;
-    sized.truncate(sized.floor_char_boundary(bytes));
     sized
 }
 
@@ -75,10 +75,19 @@ fn hostile(c: &mut Criterion) {
 
 fn streams(c: &mut Criterion) {
     let data = r#"{"id":"chatcmpl-AbC","object":"chat.completion.chunk","created":1763900000,"model":"gpt-4o-mini","choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}]}"#;
-    let mut generated = GeneratedText::new(Some(Encoding::O200k));
-    c.bench_function("keep the text of a chunk", |b| {
-        b.iter(|| generated.push(black_box(data.as_bytes()), &Endpoint::ChatCompletions));
+    let mut generated = GeneratedText::new(Endpoint::ChatCompletions, Some(Encoding::O200k));
+    let other = data.replace("AbC", "DeF");
+    let mut group = c.benchmark_group("keep the text of a chunk");
+    group.bench_function("like the one before", |b| {
+        b.iter(|| generated.push(black_box(data.as_bytes())));
     });
+    group.bench_function("unlike the one before", |b| {
+        b.iter(|| {
+            generated.push(black_box(data.as_bytes()));
+            generated.push(black_box(other.as_bytes()));
+        });
+    });
+    group.finish();
 }
 
 criterion_group!(benches, texts, hostile, streams);

@@ -23,7 +23,9 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Bpe {
     splitter: Splitter,
-    ranks: FxHashMap<Box<[u8]>, u32>,
+    /// Tokens of up to seven bytes, which stand in their key.
+    short: FxHashMap<u64, u32>,
+    long: FxHashMap<Box<[u8]>, u32>,
     /// The ranks of unions of two bytes, found without hashing: every merge begins with them.
     pairs: Box<[u32]>,
     longest: usize,
@@ -35,7 +37,7 @@ impl Bpe {
     pub fn load(encoding: Encoding) -> Option<Self> {
         let splitter = Splitter::new(encoding)?;
         let vocabulary = tiktoken::get_encoding(encoding.name())?;
-        let mut ranks = FxHashMap::default();
+        let (mut short, mut long) = (FxHashMap::default(), FxHashMap::default());
         let mut pairs = vec![NONE; 1 << 16];
         let mut longest = 0;
         for rank in 0..u32::try_from(vocabulary.vocab_size()).ok()? {
@@ -44,11 +46,15 @@ impl Bpe {
             if let [a, b] = token[..] {
                 pairs[pair_index(a, b)] = rank;
             }
-            ranks.insert(token.into_boxed_slice(), rank);
+            match short_key(&token) {
+                Some(key) => short.insert(key, rank),
+                None => long.insert(token.into_boxed_slice(), rank),
+            };
         }
         Some(Self {
             splitter,
-            ranks,
+            short,
+            long,
             pairs: pairs.into(),
             longest,
         })
@@ -74,19 +80,23 @@ impl Bpe {
     }
 
     fn rank(&self, token: &[u8]) -> u32 {
-        match *token {
-            [a, b] => self.pairs[pair_index(a, b)],
-            _ if token.len() > self.longest => NONE,
-            _ => self.ranks.get(token).copied().unwrap_or(NONE),
+        if let [a, b] = *token {
+            return self.pairs[pair_index(a, b)];
         }
+        let rank = match short_key(token) {
+            Some(key) => self.short.get(&key),
+            None if token.len() > self.longest => None,
+            None => self.long.get(token),
+        };
+        rank.copied().unwrap_or(NONE)
     }
 
     /// Merges by looking for the lowest union again and again, and returns the number of tokens.
     fn merge_short(&self, piece: &[u8]) -> usize {
         // Token `i` begins at `starts[i]`; `unions[i]` is the rank of its union with the next one.
-        let mut starts = [0_usize; SHORT + 1];
+        let mut starts = [0_u8; SHORT + 1];
         let mut unions = [NONE; SHORT];
-        for (at, start) in starts.iter_mut().enumerate() {
+        for (start, at) in starts.iter_mut().zip(0..) {
             *start = at;
         }
         for (union, pair) in unions.iter_mut().zip(piece.windows(2)) {
@@ -105,7 +115,7 @@ impl Bpe {
             unions.copy_within(at + 1..count, at);
             count -= 1;
             let union = |at: usize| match starts[..=count].get(at + 2) {
-                Some(&end) => self.rank(&piece[starts[at]..end]),
+                Some(&end) => self.rank(&piece[starts[at].into()..end.into()]),
                 None => NONE,
             };
             unions[at] = union(at);
@@ -154,6 +164,15 @@ impl Bpe {
         }
         count
     }
+}
+
+/// Packs up to seven bytes and their number.
+fn short_key(token: &[u8]) -> Option<u64> {
+    if token.len() > 7 {
+        return None;
+    }
+    let bytes = token.iter();
+    Some(bytes.fold(token.len() as u64, |key, &byte| key << 8 | u64::from(byte)))
 }
 
 fn pair_index(a: u8, b: u8) -> usize {

@@ -13,13 +13,15 @@ const MAX_CHOICES: usize = 16;
 
 /// The text that a stream has generated so far, and its tokens.
 ///
-/// To keep a piece costs a walk over its event and a copy. Tokens are counted over the text of each choice as a whole,
+/// To keep a piece costs a comparison of its event with the one before, or a walk over it, and a copy. Tokens are counted over the text of each choice as a whole,
 /// not piece by piece: where an upstream cuts its pieces is its own affair. Memory stays bounded however long the
 /// stream is; where text was let go, the count may be off by one token in some 4,000.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct GeneratedText {
+    endpoint: Endpoint,
     encoding: Option<Encoding>,
     choices: Vec<Choice>,
+    shape: Option<Shape>,
     /// The tokens of what was let go.
     folded: u64,
 }
@@ -31,31 +33,61 @@ struct Choice {
     raw: Vec<u8>,
 }
 
+/// What stood around the only piece of an event. Most events of a stream differ in nothing but their piece.
+#[derive(Clone, Debug)]
+struct Shape {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+    index: u64,
+}
+
 // === impl GeneratedText ===
 
 impl GeneratedText {
-    /// Builds an empty one, to be counted by an encoding or, where that is not known, estimated.
-    pub fn new(encoding: Option<Encoding>) -> Self {
+    /// Builds an empty one for a stream of this endpoint, to be counted by an encoding or, where that is not known,
+    /// estimated.
+    pub fn new(endpoint: Endpoint, encoding: Option<Encoding>) -> Self {
         Self {
+            endpoint,
             encoding,
-            ..Self::default()
+            choices: Vec::new(),
+            shape: None,
+            folded: 0,
         }
     }
 
     /// Keeps what an event's data brought.
-    pub fn push(&mut self, data: &[u8], endpoint: &Endpoint) {
-        each_delta(data, endpoint, |index, raw| {
-            let Some(choice) = self.choice(index) else {
-                return;
-            };
-            choice.raw.extend_from_slice(raw);
-            if choice.raw.len() >= FOLD {
-                let end = fold_at(&choice.raw);
-                let rest = choice.raw.split_off(end);
-                let full = std::mem::replace(&mut choice.raw, rest);
-                self.folded = self.folded.saturating_add(self.count(&full));
-            }
+    pub fn push(&mut self, data: &[u8]) {
+        if let Some(shape) = &self.shape
+            && let Some(raw) = shape.piece(data)
+        {
+            self.keep(shape.index, raw);
+            return;
+        }
+        let endpoint = self.endpoint.clone();
+        let mut only = None;
+        let mut pieces = 0;
+        each_delta(data, &endpoint, |index, raw| {
+            self.keep(index, raw);
+            only = Some((index, raw));
+            pieces += 1;
         });
+        self.shape = only
+            .filter(|_| pieces == 1)
+            .and_then(|(index, raw)| Shape::around(data, raw, index));
+    }
+
+    fn keep(&mut self, index: u64, raw: &[u8]) {
+        let Some(choice) = self.choice(index) else {
+            return;
+        };
+        choice.raw.extend_from_slice(raw);
+        if choice.raw.len() >= FOLD {
+            let end = fold_at(&choice.raw);
+            let rest = choice.raw.split_off(end);
+            let full = std::mem::replace(&mut choice.raw, rest);
+            self.folded = self.folded.saturating_add(self.count(&full));
+        }
     }
 
     /// Returns whether anything was generated.
@@ -91,6 +123,29 @@ impl GeneratedText {
     }
 }
 
+// === impl Shape ===
+
+impl Shape {
+    /// Notes what stands around a piece, which is a part of the data.
+    fn around(data: &[u8], piece: &[u8], index: u64) -> Option<Self> {
+        let start = (piece.as_ptr() as usize).checked_sub(data.as_ptr() as usize)?;
+        Some(Self {
+            head: data.get(..start)?.to_vec(),
+            tail: data.get(start + piece.len()..)?.to_vec(),
+            index,
+        })
+    }
+
+    /// Returns the piece of an event of the same shape. With a quote or an escape in it, it might be of another.
+    fn piece<'a>(&self, data: &'a [u8]) -> Option<&'a [u8]> {
+        let piece = data.strip_prefix(&self.head[..])?;
+        let piece = piece.strip_suffix(&self.tail[..])?;
+        memchr::memchr2(b'"', b'\\', piece)
+            .is_none()
+            .then_some(piece)
+    }
+}
+
 /// Returns where to cut: before the last space, where a token begins in nearly every text, if there is one near the end.
 fn fold_at(raw: &[u8]) -> usize {
     let near = raw.len().saturating_sub(FOLD / 2);
@@ -114,13 +169,17 @@ mod tests {
         serde_json::json!({"choices": [{"index": index, "delta": delta}]}).to_string()
     }
 
+    fn new(encoding: Option<Encoding>) -> GeneratedText {
+        GeneratedText::new(Endpoint::ChatCompletions, encoding)
+    }
+
     fn push(generated: &mut GeneratedText, data: &str) {
-        generated.push(data.as_bytes(), &Endpoint::ChatCompletions);
+        generated.push(data.as_bytes());
     }
 
     #[test]
     fn choices_are_counted_apart() {
-        let mut generated = GeneratedText::new(O200K);
+        let mut generated = new(O200K);
         assert!(generated.is_empty());
         for part in ["hel", "lo", " wor", "ld"] {
             for index in 0..2 {
@@ -133,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_character_cut_between_its_escapes_is_whole() {
-        let mut generated = GeneratedText::new(O200K);
+        let mut generated = new(O200K);
         push(
             &mut generated,
             r#"{"choices":[{"delta":{"content":"\ud83d"}}]}"#,
@@ -148,7 +207,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_the_count_hardly_moves() {
         let text = SAMPLES.join("\n").repeat(40);
-        let mut generated = GeneratedText::new(O200K);
+        let mut generated = new(O200K);
         let chars: Vec<char> = text.chars().collect();
         for part in chars.chunks(7) {
             push(&mut generated, &event(0, &String::from_iter(part)));
@@ -166,7 +225,7 @@ mod tests {
 
     #[test]
     fn an_unknown_tokenizer_is_estimated() {
-        let mut generated = GeneratedText::new(None);
+        let mut generated = new(None);
         push(&mut generated, &event(0, "hello world"));
         assert_eq!(generated.tokens(), estimate(b"hello world"));
     }
@@ -174,7 +233,7 @@ mod tests {
     proptest! {
         #[test]
         fn where_a_text_is_cut_does_not_matter(text in ".{0,80}|[a-z' \\n\"]{0,80}", size in 1_usize..9) {
-            let mut generated = GeneratedText::new(O200K);
+            let mut generated = new(O200K);
             let chars: Vec<char> = text.chars().collect();
             for part in chars.chunks(size) {
                 push(&mut generated, &event(0, &String::from_iter(part)));
@@ -185,11 +244,28 @@ mod tests {
         #[test]
         fn garbage_never_panics(data in prop::collection::vec(any::<u8>(), 0..60), inside in r#"[\\u"a-f0-9\[\]{}: ,]{0,40}"#) {
             for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings] {
-                let mut generated = GeneratedText::new(O200K);
-                generated.push(&data, &endpoint);
-                generated.push(format!(r#"{{"choices":[{{"delta":{{"content":{inside}}}}}]}}"#).as_bytes(), &endpoint);
-                generated.push(format!(r#"{{"delta":"{inside}"}}"#).as_bytes(), &endpoint);
+                let mut generated = GeneratedText::new(endpoint, O200K);
+                generated.push(&data);
+                for _ in 0..2 {
+                    generated.push(format!(r#"{{"choices":[{{"delta":{{"content":{inside}}}}}]}}"#).as_bytes());
+                    generated.push(format!(r#"{{"type":"a.delta","delta":"{inside}"}}"#).as_bytes());
+                }
                 generated.tokens();
+            }
+        }
+
+        #[test]
+        fn events_of_the_same_shape_are_read_as_any(parts in prop::collection::vec((0_usize..2, "[a\"\\\\}]{0,3}|写"), 0..12)) {
+            let (mut one_by_one, mut at_once) = (Vec::new(), new(None));
+            for (index, part) in &parts {
+                let data = event(*index, part);
+                each_delta(data.as_bytes(), &Endpoint::ChatCompletions, |i, raw| one_by_one.push((i, raw.to_vec())));
+                push(&mut at_once, &data);
+            }
+            for choice in &at_once.choices {
+                let expected = one_by_one.iter().filter(|(index, _)| *index == choice.index);
+                let expected: Vec<u8> = expected.flat_map(|(_, raw)| raw.clone()).collect();
+                prop_assert_eq!(&choice.raw, &expected);
             }
         }
     }

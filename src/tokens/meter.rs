@@ -4,7 +4,7 @@ use super::{Encoding, count, estimate};
 use crate::openai::json;
 
 /// How many bytes of text in one body are counted by the tokenizer. What goes beyond is estimated from its bytes,
-/// because counting holds the thread: 1 MiB takes about 30 ms, and a quarter of a second where it is made to be slow.
+/// because counting holds the thread: 1 MiB takes about 30 ms, and a third of a second where it is made to be slow.
 pub const EXACT_LIMIT: usize = 1 << 20;
 
 /// A sum of tokens.

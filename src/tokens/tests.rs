@@ -166,7 +166,7 @@ fn answers() {
             5,
         ),
         (Endpoint::Embeddings, r#"{"data":[{"embedding":[1]}]}"#, 0),
-        (Endpoint::ChatCompletions, r#"{"choices":"#, 3),
+        (Endpoint::ChatCompletions, r#"{"choices":"#, 2),
     ] {
         let tokens = answer(Some(Encoding::O200k), &endpoint, body.as_bytes());
         assert_eq!(tokens, expected, "{body}");

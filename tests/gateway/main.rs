@@ -14,6 +14,7 @@ mod support;
 
 mod admin;
 mod auth;
+mod book;
 mod clients;
 mod config_start;
 mod connections;
@@ -26,6 +27,7 @@ mod framing;
 mod house;
 mod http2;
 mod keys;
+mod ledger;
 #[cfg(feature = "local")]
 mod local;
 mod models;

@@ -190,15 +190,16 @@ impl Booking {
 
     /// Counts what a whole answer brought.
     pub(super) fn count_answer(&self, answer: &[u8]) -> u64 {
-        tokens::answer(
-            self.books.encoding(self.served().as_ref()),
-            &self.endpoint,
-            answer,
-        )
+        tokens::answer(self.encoding(), &self.endpoint, answer)
+    }
+
+    /// Returns how the model that is asked now counts, where that is known.
+    pub(super) fn encoding(&self) -> Option<tokens::Encoding> {
+        self.books.encoding(self.served().as_ref())
     }
 
     /// Returns the name by which the upstream that is asked now knows the model, or else the one asked for.
-    pub(super) fn served(&self) -> Option<Arc<str>> {
+    fn served(&self) -> Option<Arc<str>> {
         let facts = self.record.facts();
         let served = facts
             .attempts

@@ -33,18 +33,24 @@ pub(super) struct Events {
 }
 
 /// What is learnt of a stream.
-#[derive(Default)]
 pub(super) struct Reader {
     observer: StreamObserver,
     text: GeneratedText,
 }
 
 impl Reader {
+    pub(super) fn new(booking: &Booking) -> Self {
+        Self {
+            observer: StreamObserver::new(),
+            text: GeneratedText::new(booking.endpoint.clone(), booking.encoding()),
+        }
+    }
+
     /// Reads a block of whole events.
     pub(super) fn read(&mut self, events: &[u8], booking: &Booking) {
         let Self { observer, text } = self;
         let endpoint = &booking.endpoint;
-        observer.observe_with(events, endpoint, |data| text.push(data, endpoint));
+        observer.observe_with(events, endpoint, |data| text.push(data));
     }
 
     /// Returns how many events brought something generated.
@@ -84,16 +90,12 @@ impl Events {
         http_status: u16,
         removes_usage: bool,
     ) -> Self {
-        let encoding = booking.books.encoding(booking.served().as_ref());
         Self {
             inner: Some(inner),
             on_failure: booking.books.on_failure,
+            reader: Reader::new(&booking),
             booking: Some(Box::new(booking)),
             http_status,
-            reader: Reader {
-                observer: StreamObserver::new(),
-                text: GeneratedText::new(encoding),
-            },
             remover: removes_usage.then(UsageRemover::new),
             ended: false,
         }
@@ -195,7 +197,7 @@ impl Drop for Events {
         };
         let inner = self.inner.take();
         if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.books.client_gone, inner) {
-            let reader = std::mem::take(&mut self.reader);
+            let reader = std::mem::replace(&mut self.reader, Reader::new(&booking));
             leaving::drain(inner, booking, reader, tokens);
         } else {
             let used = self.reader.used(&booking, Provenance::Upstream);

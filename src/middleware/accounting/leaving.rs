@@ -80,7 +80,8 @@ async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, t
         };
         booking.leave(used);
     } else if reply.body.events_mut().is_some() {
-        read_on(Box::pin(reply.body), booking, Reader::default(), tokens).await;
+        let reader = Reader::new(&booking);
+        read_on(Box::pin(reply.body), booking, reader, tokens).await;
     } else {
         booking.leave(Used::Nothing);
     }

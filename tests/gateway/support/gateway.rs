@@ -31,7 +31,8 @@ pub struct Gateway {
     data: SocketAddr,
     admin: SocketAddr,
     output: Output,
-    /// Where its configuration lies.
+    environment: Vec<(String, String)>,
+    /// Where its configuration lies, and its ledger.
     pub dir: TempDir,
 }
 
@@ -150,10 +151,7 @@ impl Config {
     pub async fn start(self) -> Gateway {
         let file = self.dir.path().join("weir.toml");
         std::fs::write(&file, self.text()).unwrap();
-        let mut command = weir(self.dir.path());
-        command.args(["serve", "--config"]).arg(&file);
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let (child, output) = spawn(&mut command);
+        let (child, output) = spawn(&mut serving(self.dir.path(), &self.environment));
         // From here on the child dies with this value, also when the wait fails.
         let unbound = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut gateway = Gateway {
@@ -161,12 +159,22 @@ impl Config {
             data: unbound,
             admin: unbound,
             output,
+            environment: self.environment,
             dir: self.dir,
         };
-        gateway.data = gateway.bound("data").await;
-        gateway.admin = gateway.bound("admin").await;
+        gateway.listening().await;
         gateway
     }
+}
+
+/// The command that serves what lies in a folder.
+fn serving(folder: &Path, environment: &[(String, String)]) -> Command {
+    let mut command = weir(folder);
+    command
+        .args(["serve", "--config"])
+        .arg(folder.join("weir.toml"));
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 // === impl Gateway ===
@@ -175,6 +183,44 @@ impl Gateway {
     /// Starts the usual configuration over one upstream.
     pub async fn over(upstream: &Upstream) -> Self {
         Config::over(upstream).start().await
+    }
+
+    /// Starts it again in its folder, on other ports, once it has ended.
+    pub async fn restart(&mut self) -> ExitStatus {
+        let status = self.exit().await;
+        let (child, output) = spawn(&mut serving(self.dir.path(), &self.environment));
+        self.child = child;
+        self.output = output;
+        self.listening().await;
+        status
+    }
+
+    /// Reads the ledger: each row of the query as text, its columns with a space between them, NULL as `-`.
+    pub fn ledger(&self, query: &str) -> Vec<String> {
+        let path = self.dir.path().join(".local/share/weir/weir.db");
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let ledger = rusqlite::Connection::open_with_flags(path, flags).unwrap();
+        let mut select = ledger.prepare(query).unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map([], |row| {
+            let text = |index| {
+                use rusqlite::types::Value;
+                Ok(match row.get::<_, Value>(index)? {
+                    Value::Null => "-".to_owned(),
+                    Value::Integer(number) => number.to_string(),
+                    Value::Text(text) => text,
+                    other => format!("{other:?}"),
+                })
+            };
+            let columns: Result<Vec<String>, rusqlite::Error> = (0..columns).map(text).collect();
+            Ok(columns?.join(" "))
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    async fn listening(&mut self) {
+        self.data = self.bound("data").await;
+        self.admin = self.bound("admin").await;
     }
 
     /// The address of the data plane.

@@ -1,0 +1,304 @@
+//! The ledger: one row for every request, whatever way it ends, and nothing served that is not in it.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::json;
+
+use crate::support::answers::{
+    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, ask, chat, chunk, delta, json_answer,
+};
+use crate::support::eventually;
+use crate::support::gateway::{Config, Gateway, run, weir};
+use crate::support::upstream::{Gate, Script, Upstream};
+
+const PRICED: &str = "[ledger]\nprices = \"own.toml\"\n";
+const PRICES: &str = "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = 1\noutput = 2.5\n";
+
+fn priced(upstream: &Upstream) -> Config {
+    let config = Config::over(upstream).table(PRICED);
+    std::fs::write(config.path().join("own.toml"), PRICES).unwrap();
+    config
+}
+
+fn stream(events: &[&str]) -> Vec<u8> {
+    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
+    for event in events {
+        bytes.extend(chunk(event));
+    }
+    bytes
+}
+
+fn whole_stream() -> Vec<u8> {
+    let mut bytes = stream(&[&delta("Hello"), USAGE, DONE]);
+    bytes.extend(LAST_CHUNK.as_bytes());
+    bytes
+}
+
+fn ask_stream() -> String {
+    json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}], "stream": true})
+        .to_string()
+}
+
+/// Waits until no row is open any more, and returns these columns of all of them.
+async fn settled(gateway: &Gateway, columns: &str) -> Vec<String> {
+    eventually("no row is open", async || {
+        let open = gateway.ledger("SELECT count(*) FROM request WHERE status = 'open'");
+        (open == ["0"]).then_some(())
+    })
+    .await;
+    gateway.ledger(&format!("SELECT {columns} FROM request ORDER BY id"))
+}
+
+#[tokio::test]
+async fn a_request_is_a_row_with_its_attempt_its_tokens_and_its_cost() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = priced(&upstream).start().await;
+    let client = gateway.client().with_header("x-request-id", "mine-1");
+    assert_eq!(client.chat(ask()).await.status, 200);
+    // The row is there with the answer, not a moment later. 3 tokens at 1 and 2 at 2.5 dollars per million.
+    assert_eq!(
+        gateway.ledger(
+            "SELECT request_id, key, team, endpoint, model, served_model, upstream, stream, status, http_status, error,
+                input_tokens, output_tokens, provenance, cost, served_from, attempts FROM request"
+        ),
+        ["mine-1 alice - /v1/chat/completions gpt-4o gpt-4o upstream 0 complete 200 - 3 2 upstream 8000 upstream 1"]
+    );
+    assert_eq!(
+        gateway.ledger("SELECT number, upstream, model, result, http_status, input_tokens, cost FROM attempt"),
+        ["1 upstream gpt-4o answered 200 3 8000"]
+    );
+}
+
+#[tokio::test]
+async fn a_stream_is_settled_before_its_last_event() {
+    let upstream = Upstream::answering(whole_stream()).await;
+    let gateway = priced(&upstream).start().await;
+    let mut stream = gateway.client().stream("/v1/chat/completions", ask_stream()).await;
+    stream.until(DONE).await;
+    assert_eq!(
+        gateway.ledger("SELECT status, stream, input_tokens, output_tokens, provenance, cost FROM request"),
+        ["complete 1 7 3 upstream 14500"]
+    );
+}
+
+#[tokio::test]
+async fn a_call_stands_in_the_ledger_before_its_upstream_hears_of_it() {
+    let gate = Gate::new();
+    let script = gate.clone();
+    let upstream = Upstream::start(move |_| Script::new().until(&script).send(chat())).await;
+    let gateway = Gateway::over(&upstream).await;
+    let asking = tokio::spawn({
+        let client = gateway.client();
+        async move { client.chat(ask()).await }
+    });
+    upstream.called(1).await;
+    assert_eq!(gateway.ledger("SELECT status, provenance FROM request"), ["open estimated"]);
+    gate.open();
+    asking.await.unwrap();
+    assert_eq!(gateway.ledger("SELECT status FROM request"), ["complete"]);
+}
+
+#[tokio::test]
+async fn every_try_has_a_row_of_its_own() {
+    let bad = Upstream::answering(json_answer("500 Oops", "{}")).await;
+    let good = Upstream::answering(chat()).await;
+    let gateway = Config::new()
+        .upstream("bad", &bad, "")
+        .upstream("good", &good, "")
+        .routed("gpt-4o", "targets = [{ upstream = \"bad\" }, { upstream = \"good\", model = \"own\", priority = 1 }]")
+        .start()
+        .await;
+    assert_eq!(gateway.client().chat(ask()).await.status, 200);
+    assert_eq!(
+        gateway.ledger("SELECT upstream, model, result, http_status, provenance FROM attempt ORDER BY number"),
+        ["bad gpt-4o upstream_status 500 -", "good own answered 200 upstream"]
+    );
+    assert_eq!(
+        gateway.ledger("SELECT upstream, served_model, attempts, cost FROM request"),
+        // The price of a name that only the upstream knows is that of the one asked for.
+        ["good own 2 27500"]
+    );
+}
+
+#[tokio::test]
+async fn what_breaks_or_is_left_is_counted_as_far_as_it_came() {
+    let upstream = Upstream::start(|call| {
+        let head = stream(&[&delta("Hello"), &delta(" world")]);
+        match call.header("x-request-id") {
+            Some("cut") => Script::new().send(head).cut(),
+            _ => Script::new().send(head).stall(),
+        }
+    })
+    .await;
+    let gateway = priced(&upstream).start().await;
+    let cut = gateway.client().with_header("x-request-id", "cut");
+    cut.stream("/v1/chat/completions", ask_stream()).await.rest().await;
+    let left = gateway.client().with_header("x-request-id", "left");
+    let mut stream = left.stream("/v1/chat/completions", ask_stream()).await;
+    stream.until("world").await;
+    drop(stream);
+    let columns = "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost";
+    assert_eq!(
+        settled(&gateway, columns).await,
+        ["cut failed upstream_broken 8 2 counted 13000", "left client_gone client_gone 8 2 counted 13000"]
+    );
+}
+
+#[tokio::test]
+async fn paths_that_pass_through_are_booked_with_their_usage_or_their_bytes() {
+    let upstream = Upstream::start(|call| match call.target.as_str() {
+        "/v1/audio/transcriptions" => Script::new().send(json_answer(
+            "200 OK",
+            r#"{"text":"hi","usage":{"type":"tokens","input_tokens":14,"output_tokens":5,"total_tokens":19}}"#,
+        )),
+        _ => Script::new().send(json_answer("200 OK", r#"{"object":"file"}"#)),
+    })
+    .await;
+    let gateway = Gateway::over(&upstream).await;
+    let client = gateway.client();
+    client.request(Method::POST, "/v1/audio/transcriptions", "sound").await;
+    client.request(Method::GET, "/v1/files/f-1", "").await;
+    assert_eq!(
+        settled(&gateway, "endpoint, status, input_tokens, output_tokens, provenance, sent_bytes").await,
+        [
+            "/v1/audio/transcriptions complete 14 5 upstream 88",
+            "/v1/files/f-1 complete 0 0 - 17"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_killed_process_leaves_nothing_open_and_nothing_free() {
+    let upstream = Upstream::start(|_| Script::new().stall()).await;
+    let mut gateway = priced(&upstream).start().await;
+    let asking = tokio::spawn({
+        let client = gateway.client();
+        async move { client.try_open(Method::POST, "/v1/chat/completions", crate::support::client::whole(ask())).await.is_ok() }
+    });
+    upstream.called(1).await;
+    gateway.signal("KILL");
+    gateway.restart().await;
+    assert!(!asking.await.unwrap());
+    let rows = gateway.ledger("SELECT status, error, provenance, attempts, cost > 0 FROM request");
+    assert_eq!(rows, ["interrupted gateway_interrupted estimated 1 1"]);
+    assert!(gateway.metrics().await.contains("weir_ledger_interrupted_rows 1"));
+    // Nothing counts twice.
+    gateway.signal("KILL");
+    gateway.restart().await;
+    assert_eq!(gateway.ledger("SELECT count(*) FROM attempt"), ["1"]);
+}
+
+#[tokio::test]
+async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
+    let upstream = Upstream::answering(chat()).await;
+    for (policy, status) in [("refuse", 503), ("serve", 200)] {
+        let gateway = Config::over(&upstream)
+            .table(&format!("[ledger]\non_failure = \"{policy}\"\n"))
+            .start()
+            .await;
+        let path = gateway.dir.path().join(".local/share/weir/weir.db");
+        let other = rusqlite::Connection::open(path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let calls = upstream.calls().len();
+        let answer = gateway.client().chat(ask()).await;
+        assert_eq!(answer.status, status, "{policy}: {}", answer.text());
+        if status == 503 {
+            answer.error(503, "server_error", "ledger_unavailable");
+            assert!(answer.header("retry-after").is_some());
+            assert_eq!(upstream.calls().len(), calls, "nothing is used that is not written down");
+        }
+        let ready = gateway.operator().get("/readyz").await.status;
+        assert_eq!(ready, if status == 503 { 503 } else { 200 });
+        assert!(gateway.metrics().await.contains("weir_ledger_failing 1"));
+        other.execute_batch("COMMIT").unwrap();
+        eventually("the ledger is well again", async || {
+            gateway.metrics().await.contains("weir_ledger_failing 0").then_some(())
+        })
+        .await;
+        assert_eq!(gateway.client().chat(ask()).await.status, 200);
+        let rows = gateway.ledger("SELECT count(*) FROM request WHERE status = 'complete'");
+        // What was served meanwhile has been written down since.
+        assert_eq!(rows, [if status == 503 { "1" } else { "2" }], "{policy}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_ledger_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.db");
+    std::fs::write(&path, "not a database, but longer than the header of one would have to be ".repeat(9)).unwrap();
+    let config = folder.path().join("weir.toml");
+    let text = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[ledger]\npath = {:?}\n[[key]]\nname = \"a\"\nsecret = \"12345678\"\n",
+        path.display().to_string()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = weir(folder.path());
+    command.args(["serve", "--config"]).arg(&config);
+    let ended = run(command).await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains("no ledger of Weir's") && ended.stderr.contains("[ledger] path"), "{}", ended.stderr);
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("not a database"));
+}
+
+#[tokio::test]
+async fn a_spent_budget_is_told_so_that_no_client_tries_again_and_outlives_a_restart() {
+    let upstream = Upstream::answering(chat()).await;
+    let mut gateway = Config::over(&upstream)
+        .without_key()
+        .table(&format!(
+            "[[key]]\nname = \"alice\"\nsecret = \"{}\"\nbudgets = [{{ tokens = 30, per = \"day\" }}]\n",
+            crate::support::KEY
+        ))
+        .start()
+        .await;
+    let small = || json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}).to_string();
+    let mut answered = 0;
+    let refused = loop {
+        let answer = gateway.client().chat(small()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        answered += 1;
+        assert!(answered < 20);
+        let warned = answer.headers.contains_key("x-weir-budget-warning");
+        assert_eq!(warned, (answered - 1) * 5 >= 24, "call {answered}");
+    };
+    // Five tokens each; the next one is reserved at the eight of its prompt, by estimate, and the two it may have.
+    assert!((3..=6).contains(&answered), "{answered}");
+    refused.error(429, "insufficient_quota", "insufficient_quota");
+    assert_eq!(refused.header("x-should-retry"), Some("false"));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(upstream.calls().len(), answered);
+    gateway.signal("TERM");
+    assert!(gateway.restart().await.success());
+    assert_eq!(gateway.client().chat(small()).await.status, 429);
+    assert!(gateway.metrics().await.contains("weir_budget_used_percent{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"));
+}
+
+#[tokio::test]
+async fn a_client_that_left_can_be_read_to_its_end() {
+    let gate = Gate::new();
+    let script = gate.clone();
+    let upstream = Upstream::start(move |_| {
+        let mut rest = chunk(USAGE);
+        rest.extend(chunk(DONE));
+        rest.extend(LAST_CHUNK.as_bytes());
+        Script::new().send(stream(&[&delta("Hello")])).until(&script).send(rest)
+    })
+    .await;
+    let gateway = Config::over(&upstream)
+        .table("[ledger]\nclient_gone = \"drain\"\n")
+        .start()
+        .await;
+    let mut stream = gateway.client().stream("/v1/chat/completions", ask_stream()).await;
+    stream.until("Hello").await;
+    drop(stream);
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    gate.open();
+    assert_eq!(
+        settled(&gateway, "status, input_tokens, output_tokens, provenance").await,
+        ["client_gone 7 3 drained"]
+    );
+}
