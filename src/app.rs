@@ -1,9 +1,11 @@
 //! Puts the gateway together: stores, upstreams, stack and listeners from the configuration; runs it; stops it.
 
+mod access;
 mod banner;
 mod books;
 mod build;
 mod local;
+mod place;
 mod reload;
 mod signals;
 mod upstreams;
@@ -21,11 +23,13 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
+use crate::store::directory::{self, Directory, DirectoryError};
 use crate::store::ledger;
 use crate::upstream::remote::RemoteError;
 
 use self::books::Stores;
 pub use self::local::check_model;
+pub use self::place::place;
 pub use self::reload::Source;
 use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
@@ -66,9 +70,9 @@ pub enum AppError {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Ledger(#[from] ledger::OpenError),
-    /// What budgets were used before cannot be read.
-    #[error("the ledger cannot be read: {0}")]
-    Budgets(#[source] ledger::ReadError),
+    /// Keys made at run time, or what budgets were used before, cannot be read.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -89,7 +93,7 @@ impl AppError {
             | Self::Model { .. }
             | Self::Upstream { .. }
             | Self::Ledger(_)
-            | Self::Budgets(_) => true,
+            | Self::Directory(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
     }
@@ -114,13 +118,25 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     }
     .dispatch()?;
     let stores = Stores::open(&config.ledger)?;
-    stores.set_budgets(&config)?;
-    let (keys, made) = build::keys(&config, (source.context)().env)?;
+    let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
-    let made_key = made.as_ref().and(keys.first().cloned());
+    let made_key = made.as_ref().and(configured.keys.first().cloned());
+    let directory = Directory::open(
+        &stores.ledger,
+        &stores.budgets,
+        configured,
+        directory::ADMIN,
+    )?;
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
     let books = stores.books(&config, &metrics, &data_drain);
-    let parts = build::parts(&config, &metrics, &data_drain, keys, books, dispatch);
+    let parts = build::parts(
+        &config,
+        &metrics,
+        &data_drain,
+        directory.ring(),
+        books,
+        dispatch,
+    );
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
@@ -143,6 +159,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
+            directory: Arc::clone(&directory),
         },
         loaded,
         tls,
@@ -152,9 +169,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         metrics,
         dispatch: current_dispatch,
         control: Arc::new(Arc::clone(&reloader)),
+        directory,
         drain: data_drain.clone(),
-        ledger: stores.ledger.clone(),
-        budgets: Arc::clone(&stores.budgets),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
     tracing::info!(listener = "admin", address = %admin_address, "listening");

@@ -2,7 +2,6 @@
 //! knows nothing of the gateway's inside.
 
 mod answer;
-mod connect;
 
 use std::io::{self, BufRead, Read as _, Write};
 
@@ -13,7 +12,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use self::answer::{Events, Piece};
-use self::connect::Client;
+use crate::client::{Client, ClientError, causes};
 use crate::secret::Secret;
 
 /// Where a gateway with default settings listens.
@@ -55,14 +54,10 @@ pub struct Console<'a> {
 /// Why there is no answer, or no whole one.
 #[derive(Debug, thiserror::Error)]
 enum ChatError {
-    #[error("{0} is no base URL; write one such as {DEFAULT_URL}")]
-    Url(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error("the key holds characters that no header can carry")]
     Key,
-    #[error("cannot connect to {url}: {why}; is the gateway running? `weir` starts one")]
-    Connect { url: String, why: String },
-    #[error("the connection broke: {0}")]
-    Broken(String),
     #[error("{message} ({status})")]
     Status {
         status: StatusCode,
@@ -166,7 +161,11 @@ async fn converse(options: &Options, console: &mut Console<'_>) -> Result<(), Ch
                 role: "assistant",
                 content,
             }),
-            Err(error @ (ChatError::Url(_) | ChatError::Key | ChatError::Console(_))) => {
+            Err(
+                error @ (ChatError::Client(ClientError::Url(_))
+                | ChatError::Key
+                | ChatError::Console(_)),
+            ) => {
                 return Err(error);
             }
             Err(error) => {
@@ -253,7 +252,7 @@ fn request(options: &Options, messages: &[Message]) -> Result<Request<Full<Bytes
             concat!("weir-chat/", env!("CARGO_PKG_VERSION")),
         )
         .body(Full::new(Bytes::from(body)))
-        .map_err(|_| ChatError::Url(options.url.clone()))?;
+        .map_err(|_| ClientError::Url(options.url.clone()))?;
     if let Some(key) = &options.key {
         let value = format!("Bearer {}", key.expose());
         let mut value = http::HeaderValue::try_from(value).map_err(|_| ChatError::Key)?;
@@ -270,7 +269,7 @@ async fn stream(
 ) -> Result<(), ChatError> {
     let mut events = Events::default();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| ChatError::Broken(connect::causes(&error)))?;
+        let frame = frame.map_err(|error| ClientError::Broken(causes(&error)))?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -297,7 +296,7 @@ fn print(content: &str, printed: &mut String, console: &mut Console<'_>) -> io::
 
 async fn whole(body: Incoming) -> Result<Bytes, ChatError> {
     let collected = Limited::new(body, MAX_TEXT).collect().await;
-    let collected = collected.map_err(|error| ChatError::Broken(connect::causes(&*error)))?;
+    let collected = collected.map_err(|error| ClientError::Broken(causes(&*error)))?;
     Ok(collected.to_bytes())
 }
 

@@ -1,10 +1,16 @@
 //! The command line: what can be asked for, and where its defaults come from.
 
+mod operate;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::operate::{
+    AtArgs, EditArgs, EditTeamArgs, KeysCommand, NewArgs, NewTeamArgs, RevokeArgs, RotateArgs,
+    TeamCommand, UsageArgs,
+};
 use crate::chat;
 use crate::secret::Secret;
 
@@ -26,17 +32,11 @@ pub enum Command {
     /// goes on until the end of input (Ctrl-D).
     #[command(after_help = EXIT_HELP)]
     Chat(ChatArgs),
-    /// Gateway keys
+    /// Tell what was used, by key, team, model, upstream, day or hour
+    Usage(UsageArgs),
+    /// Gateway keys: made, listed, edited, rotated, revoked
     #[command(subcommand)]
     Keys(KeysCommand),
-}
-
-/// What can be done about gateway keys.
-#[derive(Debug, Subcommand)]
-pub enum KeysCommand {
-    /// Print the hash of a key, as the configuration takes it
-    #[command(after_help = EXIT_HELP)]
-    Hash(HashArgs),
 }
 
 /// Which configuration to use.

@@ -16,6 +16,7 @@ use crate::middleware::accounting::AccountingError;
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
 use crate::middleware::explain::{Explain, Explanation};
+use crate::middleware::own_usage::OwnUsageError;
 use crate::middleware::route::RouteError;
 use crate::openai::endpoint::TargetError;
 use crate::openai::json::JsonError;
@@ -33,6 +34,9 @@ pub enum GatewayError {
     /// The body cannot be taken.
     #[error(transparent)]
     Api(#[from] ApiError),
+    /// The caller cannot be told what it used.
+    #[error(transparent)]
+    OwnUsage(#[from] OwnUsageError),
     /// A budget is spent, or the call cannot be written down.
     #[error(transparent)]
     Accounting(#[from] AccountingError),
@@ -61,6 +65,7 @@ impl Explain for GatewayError {
             Self::Route(error) => route(error),
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
+            Self::OwnUsage(error) => own_usage(error),
             Self::Accounting(error) => accounting::accounting(error),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
@@ -198,6 +203,18 @@ fn route(error: &RouteError) -> Explanation {
         )
         .closing(),
     }
+}
+
+fn own_usage(error: &OwnUsageError) -> Explanation {
+    explain(
+        503,
+        SERVER,
+        "ledger_unavailable",
+        "gateway_ledger",
+        "What was used cannot be read at the moment.",
+    )
+    .retry_after(Duration::from_secs(5))
+    .detail(error.0.to_string())
 }
 
 fn auth(error: &AuthError) -> Explanation {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::secret::Secret;
 
 /// What every key that Weir makes begins with, so that secret scanners can find a leaked one.
-pub const PREFIX: &str = "sk-weir-";
+pub const PREFIX: &str = "wr-";
 /// The fewest characters of a key that somebody chose.
 pub const MIN_LENGTH: usize = 8;
 /// The most bytes of a key: a request head has no room for more.
@@ -34,7 +34,7 @@ pub enum KeyError {
     Unprintable,
 }
 
-/// Makes a new key of 256 bits: `sk-weir-`, 8 characters that may be shown, `-`, 43 characters that may not.
+/// Makes a new key of 256 bits: `wr-`, 8 characters that may be shown, `-`, 43 characters that may not.
 ///
 /// # Errors
 /// When the operating system has no randomness to give.
@@ -66,6 +66,13 @@ pub fn public_prefix(key: &str) -> Option<&str> {
         |part: &str, length| part.len() == length && part.bytes().all(|b| ALPHABET.contains(&b));
     (plain(public, PUBLIC_CHARS) && plain(secret, SECRET_CHARS))
         .then(|| &key[..PREFIX.len() + PUBLIC_CHARS])
+}
+
+/// Returns whether a text looks like the public part of a key that Weir made.
+pub fn is_public_prefix(text: &str) -> bool {
+    text.strip_prefix(PREFIX).is_some_and(|public| {
+        public.len() == PUBLIC_CHARS && public.bytes().all(|b| ALPHABET.contains(&b))
+    })
 }
 
 /// Checks that clients can send a text as their key, and that nobody guesses it at once.
@@ -159,22 +166,17 @@ mod tests {
     fn a_made_key_has_the_shape_and_differs_from_the_next() {
         let (one, two) = (generate().unwrap(), generate().unwrap());
         assert_ne!(one.expose(), two.expose());
-        assert_eq!(one.expose().len(), 8 + 8 + 1 + 43);
+        assert_eq!(one.expose().len(), 3 + 8 + 1 + 43);
         assert_eq!(check(one.expose()), Ok(()));
-        assert_eq!(public_prefix(one.expose()), one.expose().get(..16));
+        assert_eq!(public_prefix(one.expose()), one.expose().get(..11));
     }
 
     #[test]
     fn only_made_keys_have_a_public_part() {
-        for key in [
-            "",
-            "sk-weir-",
-            "sk-weir-12345678-short",
-            "sk-proj-abcdefghijklmnop",
-        ] {
+        for key in ["", "wr-", "wr-12345678-short", "sk-proj-abcdefghijklmnop"] {
             assert_eq!(public_prefix(key), None, "{key}");
         }
-        let foreign = format!("sk-weir-12345ü78-{}", "a".repeat(42));
+        let foreign = format!("wr-12345ü78-{}", "a".repeat(42));
         assert_eq!(public_prefix(&foreign), None);
     }
 

@@ -4,9 +4,10 @@ use std::io::{self, BufReader, IsTerminal, Write};
 use std::process::ExitCode;
 
 use tokio::runtime::{Builder, Runtime};
-use weir::cli::{Command, ConfigArgs, KeysCommand};
+use weir::cli::{Command, ConfigArgs, HashArgs};
 use weir::config::{self, Config, LogFormat};
-use weir::{app, chat, keys, log};
+use weir::operator::{self, Failure, Place, Wanted};
+use weir::{app, chat, keys, log, report};
 
 const MISTAKE: u8 = 1;
 const INTERNAL: u8 = 2;
@@ -22,15 +23,16 @@ fn main() -> ExitCode {
             if fine { 0 } else { MISTAKE }
         }
         Ok(Command::Chat(args)) => talk(&args.options(&config::process_env)),
-        Ok(Command::Keys(KeysCommand::Hash(args))) => {
-            match keys::hash_command(args.key(), args.new_key(), &mut io::stdin()) {
-                Ok(text) => {
-                    print(&text);
-                    0
-                }
-                Err(message) => complain(&message, MISTAKE),
-            }
+        Ok(Command::Usage(args)) => {
+            let (wanted, options) = args.options(&config::process_env);
+            operate(wanted, async |place| operator::usage(place, &options).await)
         }
+        Ok(Command::Keys(command)) => match command.options(&config::process_env) {
+            Ok((wanted, options)) => {
+                operate(wanted, async |place| operator::keys(place, options).await)
+            }
+            Err(args) => hash(&args),
+        },
         Err(code) => code,
     };
     ExitCode::from(code)
@@ -83,6 +85,41 @@ fn talk(options: &chat::Options) -> u8 {
         interactive,
     };
     runtime.block_on(chat::run(options, &mut console))
+}
+
+fn hash(args: &HashArgs) -> u8 {
+    match keys::hash_command(args.key(), args.new_key(), &mut io::stdin()) {
+        Ok(text) => {
+            print(&text);
+            0
+        }
+        Err(message) => complain(&message, MISTAKE),
+    }
+}
+
+/// Does something at a gateway or at a ledger's file, and prints what comes of it.
+fn operate(wanted: Wanted, act: impl AsyncFnOnce(&Place) -> Result<String, Failure>) -> u8 {
+    let runtime = match runtime(1) {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&format!("cannot start: {error}"), INTERNAL),
+    };
+    let done = app::place(wanted, &context()).and_then(|place| runtime.block_on(act(&place)));
+    match done {
+        Ok(text) => {
+            print(&text);
+            0
+        }
+        Err(failure) => {
+            let code = if failure.is_users { MISTAKE } else { INTERNAL };
+            complain(&plain_lines(&failure.message), code)
+        }
+    }
+}
+
+/// What a server says must not move the cursor; the report of a configuration has lines.
+fn plain_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().map(report::plain).collect();
+    lines.join("\n")
 }
 
 /// One worker needs no threads, and no locks between them.

@@ -16,13 +16,15 @@ use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::{AccountingLayer, Books};
 use crate::middleware::api::{self, ApiLayer};
-use crate::middleware::auth::{AuthLayer, Keyring};
+use crate::middleware::auth::AuthLayer;
 use crate::middleware::explain::Explain;
 use crate::middleware::heartbeat::HeartbeatLayer;
+use crate::middleware::own_usage::OwnUsageLayer;
 use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
 use crate::middleware::telemetry::{Cause, TelemetryLayer};
 use crate::server::HttpService;
+use crate::store::keyring::CurrentKeyring;
 use crate::upstream::Dispatch;
 
 /// What the layers are built from.
@@ -36,7 +38,7 @@ pub struct Parts {
     /// The bounds of request heads.
     pub route: route::Params,
     /// Who may call.
-    pub keyring: Arc<Keyring>,
+    pub keyring: CurrentKeyring,
     /// The bounds of request bodies.
     pub api: api::Params,
     /// How often a stream without content shows that it is alive; `None`: never.
@@ -50,6 +52,10 @@ pub struct Parts {
 /// Builds the data plane's service.
 pub fn build(parts: Parts) -> impl HttpService + Sync {
     let metrics = Arc::clone(&parts.metrics);
+    let Books {
+        ledger, budgets, ..
+    } = &*parts.books;
+    let own_usage = OwnUsageLayer::new(ledger.reader(), Arc::clone(budgets));
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
@@ -60,8 +66,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
     // stands inside of it, so that nothing is served that is not in the ledger. All tries of a call are one row there.
     let accounted = AccountingLayer::new(parts.books).layer(innermost);
+    // What a key has used is told from the ledger: it goes to no upstream, and is not booked itself.
+    let told = own_usage.layer(accounted);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
-    let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
+    let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(told);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
     let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(alive);
 

@@ -1,11 +1,9 @@
 //! Whether the gateway can serve.
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use serde::Serialize;
 
-use super::text;
+use super::answer::{Answer, text};
 use crate::metrics::Metrics;
 use crate::server::Drain;
 use crate::store::ledger::Ledger;
@@ -48,7 +46,7 @@ fn readiness<'a>(dispatch: &'a Dispatch, drain: &Drain, ledger: &Ledger) -> Read
 }
 
 /// Answers `/readyz`: 200 when calls can be served, 503 when they should go elsewhere.
-pub(super) fn ready(dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) -> Response<Full<Bytes>> {
+pub(super) fn ready(dispatch: &Dispatch, drain: &Drain, ledger: &Ledger) -> Answer {
     let readiness = readiness(dispatch, drain, ledger);
     let status = if readiness.ready {
         StatusCode::OK

@@ -2,9 +2,19 @@
 //!
 //! From this machine metrics and health are free to read; everything else, and everyone else, needs the admin token.
 
+mod answer;
+mod audit;
+mod body;
 mod books;
 mod health;
+mod keys;
+mod query;
 mod reload;
+mod routes;
+mod teams;
+#[cfg(test)]
+mod tests;
+mod usage;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,19 +24,21 @@ use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body::Body;
 use subtle::ConstantTimeEq;
 use tower::Service;
 
+use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
 pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
-use crate::keys;
+use crate::keys as secrets;
 use crate::metrics::{self, Metrics};
-use crate::openai::envelope::ErrorBody;
-use crate::server::{Drain, PeerAddr, RequestBody};
-use crate::store::budgets::Budgets;
-use crate::store::ledger::Ledger;
+use crate::server::{Drain, PeerAddr};
+use crate::store::directory::Directory;
 use crate::upstream::Dispatch;
+
+/// Where the admin API begins.
+const PREFIX: &str = "/admin/v1/";
 
 /// What the admin plane is built from.
 #[derive(Clone)]
@@ -39,12 +51,10 @@ pub struct Params {
     pub dispatch: Arc<ArcSwap<Dispatch>>,
     /// What can be done.
     pub control: Arc<dyn Control>,
+    /// The keys and teams, the ledger that they stand in, and what may be used.
+    pub directory: Arc<Directory>,
     /// The data plane's stop.
     pub drain: Drain,
-    /// What was used.
-    pub ledger: Ledger,
-    /// What may be used.
-    pub budgets: Arc<Budgets>,
 }
 
 /// The admin plane's service.
@@ -61,13 +71,23 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<RequestBody>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let path = request.uri().path();
         let is_public = matches!(path, "/metrics" | "/healthz" | "/readyz");
         let peer = request.extensions().get::<PeerAddr>().map(|peer| peer.0);
         let is_free = is_public && peer.is_some_and(is_local);
         if !is_free && !self.has_token(request.headers()) {
             return unauthorized();
+        }
+        if path.starts_with(PREFIX) {
+            return match is_cross_site(&request) {
+                true => cross_site(),
+                false => routes::answer(&self.params, request).await,
+            };
         }
         if is_public && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return not_allowed("GET, HEAD");
@@ -79,32 +99,13 @@ impl Admin {
                 let Params {
                     dispatch,
                     drain,
-                    ledger,
+                    directory,
                     ..
                 } = &*self.params;
-                health::ready(&dispatch.load(), drain, ledger)
+                health::ready(&dispatch.load(), drain, directory.ledger())
             }
-            _ => error(
-                StatusCode::NOT_FOUND,
-                "unknown_url",
-                "Unknown URL of the admin plane. It has /metrics, /healthz, /readyz and /admin/v1/reload.",
-            ),
+            _ => not_found(),
         }
-    }
-
-    /// Says why a request may not change anything; `None`: it may.
-    fn refuse_change(&self, request: &Request<RequestBody>) -> Option<Response<Full<Bytes>>> {
-        if !self.has_token(request.headers()) {
-            return Some(unauthorized());
-        }
-        if is_cross_site(request) {
-            return Some(error(
-                StatusCode::FORBIDDEN,
-                "cross_site",
-                "This was asked for by the page of another site.",
-            ));
-        }
-        (*request.method() != Method::POST).then(|| not_allowed("POST"))
     }
 
     fn has_token(&self, headers: &HeaderMap) -> bool {
@@ -112,21 +113,21 @@ impl Admin {
         let (Some(value), None) = (values.next(), values.next()) else {
             return false;
         };
-        keys::bearer(value.as_bytes())
-            .is_some_and(|token| bool::from(keys::digest(token).ct_eq(&self.params.token_digest)))
+        secrets::bearer(value.as_bytes()).is_some_and(|token| {
+            bool::from(secrets::digest(token).ct_eq(&self.params.token_digest))
+        })
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn metrics(&self) -> Answer {
         let Params {
             metrics,
             dispatch,
             drain,
-            ledger,
-            budgets,
+            directory,
             ..
         } = &*self.params;
-        health::observe(metrics, &dispatch.load(), drain, ledger);
-        books::observe(metrics, ledger, budgets);
+        health::observe(metrics, &dispatch.load(), drain, directory.ledger());
+        books::observe(metrics, directory.ledger(), directory.budgets());
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {
@@ -141,31 +142,28 @@ impl Admin {
     }
 }
 
-impl Service<Request<RequestBody>> for Admin {
-    type Response = Response<Full<Bytes>>;
+impl<B> Service<Request<B>> for Admin
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Response = Answer;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        if request.uri().path() != "/admin/v1/reload" {
-            let answer = self.answer(&request);
-            return Box::pin(async move { Ok(answer) });
-        }
-        if let Some(refusal) = self.refuse_change(&request) {
-            return Box::pin(async move { Ok(refusal) });
-        }
-        let reloading = self.params.control.reload();
-        Box::pin(async move { Ok(reload::answer(&reloading.await)) })
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move { Ok(this.answer(request).await) })
     }
 }
 
 /// Returns whether a browser says that a page of another origin asks. Such a page cannot know the token; should it
 /// ever come by it, this is the second lock.
-fn is_cross_site(request: &Request<RequestBody>) -> bool {
+fn is_cross_site<B>(request: &Request<B>) -> bool {
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         return false;
     };
@@ -184,54 +182,14 @@ fn is_cross_site(request: &Request<RequestBody>) -> bool {
     asking.is_none() || asking != own
 }
 
-fn unauthorized() -> Response<Full<Bytes>> {
-    let mut response = error(
-        StatusCode::UNAUTHORIZED,
-        "invalid_admin_token",
-        "This needs the admin token as a bearer token.",
-    );
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
-}
-
-fn not_allowed(allow: &'static str) -> Response<Full<Bytes>> {
-    let message = format!("Only {allow} is allowed here.");
-    let mut response = error(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        &message,
-    );
-    response
-        .headers_mut()
-        .insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
+fn cross_site() -> Answer {
+    error(
+        StatusCode::FORBIDDEN,
+        "cross_site",
+        "This was asked for by the page of another site.",
+    )
 }
 
 fn is_local(peer: SocketAddr) -> bool {
     peer.ip().to_canonical().is_loopback()
-}
-
-fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        HeaderName::from_static("x-content-type-options"),
-        HeaderValue::from_static("nosniff"),
-    );
-    response
-}
-
-fn error(status: StatusCode, code: &'static str, message: &str) -> Response<Full<Bytes>> {
-    let body = ErrorBody {
-        message,
-        kind: "invalid_request_error",
-        param: None,
-        code,
-    };
-    text(status, "application/json", body.to_json())
 }

@@ -2,12 +2,10 @@
 
 use std::pin::Pin;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use serde::Serialize;
 
-use super::text;
+use super::answer::{Answer, text};
 use crate::openai::envelope::ErrorBody;
 
 /// What the admin plane can have done.
@@ -127,7 +125,7 @@ struct Failure<'a> {
 }
 
 /// Answers with what came of a reload.
-pub(super) fn answer(outcome: &Result<Reloaded, Refused>) -> Response<Full<Bytes>> {
+pub(super) fn answer(outcome: &Result<Reloaded, Refused>) -> Answer {
     let (status, body) = match outcome {
         Ok(report) => {
             let success = Success {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::build::MadeKey;
+use super::access::MadeKey;
 use crate::config::Secret;
 
 /// What there is to say.

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::AppError;
-use crate::config::{self, BudgetConfig, BudgetLimit, Config, LedgerConfig};
+use crate::config::{self, Config, LedgerConfig};
 use crate::metrics::Metrics;
 use crate::middleware::accounting::{Books, ClientGone, Means, OnFailure};
 use crate::server::Drain;
-use crate::store::budgets::{Budget, Budgets, Holder, Limit, Period, Window};
+use crate::store::budgets::Budgets;
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::tokens::{Encoding, Encodings};
 
@@ -50,19 +48,6 @@ impl Stores {
         })
     }
 
-    /// Makes the configuration's budgets those that count.
-    pub(super) fn set_budgets(&self, config: &Config) -> Result<(), AppError> {
-        let holders = holders(config);
-        let budgets = Arc::clone(&self.budgets);
-        let read = move |connection: &rusqlite::Connection| {
-            budgets.replace(holders, connection, Timestamp::now())
-        };
-        self.ledger
-            .reader()
-            .read_now(read)
-            .map_err(AppError::Budgets)
-    }
-
     /// Sets up what accounting goes by.
     pub(super) fn books(
         &self,
@@ -101,41 +86,5 @@ impl Stores {
             deadline: drain.deadline().clone(),
             tasks: drain.tasks().clone(),
         })
-    }
-}
-
-/// Returns whose budgets there are.
-fn holders(config: &Config) -> Vec<(Holder, Vec<Budget>)> {
-    let keys = config.keys.iter().map(|key| {
-        let holder = Holder::Key((*key.name).into());
-        (holder, budgets(&key.budgets))
-    });
-    let teams = config.teams.iter().map(|team| {
-        let holder = Holder::Team((*team.name).into());
-        (holder, budgets(&team.budgets))
-    });
-    keys.chain(teams).collect()
-}
-
-fn budgets(configured: &[BudgetConfig]) -> Vec<Budget> {
-    configured.iter().map(budget).collect()
-}
-
-fn budget(config: &BudgetConfig) -> Budget {
-    Budget {
-        limit: match config.limit {
-            BudgetLimit::Money(amount) => Limit::Money(amount),
-            BudgetLimit::Tokens(tokens) => Limit::Tokens(tokens),
-        },
-        per: match config.per {
-            config::Period::Day => Period::Day,
-            config::Period::Month => Period::Month,
-            config::Period::Total => Period::Total,
-        },
-        window: match config.window {
-            config::Window::Calendar => Window::Calendar,
-            config::Window::Rolling => Window::Rolling,
-        },
-        warn_at_thousandths: config.warn_at_thousandths,
     }
 }

@@ -1,75 +1,26 @@
 //! From the configuration's types to each room's own.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::AppError;
-use crate::call::{Caller, RequestId};
-use crate::config::{Config, KeyConfig, Secret, ServerConfig, UpstreamKind};
+use crate::call::RequestId;
+use crate::config::{Config, ServerConfig, UpstreamKind};
 use crate::error::GatewayError;
-use crate::keys;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::Books;
-use crate::middleware::auth::{KeyParams, Keyring};
 use crate::middleware::explain::Explain;
 use crate::middleware::respond::raw_response;
 use crate::middleware::{api, route};
-use crate::pattern::Pattern;
 use crate::server::{self, Drain, Observer, Tls};
 use crate::stack;
+use crate::store::keyring::CurrentKeyring;
 use crate::upstream::Dispatch;
-
-/// The one key of a configuration without keys.
-pub(super) enum MadeKey {
-    /// Made for this run.
-    Generated(Secret),
-    /// `WEIR_KEY`.
-    FromEnvironment,
-}
-
-/// The name of that key.
-const MADE_KEY: &str = "default";
 
 /// How far above the stack's bounds of a head the server's own lie: up to here clients get an envelope with their
 /// request's id, beyond it only a canned one.
 const HEAD_ROOM: usize = 2;
-
-/// Returns the keys of the configuration, or the one that stands in for none.
-pub(super) fn keys(
-    config: &Config,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<(Vec<KeyParams>, Option<MadeKey>), AppError> {
-    if !config.keys.is_empty() {
-        return Ok((configured_keys(config), None));
-    }
-    let (secret, made) = match env("WEIR_KEY").filter(|key| !key.is_empty()) {
-        Some(key) => (Secret::new(key), MadeKey::FromEnvironment),
-        None => {
-            let key = keys::generate().map_err(|error| AppError::Randomness(error.to_string()))?;
-            (key.clone(), MadeKey::Generated(key))
-        }
-    };
-    let caller = Caller {
-        key: MADE_KEY.into(),
-        team: None,
-        models: Vec::new(),
-    };
-    let key = KeyParams {
-        digest: keys::digest(secret.expose().as_bytes()),
-        caller: Arc::new(caller),
-        paths: vec![Pattern::any()],
-        expires: None,
-    };
-    Ok((vec![key], Some(made)))
-}
-
-/// Returns the keys of the configuration.
-pub(super) fn configured_keys(config: &Config) -> Vec<KeyParams> {
-    let keys = config.keys.iter();
-    keys.map(|key| key_params(key, config)).collect()
-}
 
 /// Reads the certificate of the data plane.
 pub(super) fn tls(config: &Config) -> Result<Option<Tls>, AppError> {
@@ -83,7 +34,7 @@ pub(super) fn parts(
     config: &Config,
     metrics: &Arc<Metrics>,
     drain: &Drain,
-    keys: Vec<KeyParams>,
+    keyring: CurrentKeyring,
     books: Arc<Books>,
     dispatch: Dispatch,
 ) -> stack::Parts {
@@ -92,39 +43,12 @@ pub(super) fn parts(
         access_log: config.log.access,
         deadline: drain.deadline().clone(),
         route: route_params(&config.server),
-        keyring: Arc::new(Keyring::new(keys)),
+        keyring,
         api: api_params(&config.server),
         heartbeat: config.server.stream_ping,
         books,
         dispatch,
     }
-}
-
-fn key_params(key: &KeyConfig, config: &Config) -> KeyParams {
-    let team = config
-        .teams
-        .iter()
-        .find(|team| Some(&team.name) == key.team.as_ref());
-    let lists = [
-        Some(key.models.clone()),
-        team.map(|team| team.models.clone()),
-    ];
-    let caller = Caller {
-        key: (*key.name).into(),
-        team: key.team.as_deref().map(Into::into),
-        models: lists.into_iter().flatten().collect(),
-    };
-    KeyParams {
-        digest: key.digest,
-        caller: Arc::new(caller),
-        paths: key.paths.clone(),
-        expires: key.expires.map(system_time),
-    }
-}
-
-fn system_time(time: jiff::Timestamp) -> SystemTime {
-    let seconds = u64::try_from(time.as_second()).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
 fn route_params(server: &ServerConfig) -> route::Params {

@@ -14,13 +14,13 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::books::Stores;
 use super::upstreams::{Builder, Previous};
-use super::{AppError, build};
+use super::{AppError, access, build};
 use crate::admin::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::metrics::Metrics;
-use crate::middleware::auth::KeyParams;
 use crate::server::{Drain, Terms, Tls};
 use crate::stack;
+use crate::store::directory::{Configured, ConfiguredKey, Directory};
 use crate::upstream::Dispatch;
 
 /// Where the configuration comes from, each time that it is read.
@@ -38,7 +38,7 @@ pub(super) struct Fixed {
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain: Drain,
     /// The key that was made at the start for a configuration without keys.
-    pub(super) made_key: Option<KeyParams>,
+    pub(super) made_key: Option<ConfiguredKey>,
     /// The ledger and what is counted from it.
     pub(super) stores: Stores,
     /// Puts a stack in the place of the current one.
@@ -46,6 +46,8 @@ pub(super) struct Fixed {
     pub(super) terms: Terms,
     /// The current upstreams, for whoever reports on them.
     pub(super) dispatch: Arc<ArcSwap<Dispatch>>,
+    /// The keys and teams, those made at run time too.
+    pub(super) directory: Arc<Directory>,
 }
 
 /// Reloads, one at a time.
@@ -73,6 +75,7 @@ struct Serving {
 /// A configuration that is ready to be served.
 struct Next {
     loaded: Loaded,
+    configured: Configured,
     parts: stack::Parts,
     tls: Option<Tls>,
 }
@@ -140,7 +143,12 @@ impl Reloader {
         let (read, next) =
             prepared.map_err(|_| Refused::bug("Reading the configuration failed."))?;
         *files = read;
-        let Next { loaded, parts, tls } = next?;
+        let Next {
+            loaded,
+            configured,
+            parts,
+            tls,
+        } = next?;
         let changes = changes(&self.started, &serving.config, &loaded.config);
         let mut changed = changes.applied;
         if tls != serving.tls && tls.is_some() && serving.tls.is_some() {
@@ -151,13 +159,17 @@ impl Reloader {
             .or_else(|| serving.tls.clone())
             .filter(|_| serving.tls.is_some());
         self.serve(&loaded, parts, tls.as_ref());
-        let warnings = loaded.warnings.problems.iter();
+        let mut warnings = Vec::new();
+        if self.fixed.directory.reconfigure(configured).await.is_err() {
+            // Logged where it happened.
+            warnings.push("budgets: stay as they were, since the ledger cannot be read".to_owned());
+        }
+        let problems = loaded.warnings.problems.iter();
+        warnings.extend(problems.map(|problem| format!("{}: {}", problem.path, problem.message)));
         let reloaded = Reloaded {
             changed,
             restart_needed: changes.restart,
-            warnings: warnings
-                .map(|problem| format!("{}: {}", problem.path, problem.message))
-                .collect(),
+            warnings,
         };
         *serving = Serving {
             config: loaded.config,
@@ -181,21 +193,23 @@ impl Reloader {
             drain,
             made_key,
             dispatch,
+            directory,
             stores,
             ..
         } = &self.fixed;
         let config = &loaded.config;
         let because = |error: AppError| Refused::because(&error.to_string());
         let tls = build::tls(config).map_err(because)?;
-        let keys = match (config.keys.is_empty(), made_key) {
-            (false, _) => build::configured_keys(config),
-            (true, Some(made)) => vec![made.clone()],
+        let mut configured = access::configured(config);
+        match (config.keys.is_empty(), made_key) {
+            (false, _) => {}
+            (true, Some(made)) => configured.keys.push(made.clone()),
             (true, None) => {
                 return Err(Refused::because(
                     "No [[key]] is left, and nobody could call any more; keep one, or restart to have one made.",
                 ));
             }
-        };
+        }
         let before = dispatch.load_full();
         let builder = Builder {
             config,
@@ -207,11 +221,14 @@ impl Reloader {
             }),
         };
         let dispatch = builder.dispatch().map_err(because)?;
-        // Last of all: what comes before may still refuse.
-        stores.set_budgets(config).map_err(because)?;
         let books = stores.books(config, metrics, drain);
-        let parts = build::parts(config, metrics, drain, keys, books, dispatch);
-        Ok(Next { loaded, parts, tls })
+        let parts = build::parts(config, metrics, drain, directory.ring(), books, dispatch);
+        Ok(Next {
+            loaded,
+            configured,
+            parts,
+            tls,
+        })
     }
 
     fn serve(&self, loaded: &Loaded, parts: stack::Parts, tls: Option<&Tls>) {

@@ -18,7 +18,6 @@ mod stamp;
 mod tests;
 mod tls;
 mod types;
-mod units;
 
 use std::path::{Path, PathBuf};
 

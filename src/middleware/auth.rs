@@ -4,33 +4,18 @@
 //! The presented key is hashed first; only the digest is ever looked up, compared (in constant time) and kept. The
 //! headers that carry keys end here.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use subtle::ConstantTimeEq;
 use tower::{Layer, Service};
 
 use crate::call::{Authenticated, Caller, Routed};
 use crate::keys;
 use crate::openai::endpoint::Target;
-use crate::pattern::Pattern;
-
-/// What the gateway knows of one key.
-#[derive(Clone, Debug)]
-pub struct KeyParams {
-    /// SHA-256 of the key.
-    pub digest: [u8; 32],
-    /// Whose it is.
-    pub caller: Arc<Caller>,
-    /// The paths that it may use.
-    pub paths: Vec<Pattern>,
-    /// When it stops being good.
-    pub expires: Option<SystemTime>,
-}
+use crate::store::keyring::{CurrentKeyring, Keyring};
 
 /// Why a caller is turned away.
 #[derive(Debug, thiserror::Error)]
@@ -58,25 +43,17 @@ pub enum AuthError {
     },
 }
 
-/// All keys, by digest.
-#[derive(Debug)]
-pub struct Keyring {
-    /// Found by the first half of the digest; the whole is compared in constant time then. What a lookup's timing
-    /// could tell is about digests, from which no key follows.
-    keys: HashMap<[u8; 16], KeyParams>,
-}
-
 /// Builds [`Auth`].
 #[derive(Clone, Debug)]
 pub struct AuthLayer {
-    keyring: Arc<Keyring>,
+    keyring: CurrentKeyring,
 }
 
 /// The service of this layer.
 #[derive(Clone, Debug)]
 pub struct Auth<S> {
     inner: S,
-    keyring: Arc<Keyring>,
+    keyring: CurrentKeyring,
 }
 
 const API_KEY_HEADERS: [HeaderName; 2] = [
@@ -87,62 +64,36 @@ const API_KEY_HEADERS: [HeaderName; 2] = [
 /// Browsers cannot set headers on a WebSocket; OpenAI's realtime clients name the key as a subprotocol instead.
 const KEY_SUBPROTOCOL: &[u8] = b"openai-insecure-api-key.";
 
-// === impl Keyring ===
-
-impl Keyring {
-    /// Collects the keys.
-    pub fn new(keys: impl IntoIterator<Item = KeyParams>) -> Self {
-        Self {
-            keys: keys
-                .into_iter()
-                .map(|key| (half(&key.digest), key))
-                .collect(),
-        }
+/// Returns who presents `key` at the time `now`, asking for what lies at `target`.
+fn authenticate(
+    ring: &Keyring,
+    key: &[u8],
+    now: SystemTime,
+    target: &Target,
+    path: &str,
+) -> Result<Arc<Caller>, AuthError> {
+    let Some(known) = ring.find(&keys::digest(key)) else {
+        let prefix = std::str::from_utf8(key)
+            .ok()
+            .and_then(keys::public_prefix)
+            .map(str::to_owned);
+        return Err(AuthError::Unknown { prefix });
+    };
+    if known.expires.is_some_and(|expires| expires <= now) {
+        return Err(AuthError::Expired);
     }
-
-    /// Returns who presents `key` at the time `now`, asking for what lies at `target`.
-    ///
-    /// # Errors
-    /// [`AuthError`] for a key that is unknown, expired, or not for this path.
-    pub fn authenticate(
-        &self,
-        key: &[u8],
-        now: SystemTime,
-        target: &Target,
-        path: &str,
-    ) -> Result<Arc<Caller>, AuthError> {
-        let digest = keys::digest(key);
-        let known = self
-            .keys
-            .get(&half(&digest))
-            .filter(|known| bool::from(known.digest.ct_eq(&digest)));
-        let Some(known) = known else {
-            let prefix = std::str::from_utf8(key)
-                .ok()
-                .and_then(keys::public_prefix)
-                .map(str::to_owned);
-            return Err(AuthError::Unknown { prefix });
-        };
-        if known.expires.is_some_and(|expires| expires <= now) {
-            return Err(AuthError::Expired);
-        }
-        // The legacy engine routes are other names of paths: a key that may use either may use both.
-        let canonical = target.endpoint.canonical_path().unwrap_or(path);
-        if !known
-            .paths
-            .iter()
-            .any(|pattern| pattern.matches(path) || pattern.matches(canonical))
-        {
-            return Err(AuthError::Path {
-                path: path.to_owned(),
-            });
-        }
-        Ok(Arc::clone(&known.caller))
+    // The legacy engine routes are other names of paths: a key that may use either may use both.
+    let canonical = target.endpoint.canonical_path().unwrap_or(path);
+    if !known
+        .paths
+        .iter()
+        .any(|pattern| pattern.matches(path) || pattern.matches(canonical))
+    {
+        return Err(AuthError::Path {
+            path: path.to_owned(),
+        });
     }
-}
-
-fn half(digest: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|i| digest[i])
+    Ok(Arc::clone(&known.caller))
 }
 
 /// Takes the key out of the headers, and every header that could carry one with it.
@@ -197,8 +148,8 @@ fn take_subprotocol(headers: &mut HeaderMap) -> Option<Vec<u8>> {
 // === impl AuthLayer ===
 
 impl AuthLayer {
-    /// Lets in who has a key on the ring.
-    pub fn new(keyring: Arc<Keyring>) -> Self {
+    /// Lets in who has a key on the ring that is current when they come.
+    pub fn new(keyring: CurrentKeyring) -> Self {
         Self { keyring }
     }
 }
@@ -235,8 +186,8 @@ where
             body,
         } = request;
         let caller = take_key(&mut parts.headers).and_then(|key| {
-            self.keyring
-                .authenticate(&key, SystemTime::now(), &target, parts.uri.path())
+            let ring = self.keyring.load();
+            authenticate(&ring, &key, SystemTime::now(), &target, parts.uri.path())
         });
         match caller {
             Ok(caller) => {
@@ -264,6 +215,8 @@ mod tests {
 
     use super::*;
     use crate::openai::endpoint::Endpoint;
+    use crate::pattern::Pattern;
+    use crate::store::keyring::KeyParams;
 
     const KEY: &[u8] = b"sk-alice-0123456789";
 
@@ -365,7 +318,8 @@ mod tests {
     fn only_the_whole_key_opens() {
         let ring = keyring(&["/v1/*"], None);
         let open = |key| {
-            ring.authenticate(
+            authenticate(
+                &ring,
                 key,
                 SystemTime::now(),
                 &target(Endpoint::Models),
@@ -383,7 +337,7 @@ mod tests {
     fn a_key_ends_at_its_hour() {
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
         let ring = keyring(&["/v1/*"], Some(end));
-        let open = |now| ring.authenticate(KEY, now, &target(Endpoint::Models), "/v1/models");
+        let open = |now| authenticate(&ring, KEY, now, &target(Endpoint::Models), "/v1/models");
         assert!(open(end - Duration::from_secs(1)).is_ok());
         assert!(matches!(open(end), Err(AuthError::Expired)));
     }
@@ -392,7 +346,7 @@ mod tests {
     fn paths_are_allowed_by_either_of_their_names() {
         let ring = keyring(&["/v1/completions"], None);
         let open =
-            |endpoint, path| ring.authenticate(KEY, SystemTime::now(), &target(endpoint), path);
+            |endpoint, path| authenticate(&ring, KEY, SystemTime::now(), &target(endpoint), path);
         assert!(open(Endpoint::Completions, "/v1/engines/ada/completions").is_ok());
         assert!(matches!(
             open(Endpoint::PassThrough, "/v1/files"),

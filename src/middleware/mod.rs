@@ -5,6 +5,7 @@ pub mod api;
 pub mod auth;
 pub mod explain;
 pub mod heartbeat;
+pub mod own_usage;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

@@ -24,6 +24,8 @@ pub enum Endpoint {
     Engines,
     /// `GET /v1/engines/{engine}`; the name is decoded as the legacy library encodes it
     Engine(String),
+    /// `GET /v1/usage`, Weir's own: what the caller's key has used
+    OwnUsage,
     /// Every other path under `/v1/`, in any method
     PassThrough,
 }
@@ -63,6 +65,7 @@ impl Endpoint {
             Self::Model(_) => "/v1/models/{model}",
             Self::Engines => "/v1/engines",
             Self::Engine(_) => "/v1/engines/{engine}",
+            Self::OwnUsage => "/v1/usage",
             Self::PassThrough => "other",
         }
     }
@@ -75,7 +78,11 @@ impl Endpoint {
             | Self::Embeddings
             | Self::Responses
             | Self::Models => Some(self.label()),
-            Self::Model(_) | Self::Engines | Self::Engine(_) | Self::PassThrough => None,
+            Self::Model(_)
+            | Self::Engines
+            | Self::Engine(_)
+            | Self::OwnUsage
+            | Self::PassThrough => None,
         }
     }
 
@@ -140,6 +147,7 @@ impl Endpoint {
                     _ => only(Method::GET, "DELETE, GET", Self::Model(name)),
                 }
             }
+            ["usage"] => only(Method::GET, "GET", Self::OwnUsage),
             ["engines"] => only(Method::GET, "GET", Self::Engines),
             ["engines", engine] => {
                 only(Method::GET, "GET", Self::Engine(decode_name(engine, true)?))
@@ -195,6 +203,7 @@ fn is_plain(segments: &[&str]) -> bool {
         "responses",
         "models",
         "engines",
+        "usage",
     ];
     segments.iter().all(|segment| {
         let escapes_are_needed = segment.split('%').skip(1).all(|escape| {
@@ -246,6 +255,7 @@ mod tests {
         );
         assert_eq!(endpoint(Method::POST, "/v1/responses"), Endpoint::Responses);
         assert_eq!(endpoint(Method::GET, "/v1/models"), Endpoint::Models);
+        assert_eq!(endpoint(Method::GET, "/v1/usage"), Endpoint::OwnUsage);
     }
 
     #[test]
@@ -287,6 +297,7 @@ mod tests {
             (Method::DELETE, "/v1/chat/completions"),
             (Method::GET, "/v1/completions"),
             (Method::POST, "/v1/models"),
+            (Method::POST, "/v1/usage"),
             (Method::TRACE, "/v1/files"),
         ] {
             assert!(
@@ -335,6 +346,7 @@ mod tests {
             "/v1/chat%2Fcompletions",
             "/v1/Chat/completions",
             "/v1/chat/Completions",
+            "/v1/Usage",
             "/v1/chat/completions;a=b",
             "/v1/chat\\completions",
             "/v1/models/..%2Ffiles",

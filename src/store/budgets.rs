@@ -361,24 +361,17 @@ impl Budgets {
                 continue;
             }
             let account = old.get(&holder).cloned();
-            let kept = account.as_ref().map(|account| account.counters().clone());
+            let known: Vec<Budget> = account.as_ref().map_or_else(Vec::new, |account| {
+                let counters = account.counters();
+                counters.iter().map(|counter| counter.budget).collect()
+            });
             let mut counters = Vec::with_capacity(budgets.len());
             for budget in budgets {
-                let known = kept
-                    .iter()
-                    .flatten()
-                    .find(|known| known.budget.counts_as(&budget));
-                counters.push(match known {
-                    Some(known) => Counter {
-                        budget,
-                        ..known.clone()
-                    },
-                    None => {
-                        let mut counter = Counter::new(budget);
-                        seed(&mut counter, &holder, ledger, now)?;
-                        counter
-                    }
-                });
+                let mut counter = Counter::new(budget);
+                if !known.iter().any(|known| known.counts_as(&budget)) {
+                    seed(&mut counter, &holder, ledger, now)?;
+                }
+                counters.push(counter);
             }
             // Calls under way hold the account: it stays the same one.
             let account = account.unwrap_or_else(|| {
@@ -389,10 +382,26 @@ impl Budgets {
             });
             accounts.insert(holder, (account, counters));
         }
-        let accounts = accounts.into_iter().map(|(holder, (account, counters))| {
-            *account.counters() = counters;
-            (holder, account)
-        });
+        let accounts = accounts
+            .into_iter()
+            .map(|(holder, (account, mut counters))| {
+                let mut kept = account.counters();
+                for counter in &mut counters {
+                    // Taken only now: while others were read from the ledger, calls have gone on.
+                    let known = kept
+                        .iter()
+                        .find(|known| known.budget.counts_as(&counter.budget));
+                    if let Some(known) = known {
+                        *counter = Counter {
+                            budget: counter.budget,
+                            ..known.clone()
+                        };
+                    }
+                }
+                *kept = counters;
+                drop(kept);
+                (holder, account)
+            });
         self.accounts.store(Arc::new(accounts.collect()));
         Ok(())
     }

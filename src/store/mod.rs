@@ -1,5 +1,8 @@
 //! What must outlive a request, and the process: the ledger, budgets that are counted from it, and in the same file the
-//! keys and teams made at run time.
+//! keys and teams made at run time. The directory puts those beside the configuration's, and the keyring is what opens.
 
 pub mod budgets;
+pub mod directory;
+pub mod keyring;
+pub mod keys;
 pub mod ledger;

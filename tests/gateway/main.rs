@@ -26,6 +26,7 @@ mod faults;
 mod framing;
 mod house;
 mod http2;
+mod keys;
 mod ledger;
 #[cfg(feature = "local")]
 mod local;
@@ -37,4 +38,5 @@ mod retries;
 mod rolling;
 mod secrets;
 mod streaming;
+mod usage;
 mod ways;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::config::LedgerConfig;
+use crate::store::directory::ADMIN;
 
 const TEXT: &str = "[[key]]\nname = \"a\"\nsecret = \"12345678\"\n";
 
@@ -35,6 +36,9 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         path: folder.join("weir.db"),
         ..loaded.config.ledger.clone()
     });
+    let stores = stores.unwrap();
+    let configured = access::configured(&loaded.config);
+    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN);
     let params = build::listener_params("data", &loaded.config.server, &metrics);
     let fixed = Fixed {
         source: Source {
@@ -44,10 +48,11 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         metrics,
         drain,
         made_key: None,
-        stores: stores.unwrap(),
+        stores,
         replace: Box::new(|_| {}),
         terms: Terms::new(None, params),
         dispatch: Arc::new(ArcSwap::from_pointee(dispatch)),
+        directory: directory.unwrap(),
     };
     Arc::new(Reloader::new(fixed, loaded, None))
 }

@@ -10,10 +10,10 @@ use super::super::reader::{Reader, Table, Text, plain, quote};
 use super::super::types::{
     ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig, SyncConfig,
 };
-use super::super::units::format_size;
 use super::super::{data_dir, defaults};
 use crate::pattern::Pattern;
 use crate::prices::{PriceTable, Prices};
+use crate::units::format_size;
 
 /// A file that holds prices is not larger.
 const MAX_PRICES_FILE: u64 = 4 << 20;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::super::expand::expand;
-use super::super::units::{format_duration, format_size, parse_duration, parse_size};
 use super::{Field, Placed, Reader, Table, Text, plain, quote};
 use crate::money::{MoneyError, Nanos};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
+use crate::units::{format_duration, format_size, parse_duration, parse_size};
 
 /// A file that holds one secret is not larger.
 const MAX_SECRET_FILE: u64 = 64 << 10;

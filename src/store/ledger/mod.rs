@@ -31,6 +31,7 @@
 mod entry;
 mod keeper;
 mod open;
+mod own;
 mod read;
 mod report;
 mod run;
@@ -51,9 +52,10 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
 use self::keeper::Keeper;
 pub use self::open::OpenRow;
+pub use self::own::{Own, OwnUse};
 pub use self::read::{ReadError, Reader};
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION};
+pub use self::schema::{OpenError, VERSION, check_file};
 use self::writer::{Op, Shared, Writer};
 pub use self::writer::{Receipt, Snapshot};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 
 use super::schema::open_to_read;
@@ -24,6 +24,18 @@ pub enum ReadError {
     /// The read did not come to its end.
     #[error("the read broke off")]
     BrokeOff,
+}
+
+impl ReadError {
+    /// Returns whether the read took too long.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => {
+                error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
+            }
+            Self::BrokeOff => false,
+        }
+    }
 }
 
 /// A way to read the ledger.

@@ -151,6 +151,22 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
+/// Checks that a file is a ledger that this program can read. Nothing is made or changed.
+///
+/// # Errors
+/// [`OpenError`] when it is none.
+pub fn check_file(path: &Path) -> Result<(), OpenError> {
+    let read_failure = |source| failure(path, source);
+    let connection = open_to_read(path).map_err(read_failure)?;
+    recognise(&connection, path)?;
+    match version(&connection).map_err(read_failure)? {
+        0 => Err(OpenError::Foreign {
+            path: path.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// Makes sure that the file is ours, or empty.
 fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let read_failure = |source| failure(path, source);

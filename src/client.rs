@@ -1,4 +1,4 @@
-//! The HTTP client of `weir chat`.
+//! The HTTP client of the commands that talk to a running gateway.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -14,20 +14,39 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 
-use super::ChatError;
 use crate::tls_roots;
 
 /// Long enough for the other end of the world; a gateway on this machine refuses at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why no answer began.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is nobody to ask under such an address.
+    #[error("{0} is no base URL; write one such as http://127.0.0.1:8080")]
+    Url(String),
+    /// Nobody listens.
+    #[error("cannot connect to {url}: {why}; is the gateway running? `weir` starts one")]
+    Connect {
+        /// Where.
+        url: String,
+        /// Why.
+        why: String,
+    },
+    /// It ended too early.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+}
+
 /// Sends requests over http or https.
-pub(super) struct Client {
+pub struct Client {
     /// None where TLS could not be set up, which then also serves no http.
     client: Option<legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
 }
 
 impl Client {
-    pub(super) fn new() -> Self {
+    /// Makes a client. Where TLS cannot be set up, each request fails.
+    pub fn new() -> Self {
         let client = tls().map(|tls| {
             let mut http = HttpConnector::new();
             http.enforce_http(false);
@@ -42,29 +61,39 @@ impl Client {
         }
     }
 
-    pub(super) async fn send(
+    /// Sends a request; `url` is how the user wrote where to.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub async fn send(
         &self,
         request: Request<Full<Bytes>>,
         url: &str,
-    ) -> Result<Response<Incoming>, ChatError> {
+    ) -> Result<Response<Incoming>, ClientError> {
         let authority = request.uri().authority();
         let is_http = matches!(request.uri().scheme_str(), Some("http" | "https"));
         if authority.is_none() || !is_http {
-            return Err(ChatError::Url(url.to_owned()));
+            return Err(ClientError::Url(url.to_owned()));
         }
         let Some(client) = &self.client else {
-            return Err(ChatError::Broken("TLS cannot be set up".to_owned()));
+            return Err(ClientError::Broken("TLS cannot be set up".to_owned()));
         };
         client.request(request).await.map_err(|error| {
             let why = causes(&error);
             match error.is_connect() {
-                true => ChatError::Connect {
+                true => ClientError::Connect {
                     url: url.to_owned(),
                     why,
                 },
-                false => ChatError::Broken(why),
+                false => ClientError::Broken(why),
             }
         })
+    }
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -78,7 +107,7 @@ fn tls() -> Result<ClientConfig, rustls::Error> {
 }
 
 /// Words the innermost cause of an error, which is the one that says what happened.
-pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
+pub fn causes(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

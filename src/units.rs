@@ -4,19 +4,26 @@ use std::time::Duration;
 
 /// Why a text is no duration or no size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum UnitError {
+pub enum UnitError {
+    /// Nothing counts.
     #[error("has no number before its unit")]
     NoNumber,
+    /// A number alone could mean anything.
     #[error("has no unit")]
     NoUnit,
+    /// No such unit, or not in this place.
     #[error("has a unit that is not known")]
     UnknownUnit,
+    /// More than a number holds.
     #[error("is too large")]
     TooLarge,
 }
 
 /// Reads a duration: whole numbers with the units ms, s, m, h and d, the greater first.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
+///
+/// # Errors
+/// [`UnitError`] for what is none.
+pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let mut rest = text;
     let mut total = 0_u64;
     let mut last = u64::MAX;
@@ -46,7 +53,10 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 }
 
 /// Reads a size in bytes: a whole number with a unit of 1024 (KiB, MiB, GiB, TiB) or of 1000 (kB, MB, GB, TB), or B.
-pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
+///
+/// # Errors
+/// [`UnitError`] for what is none.
+pub fn parse_size(text: &str) -> Result<u64, UnitError> {
     let (number, unit, behind) = split_unit(text)?;
     let bytes: u64 = match unit {
         "B" => 1,
@@ -67,7 +77,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, UnitError> {
 }
 
 /// Writes a duration so that [`parse_duration`] reads it again.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub fn format_duration(duration: Duration) -> String {
     let units = [
         ("d", 86_400_000),
         ("h", 3_600_000),
@@ -79,7 +89,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
 }
 
 /// Writes a size so that [`parse_size`] reads it again.
-pub(super) fn format_size(bytes: u64) -> String {
+pub fn format_size(bytes: u64) -> String {
     let units = [
         ("TiB", 1 << 40),
         ("GiB", 1 << 30),

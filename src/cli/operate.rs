@@ -1,0 +1,416 @@
+//! `weir usage` and `weir keys`: their arguments.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
+
+use super::{ConfigArgs, EXIT_HELP, HashArgs};
+use crate::operator::{Format, KeysOptions, Op, UsageOptions, Wanted};
+use crate::report::parse_time;
+use crate::store::keys::budget::words_to_json;
+use crate::store::keys::form::parse_grace;
+use crate::store::ledger::GroupBy;
+
+const PLACE: &str = "Where";
+
+const USAGE_HELP: &str = "\
+Times are written 2026-11-25T21:00:00Z, 2026-11-25 (its first moment, UTC) or in seconds since 1970.
+Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
+
+const KEYS_HELP: &str = "\
+A budget is written \"50 USD/month\" or \"5000000 tokens/day\"; day, month or total, from midnight UTC or the first of
+the month, or with \"/rolling\" behind it for the last 24 hours or 30 days.
+With --ledger the file itself is changed. A gateway that runs on it does not notice before it starts anew; keys of the
+configuration are known only where --config names it.
+Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
+
+/// Where it is done.
+#[derive(Args, Clone, Debug, Default)]
+struct PlaceArgs {
+    /// The admin plane of a running gateway
+    /// [default: the one that the configuration says, else http://127.0.0.1:8081]
+    #[arg(long, value_name = "URL", conflicts_with = "ledger", help_heading = PLACE)]
+    admin: Option<String>,
+    /// A file with the admin token [default: $WEIR_ADMIN_TOKEN, else the configuration's]
+    #[arg(long, value_name = "FILE", help_heading = PLACE)]
+    token_file: Option<PathBuf>,
+    /// The ledger's file itself instead of a running gateway
+    #[arg(long, value_name = "FILE", help_heading = PLACE)]
+    ledger: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// What to add up.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = USAGE_HELP)]
+pub struct UsageArgs {
+    /// What it is added up by: team, key, model, upstream, day or hour
+    #[arg(long, value_name = "WHAT", default_value = "key", value_parser = group_by)]
+    by: GroupBy,
+    /// Requests from this time on [default: all that are in the ledger]
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Requests before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Requests of this key alone
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    /// Requests of this team alone
+    #[arg(long, value_name = "NAME")]
+    team: Option<String>,
+    /// Write JSON
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Write CSV
+    #[arg(long)]
+    csv: bool,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// What can be done about gateway keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Print the hash of a key, as the configuration takes it
+    #[command(after_help = EXIT_HELP)]
+    Hash(HashArgs),
+    /// Make a key; it is shown this once
+    #[command(after_help = KEYS_HELP)]
+    New(NewArgs),
+    /// List all keys, those of the configuration too
+    #[command(after_help = KEYS_HELP)]
+    List(AtArgs),
+    /// Change what is said of a key; what is not named stays as it is
+    #[command(after_help = KEYS_HELP)]
+    Edit(EditArgs),
+    /// Give a key another secret; the old one stays valid for a while
+    #[command(after_help = KEYS_HELP)]
+    Rotate(RotateArgs),
+    /// Revoke a key, at once and for good
+    #[command(after_help = KEYS_HELP)]
+    Revoke(RevokeArgs),
+    /// Teams of keys
+    #[command(subcommand)]
+    Team(TeamCommand),
+}
+
+/// What can be done about teams.
+#[derive(Debug, Subcommand)]
+pub enum TeamCommand {
+    /// Make a team
+    #[command(after_help = KEYS_HELP)]
+    New(NewTeamArgs),
+    /// List all teams, those of the configuration too
+    #[command(after_help = KEYS_HELP)]
+    List(AtArgs),
+    /// Change what the keys of a team have in common; what is not named stays as it is
+    #[command(after_help = KEYS_HELP)]
+    Edit(EditTeamArgs),
+    /// Delete a team that has no keys
+    #[command(after_help = KEYS_HELP)]
+    Delete(RevokeArgs),
+}
+
+/// Where it is done, and how the answer is written.
+#[derive(Args, Clone, Debug)]
+pub struct AtArgs {
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: PlaceArgs,
+}
+
+/// What keys and teams have in common.
+#[derive(Args, Clone, Debug, Default)]
+struct CommonArgs {
+    /// Patterns of models that may be used, with commas between them [default: *]
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    models: Vec<String>,
+    /// A budget such as "50 USD/month"; may be there several times; "none" for none
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    budgets: Vec<Value>,
+}
+
+/// What is said of a key.
+#[derive(Args, Clone, Debug, Default)]
+struct TermsArgs {
+    /// The team that the key belongs to; '' for none
+    #[arg(long)]
+    team: Option<String>,
+    /// Patterns of paths that may be used, with commas between them [default: *]
+    #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
+    paths: Vec<String>,
+    /// When the key stops being valid, or "never" [default: never]
+    #[arg(long, value_name = "TIME", value_parser = expires)]
+    expires: Option<Value>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// A key to make.
+#[derive(Args, Clone, Debug)]
+pub struct NewArgs {
+    /// Its name in logs, metrics and the ledger
+    name: String,
+    #[command(flatten)]
+    terms: TermsArgs,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+/// A key to edit.
+#[derive(Args, Clone, Debug)]
+pub struct EditArgs {
+    /// Its name or id
+    name: String,
+    #[command(flatten)]
+    terms: TermsArgs,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+/// A key to rotate.
+#[derive(Args, Clone, Debug)]
+pub struct RotateArgs {
+    /// Its name or id
+    name: String,
+    /// How long the old secret stays valid; 0 for not at all
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_grace)]
+    grace: Duration,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+/// A key to revoke, or a team to delete.
+#[derive(Args, Clone, Debug)]
+pub struct RevokeArgs {
+    /// Its name (or a key's id)
+    name: String,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+/// A team to make.
+#[derive(Args, Clone, Debug)]
+pub struct NewTeamArgs {
+    /// Its name in logs and the ledger
+    name: String,
+    #[command(flatten)]
+    terms: CommonArgs,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+/// A team to edit.
+#[derive(Args, Clone, Debug)]
+pub struct EditTeamArgs {
+    /// Its name
+    name: String,
+    #[command(flatten)]
+    terms: CommonArgs,
+    #[command(flatten)]
+    at: AtArgs,
+}
+
+fn group_by(word: &str) -> Result<GroupBy, String> {
+    GroupBy::parse(word).ok_or_else(|| format!("must be one of {}", GroupBy::WORDS.join(", ")))
+}
+
+fn expires(text: &str) -> Result<Value, String> {
+    match text {
+        "never" => Ok(Value::Null),
+        text => parse_time(text).map(|time| time.to_string().into()),
+    }
+}
+
+fn budget(text: &str) -> Result<Value, String> {
+    match text {
+        "none" => Ok(Value::Null),
+        text => words_to_json(text),
+    }
+}
+
+// === what they come to ===
+
+impl PlaceArgs {
+    fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
+        Wanted {
+            config: self.config.path(env),
+            url: self.admin,
+            token_file: self.token_file,
+            ledger: self.ledger,
+        }
+    }
+}
+
+impl UsageArgs {
+    /// Returns where to ask, and what for.
+    pub fn options(self, env: &dyn Fn(&str) -> Option<String>) -> (Wanted, UsageOptions) {
+        let format = match (self.json, self.csv) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Csv,
+            (false, false) => Format::Table,
+        };
+        let options = UsageOptions {
+            by: self.by,
+            from: self.from,
+            to: self.to,
+            key: self.key,
+            team: self.team,
+            format,
+        };
+        (self.place.wanted(env), options)
+    }
+}
+
+impl KeysCommand {
+    /// Returns where to do it, and what; or the key to hash.
+    pub fn options(
+        self,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<(Wanted, KeysOptions), HashArgs> {
+        let (op, at) = match self {
+            Self::Hash(args) => return Err(args),
+            Self::New(args) => (Op::New(named(args.name, args.terms.form())), args.at),
+            Self::List(at) => (Op::List, at),
+            Self::Edit(args) => (Op::Edit(args.name, args.terms.form()), args.at),
+            Self::Rotate(args) => (Op::Rotate(args.name, args.grace), args.at),
+            Self::Revoke(args) => (Op::Revoke(args.name), args.at),
+            Self::Team(TeamCommand::New(args)) => {
+                (Op::NewTeam(named(args.name, args.terms.form())), args.at)
+            }
+            Self::Team(TeamCommand::List(at)) => (Op::ListTeams, at),
+            Self::Team(TeamCommand::Edit(args)) => {
+                (Op::EditTeam(args.name, args.terms.form()), args.at)
+            }
+            Self::Team(TeamCommand::Delete(args)) => (Op::DeleteTeam(args.name), args.at),
+        };
+        let AtArgs { json, place } = at;
+        Ok((place.wanted(env), KeysOptions { op, json }))
+    }
+}
+
+impl TermsArgs {
+    fn form(self) -> Map<String, Value> {
+        let mut form = self.common.form();
+        if let Some(team) = self.team {
+            let team = Some(team).filter(|team| !team.is_empty());
+            form.insert("team".into(), team.into());
+        }
+        if !self.paths.is_empty() {
+            form.insert("paths".into(), self.paths.into());
+        }
+        if let Some(expires) = self.expires {
+            form.insert("expires".into(), expires);
+        }
+        form
+    }
+}
+
+impl CommonArgs {
+    fn form(self) -> Map<String, Value> {
+        let mut form = Map::new();
+        if !self.models.is_empty() {
+            form.insert("models".into(), self.models.into());
+        }
+        if !self.budgets.is_empty() {
+            let budgets = self.budgets.into_iter().filter(|budget| !budget.is_null());
+            form.insert("budgets".into(), budgets.collect());
+        }
+        form
+    }
+}
+
+fn named(name: String, mut form: Map<String, Value>) -> Map<String, Value> {
+    form.insert("name".into(), name.into());
+    form
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::Command;
+
+    fn parse(args: &[&str]) -> Result<Command, u8> {
+        Command::parse(["weir"].iter().chain(args).map(OsString::from))
+    }
+
+    fn op(args: &[&str]) -> Op {
+        let args = [&["keys"], args].concat();
+        let Ok(Command::Keys(command)) = parse(&args) else {
+            panic!("{args:?}");
+        };
+        command.options(&|_| None).unwrap().1.op
+    }
+
+    fn form(json: Value) -> Map<String, Value> {
+        json.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn arguments_become_forms() {
+        let made = op(&[
+            "new",
+            "alice",
+            "--team",
+            "r&d",
+            "--models",
+            "gpt-*,poet",
+            "--expires",
+            "2027-01-01",
+            "--budget",
+            "50 USD/month",
+            "--budget",
+            "5 tokens/day/rolling",
+        ]);
+        let expected = json!({
+            "name": "alice", "team": "r&d", "models": ["gpt-*", "poet"], "expires": "2027-01-01T00:00:00Z",
+            "budgets": [{ "amount": "50 USD", "per": "month" }, { "tokens": 5, "per": "day", "window": "rolling" }],
+        });
+        assert_eq!(made, Op::New(form(expected)));
+        let edited = op(&[
+            "edit",
+            "alice",
+            "--team",
+            "",
+            "--expires",
+            "never",
+            "--budget",
+            "none",
+        ]);
+        let expected = json!({ "team": null, "expires": null, "budgets": [] });
+        assert_eq!(edited, Op::Edit("alice".into(), form(expected)));
+        let day = Duration::from_secs(86_400);
+        assert_eq!(op(&["rotate", "alice"]), Op::Rotate("alice".into(), day));
+        let none = Duration::ZERO;
+        assert_eq!(
+            op(&["rotate", "alice", "--grace", "0"]),
+            Op::Rotate("alice".into(), none)
+        );
+        assert_eq!(op(&["team", "delete", "t"]), Op::DeleteTeam("t".into()));
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anybody_is_asked() {
+        for args in [
+            &["usage", "--by", "user"][..],
+            &["usage", "--json", "--csv"],
+            &["usage", "--admin", "http://x", "--ledger", "x"],
+            &["keys", "new"],
+            &["keys", "new", "a", "--budget", "much"],
+            &["keys", "new", "a", "--expires", "soon"],
+            &["keys", "rotate", "a", "--grace", "5"],
+        ] {
+            assert_eq!(parse(args).err(), Some(1), "{args:?}");
+        }
+    }
+}

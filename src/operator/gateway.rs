@@ -1,0 +1,98 @@
+//! A running gateway, asked by its admin API.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Failure;
+use crate::client::{Client, causes};
+use crate::secret::Secret;
+
+/// The most that is read of an answer, in bytes.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// What stands for itself in a path and in a query (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+#[derive(Deserialize)]
+struct Envelope {
+    error: Told,
+}
+
+#[derive(Deserialize)]
+struct Told {
+    message: String,
+}
+
+/// Writes a name so that it can stand in a path or a query.
+pub(super) fn encode(name: &str) -> String {
+    // Whoever tidies paths takes a segment of dots for a way, however it is written; such a key is asked for by its id.
+    utf8_percent_encode(name, RESERVED).to_string()
+}
+
+/// Asks, and returns the answer's body.
+pub(super) async fn ask(
+    url: &str,
+    token: Option<&Secret>,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Bytes, Failure> {
+    let uri = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
+    let mut request = Request::builder().method(method).uri(uri);
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let bytes = body.map(|body| Bytes::from(body.to_string()));
+    let mut request = request
+        .header(
+            header::USER_AGENT,
+            concat!("weir/", env!("CARGO_PKG_VERSION")),
+        )
+        .body(Full::new(bytes.unwrap_or_default()))
+        .map_err(|_| {
+            Failure::mistake(format!(
+                "{url} is no base URL; write one such as {}",
+                super::DEFAULT_URL
+            ))
+        })?;
+    if let Some(token) = token {
+        let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let mut value = value.map_err(|_| {
+            Failure::mistake("the admin token holds characters that no header can carry")
+        })?;
+        value.set_sensitive(true);
+        request.headers_mut().insert(header::AUTHORIZATION, value);
+    }
+    let (head, body) = Client::new().send(request, url).await?.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await;
+    let body = body
+        .map_err(|error| Failure::mistake(format!("the connection broke: {}", causes(&*error))))?;
+    let body = body.to_bytes();
+    match head.status.is_success() {
+        true => Ok(body),
+        false => Err(refused(head.status, &body)),
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let told = serde_json::from_slice::<Envelope>(body).ok();
+    let reason = status.canonical_reason().unwrap_or("refused");
+    let mut message = told.map_or_else(|| reason.to_owned(), |told| told.error.message);
+    if status == StatusCode::UNAUTHORIZED {
+        message.push_str(
+            " Set WEIR_ADMIN_TOKEN, or name a --token-file; a gateway without a token in its configuration prints one at its start.",
+        );
+    }
+    Failure {
+        message: format!("{message} ({})", status.as_u16()),
+        is_users: !status.is_server_error(),
+    }
+}

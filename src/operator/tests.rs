@@ -1,0 +1,135 @@
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::store::ledger::{GroupBy, Ledger, Params, Sync};
+
+fn ledger() -> (tempfile::TempDir, Place) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.db");
+    let ledger = Ledger::open(&Params {
+        path: path.clone(),
+        sync: Sync::Never,
+        max_open: 8,
+        retention: None,
+        vacuum: false,
+    });
+    ledger.unwrap().close();
+    let place = Place::File {
+        path,
+        configured: Configured::default(),
+    };
+    (folder, place)
+}
+
+async fn act(place: &Place, op: Op) -> Result<String, Failure> {
+    keys(place, KeysOptions { op, json: false }).await
+}
+
+fn form(json: Value) -> Map<String, Value> {
+    json.as_object().unwrap().clone()
+}
+
+fn by(by: GroupBy, format: Format) -> UsageOptions {
+    UsageOptions {
+        by,
+        from: None,
+        to: None,
+        key: None,
+        team: None,
+        format,
+    }
+}
+
+#[tokio::test]
+async fn a_keys_life_at_the_file() {
+    let (_folder, place) = ledger();
+    let made = act(
+        &place,
+        Op::New(form(
+            json!({ "name": "a\u{202e}b", "budgets": [{ "tokens": 5, "per": "day" }] }),
+        )),
+    )
+    .await
+    .unwrap();
+    assert!(
+        made.starts_with("key:  wr-") && made.contains("\nname: a\\u{202e}b\n"),
+        "{made}"
+    );
+    let listed = act(&place, Op::List).await.unwrap();
+    assert!(
+        listed.contains("active") && listed.contains("5 tokens/day"),
+        "{listed}"
+    );
+    let name = "a\u{202e}b".to_owned();
+    let grace = std::time::Duration::from_secs(60);
+    let rotated = act(&place, Op::Rotate(name.clone(), grace)).await.unwrap();
+    assert!(rotated.contains("is valid until 2"), "{rotated}");
+    act(&place, Op::Revoke(name.clone())).await.unwrap();
+    let refused = act(&place, Op::Edit(name, Map::new())).await.unwrap_err();
+    assert!(
+        refused.is_users && refused.message.contains("revoked"),
+        "{refused}"
+    );
+    let refused = act(&place, Op::New(form(json!({ "name": "" }))))
+        .await
+        .unwrap_err();
+    assert!(
+        refused.is_users && refused.message.contains("`name`"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_ledger_is_refused_and_none_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("weir.db");
+    let place = Place::File {
+        path: path.clone(),
+        configured: Configured::default(),
+    };
+    for content in [
+        None,
+        Some(""),
+        Some("not a database, but long enough to be looked at as one"),
+    ] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let refused = usage(&place, &by(GroupBy::Key, Format::Table))
+            .await
+            .unwrap_err();
+        assert!(refused.is_users, "{refused}");
+        assert_eq!(path.exists(), content.is_some());
+    }
+    assert!(act(&place, Op::List).await.unwrap_err().is_users);
+}
+
+#[tokio::test]
+async fn usage_of_the_file() {
+    let (_folder, place) = ledger();
+    let table = usage(&place, &by(GroupBy::Day, Format::Table))
+        .await
+        .unwrap();
+    assert!(
+        table.starts_with("DAY") && table.contains("\nTOTAL"),
+        "{table}"
+    );
+    let csv = usage(&place, &by(GroupBy::Model, Format::Csv))
+        .await
+        .unwrap();
+    assert!(csv.starts_with("model,requests,"), "{csv}");
+    let json = usage(&place, &by(GroupBy::Team, Format::Json))
+        .await
+        .unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["group_by"], "team");
+    let mut wrong = by(GroupBy::Key, Format::Table);
+    wrong.from = Some("yesterday".into());
+    assert!(
+        usage(&place, &wrong)
+            .await
+            .unwrap_err()
+            .message
+            .contains("--from")
+    );
+}

@@ -1,0 +1,179 @@
+//! One ring and one list of budgets of the configuration's keys and teams and of those made at run time.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use super::{ConfiguredKey, Entries};
+use crate::call::Caller;
+use crate::store::budgets::{Budget, Holder};
+use crate::store::keyring::{KeyParams, Keyring};
+use crate::store::keys::{KeyTerms, Refusal, RuntimeKey, TeamTerms};
+
+/// What counts.
+pub(super) struct Merged {
+    pub(super) ring: Keyring,
+    pub(super) budgets: Vec<(Holder, Vec<Budget>)>,
+}
+
+impl Entries {
+    pub(super) fn configured_key(&self, name: &str) -> Option<&ConfiguredKey> {
+        let mut keys = self.configured.keys.iter();
+        keys.find(|key| *key.terms.name == *name)
+    }
+
+    pub(super) fn configured_team(&self, name: &str) -> Option<&TeamTerms> {
+        self.configured
+            .teams
+            .iter()
+            .find(|team| *team.name == *name)
+    }
+
+    /// Returns whether the ledger need not be asked for a team.
+    pub(super) fn knows_team(&self, team: Option<&str>) -> bool {
+        team.is_none_or(|team| self.configured_team(team).is_some())
+    }
+
+    /// Returns the team that counts under a name.
+    fn team_terms(&self, name: &str) -> Option<&TeamTerms> {
+        let made = || self.teams.get(name).map(|team| &team.terms);
+        self.configured_team(name).or_else(made)
+    }
+
+    /// Finds a key made at run time, by its id or its name.
+    pub(super) fn made_key(&self, which: &str) -> Option<&RuntimeKey> {
+        let by_id = || self.keys.values().find(|key| *key.id == *which);
+        self.keys.get(which).or_else(by_id)
+    }
+
+    /// Checks that there is a key to change under an id or a name.
+    pub(super) fn editable(&self, which: &str) -> Result<(), Refusal> {
+        match self.made_key(which) {
+            Some(_) => Ok(()),
+            None if self.configured_key(which).is_some() => Err(Refusal::Configured),
+            // The ledger has the last word: another process may have made it.
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that there is a team to change under a name.
+    pub(super) fn editable_team(&self, name: &str) -> Result<(), Refusal> {
+        match self.configured_team(name) {
+            Some(_) if !self.teams.contains_key(name) => Err(Refusal::Configured),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Returns whether a key of the configuration stands in the way of one made at run time.
+    pub(super) fn is_shadowed(&self, key: &RuntimeKey) -> bool {
+        let mut configured = self.configured.keys.iter();
+        configured.any(|other| other.terms.name == key.terms.name || other.digest == key.digest)
+    }
+
+    /// Returns whether the team of a key, if it has one, is there.
+    pub(super) fn has_its_team(&self, terms: &KeyTerms) -> bool {
+        let team = terms.team.as_deref();
+        team.is_none_or(|team| self.team_terms(team).is_some())
+    }
+
+    /// Puts everything together that counts.
+    pub(super) fn merge(&self) -> Merged {
+        let mut ring = Vec::new();
+        let mut budgets = Vec::new();
+        let names: HashSet<&str> = self
+            .configured
+            .keys
+            .iter()
+            .map(|key| &*key.terms.name)
+            .collect();
+        let digests: HashSet<_> = self.configured.keys.iter().map(|key| key.digest).collect();
+        let counts = |key: &&RuntimeKey| {
+            let is_shadowed = names.contains(&*key.terms.name) || digests.contains(&key.digest);
+            key.revoked.is_none() && !is_shadowed && self.has_its_team(&key.terms)
+        };
+        for key in self.keys.values().filter(counts) {
+            let params = self.params(&key.terms, key.digest);
+            if let Some(previous) = &key.previous {
+                let ends = system_time(previous.expires);
+                ring.push(KeyParams {
+                    digest: previous.digest,
+                    expires: Some(params.expires.map_or(ends, |expires| expires.min(ends))),
+                    ..params.clone()
+                });
+            }
+            ring.push(params);
+            budgets.push((
+                Holder::Key(Arc::clone(&key.terms.name)),
+                key.terms.budgets.clone(),
+            ));
+        }
+        // Behind the others, so that of two with one digest it is the configuration's that counts.
+        for key in &self.configured.keys {
+            ring.push(self.params(&key.terms, key.digest));
+            budgets.push((
+                Holder::Key(Arc::clone(&key.terms.name)),
+                key.terms.budgets.clone(),
+            ));
+        }
+        let made = self.teams.values().map(|team| &team.terms);
+        let made = made.filter(|team| self.configured_team(&team.name).is_none());
+        for team in self.configured.teams.iter().chain(made) {
+            budgets.push((Holder::Team(Arc::clone(&team.name)), team.budgets.clone()));
+        }
+        budgets.retain(|(_, budgets)| !budgets.is_empty());
+        Merged {
+            ring: Keyring::new(ring),
+            budgets,
+        }
+    }
+
+    /// Tells of everything that was made at run time and does not count.
+    pub(super) fn warn(&self) {
+        for key in self.keys.values().filter(|key| key.revoked.is_none()) {
+            let (name, id) = (&*key.terms.name, &*key.id);
+            if self.is_shadowed(key) {
+                tracing::warn!(
+                    key.name = name,
+                    key.id = id,
+                    "a key made at run time is shadowed by one of the configuration"
+                );
+            } else if !self.has_its_team(&key.terms) {
+                tracing::warn!(
+                    key.name = name,
+                    key.id = id,
+                    team = key.terms.team.as_deref(),
+                    "a key made at run time opens nothing: its team is not there"
+                );
+            }
+        }
+        let shadowed = |name: &&Arc<str>| self.configured_team(name).is_some();
+        for name in self.teams.keys().filter(shadowed) {
+            tracing::warn!(
+                team = &**name,
+                "a team made at run time is shadowed by one of the configuration"
+            );
+        }
+    }
+
+    fn params(&self, terms: &KeyTerms, digest: [u8; 32]) -> KeyParams {
+        let team = terms.team.as_deref().and_then(|team| self.team_terms(team));
+        let lists = [Some(&terms.models), team.map(|team| &team.models)];
+        KeyParams {
+            digest,
+            caller: Arc::new(Caller {
+                key: Arc::clone(&terms.name),
+                team: terms.team.clone(),
+                models: lists.into_iter().flatten().cloned().collect(),
+            }),
+            paths: terms.paths.clone().into(),
+            expires: terms.expires.map(system_time),
+        }
+    }
+}
+
+/// A time that the system cannot hold is further away than anybody waits.
+fn system_time(time: Timestamp) -> SystemTime {
+    SystemTime::try_from(time).unwrap_or(SystemTime::UNIX_EPOCH)
+}

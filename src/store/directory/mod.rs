@@ -1,0 +1,446 @@
+//! All keys and teams there are: the configuration's, which a reload replaces, and those made at run time, which stand in
+//! the ledger. From both together come the ring that opens the gateway, and the list of budgets.
+//!
+//! Where both have a key or a team of one name, or a key of one digest, the configuration's counts, and the other one is
+//! *shadowed* until that changes. A key whose team has gone opens nothing: its team's bounds would be gone with it.
+//!
+//! A change is first made in the ledger, then on the ring, then in the budgets, and answered when all three have it. A
+//! client that leaves in the middle stops none of it.
+
+mod merge;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use rusqlite::Connection;
+use serde_json::{Map, Value};
+use tokio::sync::Mutex as AsyncMutex;
+
+use self::merge::Merged;
+pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
+use super::budgets::{Budget, Budgets, Holder};
+use super::keyring::CurrentKeyring;
+use super::keys::{
+    self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, RuntimeKey, RuntimeTeam, TeamEdit,
+    TeamTerms,
+};
+use super::ledger::{ChangeError, Ledger, LedgerError, ReadError};
+use crate::secret::Secret;
+
+/// The keys and teams of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Configured {
+    /// The keys. Names and digests are unique.
+    pub keys: Vec<ConfiguredKey>,
+    /// The teams. Names are unique.
+    pub teams: Vec<TeamTerms>,
+}
+
+/// A key of the configuration.
+#[derive(Clone, Debug)]
+pub struct ConfiguredKey {
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// What is said of its holder.
+    pub terms: KeyTerms,
+}
+
+/// Why a change was not made, or not made everywhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// It may not be made.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be written. Nothing has changed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// What the ledger says could not be read. Keys are as they should be, budgets as they were before.
+    #[error("the ledger cannot be read")]
+    Read(#[from] ReadError),
+    /// The system has no randomness to make a key of.
+    #[error("there is no randomness to make a key of")]
+    Randomness,
+    /// A bug.
+    #[error("the change broke off")]
+    BrokeOff,
+}
+
+/// All keys and teams there are.
+#[derive(Debug)]
+pub struct Directory {
+    actor: &'static str,
+    ledger: Ledger,
+    budgets: Arc<Budgets>,
+    ring: CurrentKeyring,
+    entries: Mutex<Entries>,
+    /// Held for as long as one change takes: they come one by one. Inside are the budgets that were set last.
+    changing: AsyncMutex<Vec<(Holder, Vec<Budget>)>>,
+}
+
+/// What is there.
+#[derive(Debug, Default)]
+struct Entries {
+    configured: Configured,
+    /// By name.
+    keys: BTreeMap<Arc<str>, RuntimeKey>,
+    /// By name.
+    teams: BTreeMap<Arc<str>, RuntimeTeam>,
+}
+
+/// Who acts when the admin API does.
+pub const ADMIN: &str = "admin";
+/// Who acts when somebody does at the file itself.
+pub const CLI: &str = "cli";
+
+impl Directory {
+    /// Reads what was made at run time and puts it beside the configuration's. `actor` is who the audit says makes
+    /// changes.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Read`] when the ledger cannot be read.
+    pub fn open(
+        ledger: &Ledger,
+        budgets: &Arc<Budgets>,
+        configured: Configured,
+        actor: &'static str,
+    ) -> Result<Arc<Self>, DirectoryError> {
+        let reader = ledger.reader();
+        let (keys, teams) =
+            reader.read_now(|file| Ok((keys::all_keys(file)?, keys::all_teams(file)?)))?;
+        let keys = keys
+            .into_iter()
+            .map(|key| (Arc::clone(&key.terms.name), key));
+        let teams = teams
+            .into_iter()
+            .map(|team| (Arc::clone(&team.terms.name), team));
+        let entries = Entries {
+            configured,
+            keys: keys.collect(),
+            teams: teams.collect(),
+        };
+        let Merged {
+            ring,
+            budgets: list,
+        } = entries.merge();
+        entries.warn();
+        reader.read_now(|file| budgets.replace(list.clone(), file, Timestamp::now()))?;
+        Ok(Arc::new(Self {
+            actor,
+            ledger: ledger.clone(),
+            budgets: Arc::clone(budgets),
+            ring: Arc::new(ArcSwap::from_pointee(ring)),
+            entries: Mutex::new(entries),
+            changing: AsyncMutex::new(list),
+        }))
+    }
+
+    /// Returns the ring that is current, now and after each change.
+    pub fn ring(&self) -> CurrentKeyring {
+        Arc::clone(&self.ring)
+    }
+
+    /// Returns the budgets, which follow each change.
+    pub fn budgets(&self) -> &Arc<Budgets> {
+        &self.budgets
+    }
+
+    /// Returns the ledger that it all stands in.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Puts the keys and teams of a new configuration in the place of the old ones. What was made at run time stays.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Read`]: the new keys count, the budgets are as they were before.
+    pub async fn reconfigure(&self, configured: Configured) -> Result<(), DirectoryError> {
+        let mut set = self.changing.lock().await;
+        let list = self.update(|entries| {
+            entries.configured = configured;
+            entries.warn();
+        });
+        self.set_budgets(&mut set, list).await
+    }
+
+    /// Returns every key, the configuration's first.
+    pub fn keys(&self) -> Vec<KeyView> {
+        self.entries().key_views(Timestamp::now())
+    }
+
+    /// Returns the key of an id, or of a name; the configuration's, where both have the name.
+    pub fn key(&self, which: &str) -> Option<KeyView> {
+        self.entries().key_view(which, Timestamp::now())
+    }
+
+    /// Returns every team, the configuration's first.
+    pub fn teams(&self) -> Vec<TeamView> {
+        self.entries().team_views()
+    }
+
+    /// Returns the team of a name; the configuration's, where both have it.
+    pub fn team(&self, name: &str) -> Option<TeamView> {
+        self.entries().team_view(name)
+    }
+
+    /// Makes a key, and returns its secret, which is kept nowhere.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn create_key(
+        self: &Arc<Self>,
+        terms: KeyTerms,
+    ) -> Result<(Secret, KeyView), DirectoryError> {
+        let (secret, fresh) = Fresh::make().map_err(|_| DirectoryError::Randomness)?;
+        let make = move |entries: &Entries| {
+            if entries.configured_key(&terms.name).is_some() {
+                return Err(Refusal::NameTaken);
+            }
+            let team_is_known = entries.knows_team(terms.team.as_deref());
+            Ok(move |file: &Connection, author: &Author| {
+                keys::create_key(file, &terms, &fresh, team_is_known, author)
+            })
+        };
+        Ok((secret, self.change_key(make).await?))
+    }
+
+    /// Changes what is said of a key.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn edit_key(
+        self: &Arc<Self>,
+        which: &str,
+        edit: KeyEdit,
+    ) -> Result<KeyView, DirectoryError> {
+        let which: Arc<str> = which.into();
+        self.change_key(move |entries| {
+            entries.editable(&which)?;
+            let team = edit.team.as_ref().and_then(Option::as_deref);
+            let team_is_known = entries.knows_team(team);
+            Ok(move |file: &Connection, author: &Author| {
+                keys::edit_key(file, &which, edit, team_is_known, author)
+            })
+        })
+        .await
+    }
+
+    /// Gives a key another secret; the old one stays valid for `grace`.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn rotate_key(
+        self: &Arc<Self>,
+        which: &str,
+        grace: Duration,
+    ) -> Result<(Secret, KeyView), DirectoryError> {
+        let (secret, fresh) = Fresh::make().map_err(|_| DirectoryError::Randomness)?;
+        let which: Arc<str> = which.into();
+        let make = move |entries: &Entries| {
+            entries.editable(&which)?;
+            Ok(move |file: &Connection, author: &Author| {
+                keys::rotate_key(file, &which, &fresh, grace, author)
+            })
+        };
+        Ok((secret, self.change_key(make).await?))
+    }
+
+    /// Revokes a key, for good.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn revoke_key(self: &Arc<Self>, which: &str) -> Result<KeyView, DirectoryError> {
+        let which: Arc<str> = which.into();
+        self.change_key(move |entries| {
+            entries.editable(&which)?;
+            Ok(move |file: &Connection, author: &Author| keys::revoke_key(file, &which, author))
+        })
+        .await
+    }
+
+    /// Makes a team.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn create_team(
+        self: &Arc<Self>,
+        terms: TeamTerms,
+    ) -> Result<TeamView, DirectoryError> {
+        self.change_team(move |entries| {
+            if entries.configured_team(&terms.name).is_some() {
+                return Err(Refusal::NameTaken);
+            }
+            Ok(move |file: &Connection, author: &Author| keys::create_team(file, &terms, author))
+        })
+        .await
+    }
+
+    /// Changes what the keys of a team have in common.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn edit_team(
+        self: &Arc<Self>,
+        name: &str,
+        edit: TeamEdit,
+    ) -> Result<TeamView, DirectoryError> {
+        let name: Arc<str> = name.into();
+        self.change_team(move |entries| {
+            entries.editable_team(&name)?;
+            Ok(
+                move |file: &Connection, author: &Author| {
+                    keys::edit_team(file, &name, edit, author)
+                },
+            )
+        })
+        .await
+    }
+
+    /// Deletes a team that has no keys.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn delete_team(self: &Arc<Self>, name: &str) -> Result<(), DirectoryError> {
+        let name: Arc<str> = name.into();
+        let make = move |entries: &Entries| {
+            entries.editable_team(&name)?;
+            let stands_in = entries.configured_team(&name).is_some();
+            Ok(move |file: &Connection, author: &Author| {
+                keys::delete_team(file, &name, stands_in, author)
+            })
+        };
+        let forget = |entries: &mut Entries, team: RuntimeTeam| {
+            entries.teams.remove(&team.terms.name);
+        };
+        self.change(make, forget).await
+    }
+
+    /// Notes in the audit what was done otherwise than here.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Ledger`]
+    pub async fn note(
+        &self,
+        action: &'static str,
+        detail: Map<String, Value>,
+    ) -> Result<(), DirectoryError> {
+        let author = self.author();
+        let note = move |file: &Connection| {
+            keys::audit::note(file, &author, action, "", detail).map(Ok::<_, Refusal>)
+        };
+        self.ledger.change(note).await.map_err(DirectoryError::from)
+    }
+
+    async fn change_key<F>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&Entries) -> Result<F, Refusal> + Send + 'static,
+    ) -> Result<KeyView, DirectoryError>
+    where
+        F: FnOnce(&Connection, &Author) -> Changed<RuntimeKey> + Send + 'static,
+    {
+        let keep = |entries: &mut Entries, key: RuntimeKey| {
+            let view = entries.view_of(&key, Timestamp::now());
+            entries.keys.insert(Arc::clone(&key.terms.name), key);
+            view
+        };
+        self.change(make, keep).await
+    }
+
+    async fn change_team<F>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&Entries) -> Result<F, Refusal> + Send + 'static,
+    ) -> Result<TeamView, DirectoryError>
+    where
+        F: FnOnce(&Connection, &Author) -> Changed<RuntimeTeam> + Send + 'static,
+    {
+        let keep = |entries: &mut Entries, team: RuntimeTeam| {
+            let view = entries.view_of_team(&team);
+            entries.teams.insert(Arc::clone(&team.terms.name), team);
+            view
+        };
+        self.change(make, keep).await
+    }
+
+    /// Makes a change everywhere. `make` looks at what is there and returns what to do in the ledger; `keep` does the
+    /// same to what is in memory.
+    async fn change<F, T, V>(
+        self: &Arc<Self>,
+        make: impl FnOnce(&Entries) -> Result<F, Refusal> + Send + 'static,
+        keep: impl FnOnce(&mut Entries, T) -> V + Send + 'static,
+    ) -> Result<V, DirectoryError>
+    where
+        F: FnOnce(&Connection, &Author) -> Changed<T> + Send + 'static,
+        T: Send + 'static,
+        V: Send + 'static,
+    {
+        let this = Arc::clone(self);
+        // On a task of its own: whoever asked may leave between the ledger and the ring.
+        let changing = tokio::spawn(async move {
+            let mut set = this.changing.lock().await;
+            let change = make(&this.entries())?;
+            let author = this.author();
+            let made = this
+                .ledger
+                .change(move |file| change(file, &author))
+                .await?;
+            let mut view = None;
+            let list = this.update(|entries| view = Some(keep(entries, made)));
+            this.set_budgets(&mut set, list).await?;
+            view.ok_or(DirectoryError::BrokeOff)
+        });
+        changing.await.map_err(|_| DirectoryError::BrokeOff)?
+    }
+
+    /// Changes what is there, puts a new ring in the place of the old one, and returns the budgets to set.
+    fn update(&self, change: impl FnOnce(&mut Entries)) -> Vec<(Holder, Vec<Budget>)> {
+        let mut entries = self.entries();
+        change(&mut entries);
+        let Merged { ring, budgets } = entries.merge();
+        self.ring.store(Arc::new(ring));
+        budgets
+    }
+
+    async fn set_budgets(
+        &self,
+        set: &mut Vec<(Holder, Vec<Budget>)>,
+        list: Vec<(Holder, Vec<Budget>)>,
+    ) -> Result<(), DirectoryError> {
+        if *set == list {
+            return Ok(());
+        }
+        let (budgets, new) = (Arc::clone(&self.budgets), list.clone());
+        let reader = self.ledger.reader();
+        let replacing = reader.read(move |file| budgets.replace(new, file, Timestamp::now()));
+        if let Err(error) = replacing.await {
+            tracing::error!(%error, "the ledger cannot be read; budgets stay as they were");
+            return Err(error.into());
+        }
+        *set = list;
+        Ok(())
+    }
+
+    fn author(&self) -> Author {
+        Author {
+            actor: self.actor,
+            at: Timestamp::now(),
+        }
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<ChangeError<Refusal>> for DirectoryError {
+    fn from(error: ChangeError<Refusal>) -> Self {
+        match error {
+            ChangeError::Ledger(error) => Self::Ledger(error),
+            ChangeError::Refused(refusal) => Self::Refused(refusal),
+        }
+    }
+}

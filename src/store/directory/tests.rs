@@ -1,0 +1,287 @@
+use std::time::SystemTime;
+
+use serde_json::json;
+
+use super::*;
+use crate::keys::digest;
+use crate::pattern::Pattern;
+use crate::store::budgets::Amount;
+use crate::store::keys::form;
+use crate::store::ledger::{Params, Sync};
+
+struct House {
+    folder: tempfile::TempDir,
+    directory: Arc<Directory>,
+}
+
+impl House {
+    fn new(configured: Configured) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = open(&folder, configured);
+        Self { folder, directory }
+    }
+
+    /// The same file in the next process.
+    fn restart(self, configured: Configured) -> Self {
+        self.directory.ledger.close();
+        let directory = open(&self.folder, configured);
+        Self { directory, ..self }
+    }
+
+    async fn make(&self, form: Value) -> Result<Secret, DirectoryError> {
+        let terms = form::new_key(fields(form), Timestamp::now()).unwrap();
+        Ok(self.directory.create_key(terms).await?.0)
+    }
+
+    /// The name that a secret is good for.
+    fn who(&self, secret: &Secret) -> Option<Arc<str>> {
+        let ring = self.directory.ring.load();
+        let found = ring.find(&digest(secret.expose().as_bytes()))?;
+        let is_over = found
+            .expires
+            .is_some_and(|expires| expires <= SystemTime::now());
+        (!is_over).then(|| Arc::clone(&found.caller.key))
+    }
+
+    fn state(&self, which: &str) -> KeyState {
+        self.directory.key(which).unwrap().state
+    }
+}
+
+fn open(folder: &tempfile::TempDir, configured: Configured) -> Arc<Directory> {
+    let ledger = Ledger::open(&Params {
+        path: folder.path().join("weir.db"),
+        sync: Sync::Never,
+        max_open: 8,
+        retention: None,
+        vacuum: false,
+    });
+    Directory::open(&ledger.unwrap(), &Arc::default(), configured, ADMIN).unwrap()
+}
+
+fn fields(json: Value) -> Map<String, Value> {
+    match json {
+        Value::Object(fields) => fields,
+        other => panic!("{other}"),
+    }
+}
+
+fn configured(keys: &[(&str, &str)], teams: &[&str]) -> Configured {
+    let key = |(name, secret): &(&str, &str)| ConfiguredKey {
+        digest: digest(secret.as_bytes()),
+        terms: form::new_key(fields(json!({ "name": name })), Timestamp::now()).unwrap(),
+    };
+    let team = |name: &&str| form::new_team(fields(json!({ "name": name }))).unwrap();
+    Configured {
+        keys: keys.iter().map(key).collect(),
+        teams: teams.iter().map(team).collect(),
+    }
+}
+
+fn refusal<T>(result: Result<T, DirectoryError>) -> Refusal {
+    match result {
+        Err(DirectoryError::Refused(refusal)) => refusal,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was done"),
+    }
+}
+
+#[tokio::test]
+async fn a_key_counts_at_once_and_after_a_restart() {
+    let house = House::new(configured(&[("file", "config-secret")], &[]));
+    let secret = house.make(json!({ "name": "alice" })).await.unwrap();
+    assert_eq!(house.who(&secret).as_deref(), Some("alice"));
+    assert_eq!(
+        house.who(&Secret::new("config-secret")).as_deref(),
+        Some("file")
+    );
+    let house = house.restart(Configured::default());
+    assert_eq!(house.who(&secret).as_deref(), Some("alice"));
+    assert_eq!(house.who(&Secret::new("config-secret")), None);
+    house.directory.revoke_key("alice").await.unwrap();
+    assert_eq!(house.who(&secret), None);
+    let house = house.restart(Configured::default());
+    assert_eq!(
+        (house.who(&secret), house.state("alice")),
+        (None, KeyState::Revoked)
+    );
+}
+
+#[tokio::test]
+async fn both_secrets_of_a_rotated_key_open_until_the_grace_is_over() {
+    let house = House::new(Configured::default());
+    let first = house.make(json!({ "name": "alice" })).await.unwrap();
+    let rotate = |grace| house.directory.rotate_key("alice", grace);
+    let (second, view) = rotate(Duration::from_secs(3600)).await.unwrap();
+    assert!(view.previous.is_some());
+    assert!(house.who(&first).is_some() && house.who(&second).is_some());
+    let (third, view) = rotate(Duration::ZERO).await.unwrap();
+    assert_eq!(view.previous, None);
+    assert_eq!((house.who(&first), house.who(&second)), (None, None));
+    assert!(house.who(&third).is_some());
+    let (fourth, _) = rotate(Duration::from_millis(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(house.who(&third).is_none() && house.who(&fourth).is_some());
+}
+
+#[tokio::test]
+async fn the_configuration_wins() {
+    let house = House::new(configured(&[("bob", "config-secret")], &[]));
+    assert_eq!(
+        refusal(house.make(json!({ "name": "bob" })).await),
+        Refusal::NameTaken
+    );
+    let secret = house.make(json!({ "name": "alice" })).await.unwrap();
+    for shadowing in [("alice", "another-secret"), ("carol", secret.expose())] {
+        house
+            .directory
+            .reconfigure(configured(&[shadowing], &[]))
+            .await
+            .unwrap();
+        let views = house.directory.keys();
+        let view = views
+            .iter()
+            .find(|view| view.source == Source::Admin)
+            .unwrap();
+        assert!(view.shadowed && view.state == KeyState::Shadowed);
+        let expected = (shadowing.1 == secret.expose()).then_some("carol");
+        assert_eq!(house.who(&secret).as_deref(), expected);
+        // It can still be changed, under its own id.
+        assert_eq!(
+            house
+                .directory
+                .key(view.id.as_deref().unwrap())
+                .unwrap()
+                .source,
+            Source::Admin
+        );
+    }
+    house
+        .directory
+        .reconfigure(Configured::default())
+        .await
+        .unwrap();
+    assert_eq!(house.who(&secret).as_deref(), Some("alice"));
+    let house = house.restart(configured(&[("bob", "config-secret")], &[]));
+    assert_eq!(
+        refusal(house.directory.revoke_key("bob").await),
+        Refusal::Configured
+    );
+}
+
+#[tokio::test]
+async fn teams_of_both_kinds_bound_their_keys() {
+    let house = House::new(configured(&[], &["file"]));
+    let team = form::new_team(fields(json!({ "name": "made", "models": ["gpt-*"] }))).unwrap();
+    house.directory.create_team(team.clone()).await.unwrap();
+    assert_eq!(
+        refusal(house.directory.create_team(team).await),
+        Refusal::NameTaken
+    );
+    let in_team = |name, team| house.make(json!({ "name": name, "team": team }));
+    assert_eq!(refusal(in_team("x", "nobody").await), Refusal::UnknownTeam);
+    let (of_file, of_made) = (
+        in_team("a", "file").await.unwrap(),
+        in_team("b", "made").await.unwrap(),
+    );
+    let may_use = |secret: &Secret, model| {
+        let ring = house.directory.ring.load();
+        ring.find(&digest(secret.expose().as_bytes()))
+            .unwrap()
+            .caller
+            .may_use(model)
+    };
+    assert!(may_use(&of_file, "poet") && !may_use(&of_made, "poet") && may_use(&of_made, "gpt-4"));
+    let edit = TeamEdit {
+        models: Some(vec![Pattern::any()]),
+        budgets: None,
+    };
+    house
+        .directory
+        .edit_team("made", edit.clone())
+        .await
+        .unwrap();
+    assert!(may_use(&of_made, "poet"));
+    assert_eq!(
+        refusal(house.directory.edit_team("file", edit).await),
+        Refusal::Configured
+    );
+    let refused = refusal(house.directory.delete_team("made").await);
+    assert_eq!(refused, Refusal::TeamHasKeys { keys: 1 });
+    assert_eq!(house.directory.team("file").unwrap().keys, ["a"]);
+    // A key without its team would have no bounds but its own.
+    house
+        .directory
+        .reconfigure(Configured::default())
+        .await
+        .unwrap();
+    assert_eq!(
+        (house.who(&of_file), house.state("a")),
+        (None, KeyState::TeamMissing)
+    );
+    house.directory.revoke_key("b").await.unwrap();
+    house.directory.delete_team("made").await.unwrap();
+    assert_eq!(house.directory.teams(), []);
+}
+
+#[tokio::test]
+async fn budgets_count_at_once() {
+    let house = House::new(Configured::default());
+    house.make(json!({ "name": "alice" })).await.unwrap();
+    let key: Arc<str> = "alice".into();
+    let fits = |tokens| {
+        let amount = Amount {
+            tokens,
+            ..Amount::default()
+        };
+        let budgets = house.directory.budgets();
+        budgets
+            .reserve(&key, None, amount, Timestamp::now())
+            .is_ok()
+    };
+    assert!(fits(100));
+    let set = |budgets: Value| {
+        let edit = form::key_edit(fields(json!({ "budgets": budgets })), Timestamp::now());
+        house.directory.edit_key("alice", edit.unwrap())
+    };
+    set(json!([{ "tokens": 50, "per": "day" }])).await.unwrap();
+    assert!(!fits(100) && fits(50));
+    set(json!([{ "tokens": 100, "per": "day" }])).await.unwrap();
+    assert!(fits(100) && !fits(101));
+    let house = house.restart(Configured::default());
+    assert_eq!(
+        house.directory.budgets().balances(Timestamp::now()).len(),
+        1
+    );
+    house.directory.revoke_key("alice").await.unwrap();
+    assert_eq!(house.directory.budgets().balances(Timestamp::now()), []);
+}
+
+#[tokio::test]
+async fn whoever_leaves_in_the_middle_stops_nothing() {
+    let house = House::new(Configured::default());
+    house.make(json!({ "name": "alice" })).await.unwrap();
+    let mut leaving = Box::pin(house.directory.revoke_key("alice"));
+    assert!(futures_util::poll!(&mut leaving).is_pending());
+    drop(leaving);
+    while house.state("alice") != KeyState::Revoked {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_shown_holds_a_digest() {
+    let house = House::new(configured(&[("file", "config-secret")], &["t"]));
+    let secret = house
+        .make(json!({ "name": "alice", "team": "t" }))
+        .await
+        .unwrap();
+    let shown = serde_json::to_string(&(house.directory.keys(), house.directory.teams())).unwrap();
+    for hidden in [secret.expose(), "config-secret"] {
+        let hash = crate::keys::format_hash(&digest(hidden.as_bytes()));
+        assert!(
+            !shown.contains(hidden) && !shown.contains(&hash["sha256:".len()..]),
+            "{shown}"
+        );
+    }
+}
