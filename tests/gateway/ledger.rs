@@ -1,7 +1,5 @@
 //! The ledger: one row for every request, whatever way it ends, and nothing served that is not in it.
 
-use std::time::Duration;
-
 use http::Method;
 use serde_json::json;
 
@@ -155,7 +153,7 @@ async fn what_breaks_or_is_left_is_counted_as_far_as_it_came() {
         .await;
     let left = gateway.client().with_header("x-request-id", "left");
     let mut stream = left.stream("/v1/chat/completions", ask_stream()).await;
-    stream.until("world").await;
+    stream.until(&delta(" world")).await;
     drop(stream);
     let columns =
         "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost";
@@ -191,7 +189,7 @@ async fn paths_that_pass_through_are_booked_with_their_usage_or_their_bytes() {
         )
         .await,
         [
-            "/v1/audio/transcriptions complete 14 5 upstream 88",
+            "/v1/audio/transcriptions complete 14 5 upstream 93",
             "/v1/files/f-1 complete 0 0 - 17"
         ]
     );
@@ -367,9 +365,13 @@ async fn a_client_that_left_can_be_read_to_its_end() {
         .client()
         .stream("/v1/chat/completions", ask_stream())
         .await;
-    stream.until("Hello").await;
+    stream.until(&delta("Hello")).await;
     drop(stream);
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    eventually("the request is over for its client", async || {
+        let metrics = gateway.metrics().await;
+        metrics.contains("weir_requests_in_flight 0").then_some(())
+    })
+    .await;
     gate.open();
     assert_eq!(
         settled(&gateway, "status, input_tokens, output_tokens, provenance").await,

@@ -62,8 +62,13 @@ pub(super) enum Used {
     Nothing,
     /// This.
     Known(Usage, Provenance),
-    /// The prompt, and so many generated tokens; the prompt is counted like these.
-    Generated(u64),
+    /// The prompt, and so many generated tokens.
+    Generated {
+        /// How many.
+        tokens: u64,
+        /// Whether they were counted, not estimated.
+        is_exact: bool,
+    },
     /// The upstream was asked, and nobody knows what it did.
     Unknown,
 }
@@ -189,8 +194,12 @@ impl Booking {
     }
 
     /// Counts what a whole answer brought.
-    pub(super) fn count_answer(&self, answer: &[u8]) -> u64 {
-        tokens::answer(self.encoding(), &self.endpoint, answer)
+    pub(super) fn count_answer(&self, answer: &[u8]) -> Used {
+        let encoding = self.encoding();
+        Used::Generated {
+            tokens: tokens::answer(encoding, &self.endpoint, answer),
+            is_exact: encoding.is_some(),
+        }
     }
 
     /// Returns how the model that is asked now counts, where that is known.
@@ -218,11 +227,11 @@ impl Booking {
         let (usage, provenance) = match used {
             Used::Nothing => return None,
             Used::Known(usage, provenance) => (usage, provenance),
-            Used::Generated(output) => {
-                let is_counted = self.books.encoding(model).is_some() && !self.prompt.is_empty();
+            Used::Generated { tokens, is_exact } => {
+                let is_counted = is_exact && !self.prompt.is_empty();
                 let usage = Usage {
                     input: self.prompt_tokens(model),
-                    output,
+                    output: tokens,
                     ..Usage::default()
                 };
                 let provenance = match is_counted {

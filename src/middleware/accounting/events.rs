@@ -74,7 +74,10 @@ impl Reader {
         match (self.observer.observed().usage, self.counted_here(booking)) {
             (Some(usage), _) => Used::Known(usage, provenance),
             (None, Some(usage)) => Used::Known(usage, Provenance::Counted),
-            (None, None) => Used::Generated(self.text.tokens()),
+            (None, None) => Used::Generated {
+                tokens: self.text.tokens(),
+                is_exact: self.text.is_exact(),
+            },
         }
     }
 

@@ -74,7 +74,7 @@ async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, t
         let used = match usage.map(Usage::from_json) {
             Some(Ok(usage)) => Used::Known(usage, Provenance::Drained),
             _ if reply.status.is_success() && booking.endpoint.is_generation() => {
-                Used::Generated(booking.count_answer(bytes))
+                booking.count_answer(bytes)
             }
             _ => Used::Nothing,
         };

@@ -238,9 +238,9 @@ fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
         Some(Ok(usage)) => Used::Known(usage, Provenance::Upstream),
         Some(Err(error)) => {
             booking.books.metrics.usage_refused(error.label());
-            Used::Generated(booking.count_answer(bytes))
+            booking.count_answer(bytes)
         }
-        None => Used::Generated(booking.count_answer(bytes)),
+        None => booking.count_answer(bytes),
     }
 }
 
