@@ -201,13 +201,13 @@ async fn the_ledger_is_the_upstreams_book_whatever_happens() {
 
 fn compare(gateway: &Gateway, book: &HashMap<String, Line>) {
     let rows = gateway.ledger(
-        "SELECT request_id, status, coalesce(provenance, 'none'), input_tokens, output_tokens, attempts FROM request",
+        "SELECT request_id, status, error, coalesce(provenance, 'none'), input_tokens, output_tokens, attempts FROM request",
     );
     let mut seen = HashMap::new();
     let (mut tokens, mut booked) = (0, 0);
     for row in &rows {
         let columns: Vec<&str> = row.split(' ').collect();
-        let [id, status, provenance, input, output, attempts] = columns[..] else {
+        let [id, status, error, provenance, input, output, attempts] = columns[..] else {
             panic!("{row}");
         };
         assert!(seen.insert(id, row).is_none(), "doubled: {row}");
