@@ -1,6 +1,8 @@
 use proptest::prelude::*;
+use rusqlite::params;
 
 use super::*;
+use crate::money::Nanos;
 
 fn tokens(limit: u64, per: Period, window: Window) -> Budget {
     Budget {

@@ -11,9 +11,10 @@ use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
 
+use super::change::change_op;
 use super::run::micros;
 use super::schema::BUSY_TIMEOUT;
-use super::writer::{Op, Shared, change_op};
+use super::writer::{Op, Shared};
 use super::{LedgerError, Params, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);

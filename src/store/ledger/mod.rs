@@ -28,12 +28,14 @@
 //! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another
 //! that lives. The file must lie on a disk of this machine: neither the locks nor SQLite's log work across a network.
 
+mod change;
 mod entry;
 mod keeper;
 mod open;
 mod own;
 mod read;
 mod report;
+mod rows;
 mod run;
 mod schema;
 #[cfg(test)]
@@ -203,7 +205,7 @@ impl Ledger {
         E: Send + 'static,
     {
         let (done, receipt) = oneshot::channel();
-        let sent = self.ops.send(writer::change_op(change, done));
+        let sent = self.ops.send(change::change_op(change, done));
         if sent.is_err() {
             return Err(LedgerError::Closed.into());
         }

@@ -1,0 +1,173 @@
+//! What has been used of one budget, and what is left of it.
+
+use std::collections::VecDeque;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, params};
+
+use super::budget::{Amount, Budget, Holder, Limit, Period};
+
+/// A budget that has no room for a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Whose.
+    pub holder: Holder,
+    /// Which.
+    pub budget: Budget,
+    /// What has been used of it, in its own unit.
+    pub used: u64,
+    /// Whether it is used up; else only this call does not fit any more.
+    pub is_used_up: bool,
+    /// When a period begins anew; `None`: it does not, or bit by bit.
+    pub renewed: Option<Timestamp>,
+}
+
+/// The state of one budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// Whose.
+    pub holder: Holder,
+    /// Which.
+    pub budget: Budget,
+    /// What has been used of it, in its own unit.
+    pub used: u64,
+    /// What is reserved for calls under way.
+    pub reserved: u64,
+    /// When a period begins anew; `None`: it does not, or bit by bit.
+    pub renewed: Option<Timestamp>,
+}
+
+/// One budget and what has been used of it.
+#[derive(Clone, Debug)]
+pub(super) struct Counter {
+    pub(super) budget: Budget,
+    pub(super) reserved: u64,
+    /// What was used, by the time at which a bucket begins (seconds since 1970), the oldest first.
+    pub(super) used: VecDeque<(i64, u64)>,
+}
+
+// === impl Balance ===
+
+impl Balance {
+    /// Returns how much of it is used, in percent.
+    pub fn percent(&self) -> u64 {
+        self.thousandths() / 10
+    }
+
+    pub(super) fn thousandths(&self) -> u64 {
+        let part = u128::from(self.used) * 1000 / u128::from(self.budget.size().max(1));
+        u64::try_from(part).unwrap_or(u64::MAX)
+    }
+
+    /// Returns what is left, in its own unit.
+    pub fn left(&self) -> u64 {
+        self.budget.size().saturating_sub(self.used)
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    pub(super) fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            reserved: 0,
+            used: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn used(&mut self, now: Timestamp) -> u64 {
+        let since = self.budget.since(now).as_second();
+        // A bucket that is still partly in the window counts whole, so that no window holds more than the limit.
+        let first = self.budget.bucket(self.budget.since(now));
+        while self
+            .used
+            .front()
+            .is_some_and(|(start, _)| *start < first.min(since))
+        {
+            self.used.pop_front();
+        }
+        let counted = self.used.iter().filter(|(start, _)| *start >= first);
+        counted.fold(0, |sum, (_, used)| sum.saturating_add(*used))
+    }
+
+    pub(super) fn add(&mut self, at: Timestamp, amount: u64) {
+        let bucket = self.budget.bucket(at);
+        match self.used.binary_search_by_key(&bucket, |(start, _)| *start) {
+            Ok(index) => self.used[index].1 = self.used[index].1.saturating_add(amount),
+            Err(index) => self.used.insert(index, (bucket, amount)),
+        }
+    }
+
+    pub(super) fn balance(&mut self, holder: &Holder, now: Timestamp) -> Balance {
+        Balance {
+            holder: holder.clone(),
+            budget: self.budget,
+            used: self.used(now),
+            reserved: self.reserved,
+            renewed: self.budget.calendar(now).map(|(_, next)| next),
+        }
+    }
+
+    /// Says why a call does not fit.
+    pub(super) fn refuse(
+        &mut self,
+        holder: &Holder,
+        amount: &Amount,
+        now: Timestamp,
+    ) -> Option<Spent> {
+        let balance = self.balance(holder, now);
+        let size = self.budget.size();
+        let taken = balance.used.saturating_add(self.reserved);
+        let fits = taken < size && taken.saturating_add(self.budget.of(amount)) <= size;
+        (!fits).then(|| Spent {
+            holder: holder.clone(),
+            budget: self.budget,
+            used: balance.used,
+            is_used_up: balance.used >= size,
+            renewed: balance.renewed,
+        })
+    }
+}
+
+/// Fills a counter with what its holder has used before.
+pub(super) fn seed(
+    counter: &mut Counter,
+    holder: &Holder,
+    ledger: &Connection,
+    now: Timestamp,
+) -> Result<(), rusqlite::Error> {
+    let budget = counter.budget;
+    let column = match holder {
+        Holder::Key(_) => "key",
+        Holder::Team(_) => "team",
+    };
+    let name = &**holder.name();
+    let tokens = "input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens + output_tokens
+        + reasoning_tokens + output_audio_tokens";
+    let (of_row, of_forgotten) = match budget.limit {
+        Limit::Money(_) => ("coalesce(cost, 0)", "cost"),
+        Limit::Tokens(_) => (tokens, "tokens"),
+    };
+    // A quarter of an hour divides every bucket.
+    let sql = format!(
+        "SELECT id / 900000000 * 900, sum({of_row}) FROM request WHERE id >= ? AND {column} = ? GROUP BY 1"
+    );
+    let since = budget.since(now).as_microsecond();
+    let mut select = ledger.prepare(&sql)?;
+    let mut rows = select.query(params![since, name])?;
+    while let Some(row) = rows.next()? {
+        let (at, used): (i64, i64) = (row.get(0)?, row.get(1)?);
+        // The first quarter may have begun before the window.
+        let at = at.max(since.div_euclid(1_000_000));
+        let at = Timestamp::from_second(at).unwrap_or(now);
+        counter.add(at, used.max(0).cast_unsigned());
+    }
+    if budget.per == Period::Total {
+        let sql =
+            format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
+        let forgotten: i64 = ledger.query_row(&sql, [name], |row| row.get(0))?;
+        counter.add(Timestamp::UNIX_EPOCH, forgotten.max(0).cast_unsigned());
+    }
+    Ok(())
+}
