@@ -97,7 +97,12 @@ async fn read_on(mut inner: BoxBody, mut booking: Box<Booking>, mut reader: Read
     let bound = reader.deltas().saturating_add(tokens);
     // What bounds the stream in time bounds this, too: idle and total timeouts are the upstream's.
     while !reader.has_ended() && reader.deltas() < bound {
-        match inner.frame().await {
+        let deadline = booking.books.deadline.clone();
+        let frame = tokio::select! {
+            frame = inner.frame() => frame,
+            () = deadline.cancelled() => None,
+        };
+        match frame {
             Some(Ok(frame)) => {
                 let events = frame.into_data().unwrap_or_default();
                 reader.read(&events, &booking);

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use http_body::Body;
 use jiff::Timestamp;
 use tower::{Layer, Service};
@@ -119,12 +119,14 @@ where
     let asked = call
         .json()
         .is_some_and(|(bytes, members)| members.include_usage(bytes));
+    // What is only read again was booked when it was made.
+    let may_use = call.head.method == Method::POST;
     call.report_usage = call.stream && call.endpoint.has_stream_options();
     let removes_usage = call.report_usage && !asked;
     let (result, mut booking) = Answering::new(Box::pin(inner.call(call)), booking).await;
     match result {
         Ok(reply) => {
-            let mut reply = watch(reply, booking, removes_usage).await?;
+            let mut reply = watch(reply, booking, may_use, removes_usage).await?;
             if let Some(warning) = warning {
                 reply.headers.insert(BUDGET_WARNING, warning);
             }
@@ -188,6 +190,7 @@ async fn open(mut booking: Booking) -> Result<Booking, AccountingError> {
 async fn watch(
     mut reply: Reply,
     mut booking: Booking,
+    may_use: bool,
     removes_usage: bool,
 ) -> Result<Reply, AccountingError> {
     let http_status = reply.status.as_u16();
@@ -214,7 +217,7 @@ async fn watch(
             Box::pin(Settling::new(events))
         });
     } else {
-        let reads_usage = Passing::reads_usage(&reply.headers);
+        let reads_usage = may_use && Passing::reads_usage(&reply.headers);
         reply.body = reply.body.map_stream(|inner| {
             let passing = Passing::new(inner, booking, http_status, reads_usage);
             Box::pin(Settling::new(passing))

@@ -20,12 +20,14 @@ use super::{LedgerError, Params, Sync};
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
 const LARGE_LOG: u64 = 4 << 20;
-/// From this size on the writer is made to wait until the log is copied back.
+/// From this size on the writer is made to wait for a moment, so that the log can begin anew.
 const HUGE_LOG: u64 = 256 << 20;
 /// How often old rows are looked for.
 const RETENTION_ROUND: Duration = Duration::from_secs(600);
 /// Old rows that go in one commit: few enough for a request not to notice.
 const FORGOTTEN_AT_ONCE: i64 = 256;
+/// Such commits in one round: what else a round is for must not wait long.
+const BATCHES_A_ROUND: u32 = 20;
 /// Pages that are given back in one commit.
 const PAGES_AT_ONCE: i64 = 256;
 
@@ -71,7 +73,6 @@ impl Keeper {
                     .last_retention
                     .is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
             {
-                self.last_retention = Some(Instant::now());
                 self.forget(retention, vacuum);
             }
         }
@@ -107,40 +108,48 @@ impl Keeper {
         if size < LARGE_LOG {
             return;
         }
-        // A huge one is begun anew at the cost of a short wait for the writer, or it would grow while there is no pause.
-        let mode = if size >= HUGE_LOG {
-            "RESTART"
-        } else {
-            "PASSIVE"
-        };
-        if let Err(error) = self.checkpoint(mode) {
+        if let Err(error) = self.checkpoint(size >= HUGE_LOG) {
             tracing::warn!(%error, "the ledger's log cannot be copied back");
         }
     }
 
-    fn checkpoint(&mut self, mode: &str) -> Result<(), rusqlite::Error> {
+    fn checkpoint(&mut self, huge: bool) -> Result<(), rusqlite::Error> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => checkpointer(&self.path)?,
         };
+        let copy = |mode: &str| {
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            connection.query_row(&sql, [], |row| {
+                Ok(row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+            })
+        };
         // Twice: what came while the first one copied is little, and lets the writer begin the log anew.
-        for _ in 0..2 {
-            connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
+        copy("PASSIVE")?;
+        let is_all = copy("PASSIVE")?;
+        // While there is never a pause, a huge one is begun anew at the cost of a moment for the writer. A reader that
+        // holds it is not waited for: then it grows, and nobody is refused for that.
+        if huge && is_all {
+            copy("RESTART")?;
         }
         self.connection = Some(connection);
         Ok(())
     }
 
     /// Lets rows go that are older than they must be, a few at a time.
-    fn forget(&self, retention: Duration, vacuum: bool) {
+    fn forget(&mut self, retention: Duration, vacuum: bool) {
         let Some(before) = SystemTime::now().checked_sub(retention) else {
             return;
         };
         let before = micros(before);
         let mut forgotten = 0;
-        while let Some(count) = self.change(move |connection| forget_some(connection, before)) {
+        for _ in 0..BATCHES_A_ROUND {
+            let count = self.change(move |connection| forget_some(connection, before));
+            let count = count.unwrap_or(0);
             forgotten += count;
             if count == 0 {
+                // Nothing is left to do for a while.
+                self.last_retention = Some(Instant::now());
                 break;
             }
         }
@@ -150,7 +159,13 @@ impl Keeper {
                 "rows past their retention have gone from the ledger"
             );
         }
-        while vacuum && self.change(give_pages_back).is_some_and(|left| left > 0) {}
+        if vacuum {
+            for _ in 0..BATCHES_A_ROUND {
+                if self.change(give_pages_back).is_none_or(|left| left == 0) {
+                    break;
+                }
+            }
+        }
     }
 
     /// Has the writer make a change; `None` when it could not, or is no more.
@@ -168,7 +183,7 @@ impl Keeper {
 fn checkpointer(path: &Path) -> Result<Connection, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.busy_timeout(BUSY_TIMEOUT / 20)?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
 }

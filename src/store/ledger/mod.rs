@@ -164,20 +164,17 @@ impl Ledger {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err((LedgerError::Crowded, None));
         };
-        let intent = Arc::new(intent);
-        let (done, receipt) = oneshot::channel();
-        let sent = self.ops.send(Op::Begin {
-            intent: Arc::clone(&intent),
+        let (done, begun) = oneshot::channel();
+        let _ = self.ops.send(Op::Begin {
+            intent: Arc::new(intent),
+            place,
+            ops: self.ops.clone(),
             done,
         });
-        let result = match sent {
-            Ok(()) => receipt.await.unwrap_or(Err(LedgerError::Closed)),
-            Err(_) => Err(LedgerError::Closed),
-        };
-        let row = |id| OpenRow::new(id, intent, place, self.ops.clone());
-        match result {
-            Ok(id) => Ok(row(Some(id))),
-            Err(error) => Err((error, Some(row(None)))),
+        match begun.await {
+            Ok(Ok(row)) => Ok(row.taken()),
+            Ok(Err((error, row))) => Err((error, Some(row.taken()))),
+            Err(_) => Err((LedgerError::Closed, None)),
         }
     }
 

@@ -9,9 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::entry::{Entry, Intent, Status, Times};
 use super::writer::{Op, Receipt, Settled};
 
-/// An open row. Dropped without being settled, it is settled as interrupted, at its estimate.
+/// An open row. Dropped without being settled, it is settled as interrupted, at its estimate; or, as long as nobody has
+/// taken it, as a request whose client left before anything was done for it.
 pub struct OpenRow {
     inner: Option<Inner>,
+    taken: bool,
 }
 
 struct Inner {
@@ -36,7 +38,14 @@ impl OpenRow {
                 place,
                 ops,
             }),
+            taken: false,
         }
+    }
+
+    /// Notes that somebody holds the row who will settle it.
+    pub(super) fn taken(mut self) -> Self {
+        self.taken = true;
+        self
     }
 
     /// Gives up a row that could not be written: nothing was done, and nothing need be said of it.
@@ -79,14 +88,25 @@ impl Drop for OpenRow {
         let Some(inner) = self.inner.take() else {
             return;
         };
+        if !self.taken && inner.id.is_none() {
+            return;
+        }
+        let (status, error, counts) = match self.taken {
+            true => (
+                Status::Interrupted,
+                "gateway_interrupted",
+                inner.intent.estimate,
+            ),
+            false => (Status::ClientGone, "client_gone", None),
+        };
         let age = inner.intent.received.elapsed().unwrap_or(Duration::ZERO);
         let entry = Entry {
-            status: Status::Interrupted,
+            status,
             http_status: None,
-            error: Some("gateway_interrupted"),
+            error: Some(error),
             served_model: None,
             upstream: None,
-            counts: inner.intent.estimate,
+            counts,
             served_from: None,
             cache: "bypass",
             degraded: false,

@@ -64,9 +64,13 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let _place = READS.acquire().await.map_err(|_| ReadError::BrokeOff)?;
+        let place = READS.acquire().await.map_err(|_| ReadError::BrokeOff)?;
         let this = self.clone();
-        let reading = tokio::task::spawn_blocking(move || this.read_now(read));
+        let reading = tokio::task::spawn_blocking(move || {
+            // Held to the end, also when nobody waits for it any more.
+            let _place = place;
+            this.read_now(read)
+        });
         reading.await.map_err(|_| ReadError::BrokeOff)?
     }
 
@@ -81,6 +85,8 @@ impl Reader {
         let mut connection = open_to_read(&self.path)?;
         let began = Instant::now();
         connection.progress_handler(10_000, Some(move || began.elapsed() > TIMEOUT))?;
-        Ok(read(&connection)?)
+        // One transaction: whatever is read sees the same state.
+        let transaction = connection.transaction()?;
+        Ok(read(&transaction)?)
     }
 }

@@ -112,7 +112,7 @@ fn attempt_row(
 ) -> Result<(), rusqlite::Error> {
     let (usage, provenance, cost) = columns(attempt.counts);
     let mut insert = transaction.prepare_cached(
-        "INSERT INTO attempt (request, number, upstream, endpoint, model, began, time, result, http_status,
+        "INSERT OR REPLACE INTO attempt (request, number, upstream, endpoint, model, began, time, result, http_status,
             input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens,
             reasoning_tokens, output_audio_tokens, provenance, cost)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",

@@ -97,7 +97,7 @@ impl Run {
 /// Settles the open rows of a run at their estimates, each with an attempt that says the same.
 fn interrupt(transaction: &Transaction<'_>, run: i64) -> Result<u64, rusqlite::Error> {
     transaction.execute(
-        "INSERT INTO attempt (request, number, upstream, endpoint, model, began, result, input_tokens,
+        "INSERT OR REPLACE INTO attempt (request, number, upstream, endpoint, model, began, result, input_tokens,
             output_tokens, provenance, cost)
          SELECT id, 1, coalesce(upstream, ''), '', model, 0, 'interrupted', input_tokens, output_tokens, provenance, cost
          FROM request WHERE run = ? AND status = 'open' AND true",

@@ -112,7 +112,6 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(read_failure)?;
-    owner_only(path);
     connection
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(read_failure)?;
@@ -124,6 +123,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         .map_err(read_failure)?;
     // Looked at once more, now that nobody else can be at it.
     if version(&transaction).map_err(read_failure)? == 0 {
+        owner_only(path);
         transaction.execute_batch(TABLES).map_err(read_failure)?;
         transaction
             .execute_batch(&format!(

@@ -12,13 +12,14 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::LedgerError;
 use super::change::Change;
 use super::entry::{Entry, Intent};
+use super::open::OpenRow;
 use super::rows::{open_row, settle_row};
 use super::run::Run;
 
@@ -32,7 +33,10 @@ pub(super) enum Op {
     /// Open a row.
     Begin {
         intent: Arc<Intent>,
-        done: Done<i64>,
+        place: OwnedSemaphorePermit,
+        /// By which the row will be settled.
+        ops: UnboundedSender<Op>,
+        done: oneshot::Sender<Begun>,
     },
     /// Settle a row, or write one that was never opened.
     Settle {
@@ -45,6 +49,9 @@ pub(super) enum Op {
     /// Write what has been asked for, and end.
     Close,
 }
+
+/// A row, or why it could not be written; then it has no number yet.
+pub(super) type Begun = Result<OpenRow, (LedgerError, OpenRow)>;
 
 type Done<T> = oneshot::Sender<Result<T, LedgerError>>;
 
@@ -258,7 +265,14 @@ impl Writer {
         let mut next = first;
         loop {
             match next {
-                None | Some(Op::Close) => return false,
+                // What has been asked for by now is written.
+                Some(Op::Close) => {
+                    while let Ok(op) = self.queue.try_recv() {
+                        batch.push(op);
+                    }
+                    return false;
+                }
+                None => return false,
                 Some(op) => batch.push(op),
             }
             if batch.len() == BATCH {
@@ -315,8 +329,14 @@ impl Writer {
 
     fn tell(&self, op: Op, id: i64) {
         match op {
-            Op::Begin { done, .. } => {
-                let _ = done.send(Ok(id));
+            Op::Begin {
+                intent,
+                place,
+                ops,
+                done,
+            } => {
+                // Should nobody wait for it any more, it settles itself.
+                drop(done.send(Ok(OpenRow::new(Some(id), intent, place, ops))));
             }
             Op::Settle { settled, done } => {
                 self.shared.rows.fetch_add(1, Ordering::Relaxed);
@@ -333,8 +353,13 @@ impl Writer {
     fn refuse(&mut self, op: Op) {
         let error = LedgerError::Unwritable;
         match op {
-            Op::Begin { done, .. } => {
-                let _ = done.send(Err(error));
+            Op::Begin {
+                intent,
+                place,
+                ops,
+                done,
+            } => {
+                drop(done.send(Err((error, OpenRow::new(None, intent, place, ops)))));
             }
             Op::Settle { settled, done } => {
                 if let Some(done) = done {
