@@ -12,6 +12,7 @@ pub(super) struct Upstreams {
     pub(super) degraded: IntCounterVec,
     hedges: IntCounterVec,
     ejections: IntCounterVec,
+    exhausted: IntCounterVec,
     endpoints: IntGaugeVec,
     in_flight: IntGaugeVec,
     waiting: IntGaugeVec,
@@ -63,6 +64,12 @@ impl Upstreams {
                 "Times that an endpoint was left out because it failed.",
                 &["upstream"],
             )?,
+            exhausted: counters(
+                registry,
+                "weir_retry_budget_exhausted_total",
+                "Times that a retry at an upstream was left out because the budget of its retries was spent.",
+                &["upstream"],
+            )?,
             endpoints: gauges(
                 registry,
                 "weir_upstream_endpoints",
@@ -108,6 +115,14 @@ impl Metrics {
         self.upstreams
             .hedges
             .with_label_values(&[model, event])
+            .inc();
+    }
+
+    /// Counts a retry that was left out because its budget was spent.
+    pub fn retry_budget_exhausted(&self, upstream: &str) {
+        self.upstreams
+            .exhausted
+            .with_label_values(&[upstream])
             .inc();
     }
 
