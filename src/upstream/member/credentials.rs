@@ -156,6 +156,21 @@ impl Credentials {
         }
     }
 
+    /// Counts those of use, those whose limit is spent, and those that were refused and not accepted since.
+    pub fn counts(&self, now: Instant) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for (index, held) in self.held.iter().enumerate() {
+            let is_refused = held.aside().refusals > 0;
+            let state = match self.is_free(index, now) {
+                _ if is_refused => 2,
+                true => 0,
+                false => 1,
+            };
+            counts[state] += 1;
+        }
+        counts
+    }
+
     fn is_free(&self, index: usize, now: Instant) -> bool {
         self.held[index]
             .aside()
@@ -239,6 +254,21 @@ mod tests {
         credentials.limited(0, None, after(4));
         assert_eq!(credentials.fresh(&[], after(32)), None, "no shorter for it");
         assert_eq!(credentials.fresh(&[], after(33)), Some(0));
+    }
+
+    #[test]
+    fn what_is_told_of_them() {
+        let (credentials, now) = (credentials(&["a", "b", "c"]), Instant::now());
+        assert!(credentials.refused(0, now, now));
+        credentials.limited(1, None, now);
+        assert_eq!(credentials.counts(now), [1, 1, 1]);
+        assert_eq!(credentials.aside(now), None);
+        credentials.limited(2, None, now);
+        assert_eq!(credentials.aside(now), Some(Aside::Limited));
+        let later = now + REFUSED;
+        assert!(!credentials.refused(0, later, later), "it was before");
+        assert!(credentials.accepted(0, later), "it is again");
+        assert_eq!(credentials.counts(later), [3, 0, 0]);
     }
 
     #[test]

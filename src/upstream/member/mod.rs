@@ -133,6 +133,7 @@ impl Member {
         let mut snapshot = Snapshot {
             endpoints: self.endpoints.len(),
             waiting: self.gate.as_ref().map_or(0, |gate| gate.waiting()),
+            credentials: self.credentials.counts(now),
             ..Snapshot::default()
         };
         for endpoint in &self.endpoints {
