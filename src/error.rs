@@ -403,10 +403,40 @@ mod tests {
     }
 
     #[test]
+    fn a_clients_own_deadline_is_told_by_its_figure() {
+        let explanation = upstream_error(UpstreamError::Timeout {
+            phase: crate::upstream::Phase::Client,
+            limit: Duration::from_secs(8),
+        });
+        assert_eq!(explanation.status, 504);
+        assert_eq!(explanation.cause, "client_deadline");
+        assert!(explanation.message.contains("8s"), "{explanation:?}");
+    }
+
+    #[test]
+    fn a_stream_that_never_began_is_told_in_the_upstreams_own_words() {
+        let message = Some("try later".to_owned());
+        let explanation = upstream_error(UpstreamError::ErrorEvent { message });
+        assert_eq!(explanation.status, 502);
+        assert_eq!(explanation.message, "try later");
+        assert_eq!(explanation.cause, "upstream_status");
+    }
+
+    #[test]
+    fn a_wait_for_a_place_is_no_full_queue() {
+        let retry_after = Duration::from_secs(1);
+        let explanation = upstream_error(UpstreamError::NoPlace { retry_after });
+        assert!(explanation.message.contains("became free in time"));
+    }
+
+    #[test]
     fn every_503_says_when_to_come_back() {
         for error in [
             UpstreamError::Overloaded {
                 retry_after: Duration::from_millis(1500),
+            },
+            UpstreamError::NoPlace {
+                retry_after: Duration::from_secs(1),
             },
             UpstreamError::NotLoaded,
         ] {

@@ -25,6 +25,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// The upstream that answered.
     pub upstream: Option<Arc<str>>,
+    /// Whether the head of the answer had to go before it was known who answers.
+    pub head_first: bool,
     /// Bytes of the JSON body that the client sent.
     pub received: u64,
     /// Tries at upstreams, in the order in which they began.

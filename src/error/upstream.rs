@@ -11,7 +11,7 @@ use super::{INVALID_REQUEST, SERVER, TIMEOUT, UPSTREAM, cut, explain, sentence, 
 use crate::call::StreamError;
 use crate::middleware::explain::Explanation;
 use crate::upstream::advice::Advice;
-use crate::upstream::{DispatchError, UpstreamError};
+use crate::upstream::{DispatchError, Phase, UpstreamError};
 
 pub(super) fn dispatch(error: &DispatchError) -> Explanation {
     match error {
@@ -86,6 +86,12 @@ fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
             "upstream_error",
             format!("The upstream `{name}` broke off its answer."),
         ),
+        UpstreamError::Timeout {
+            phase: Phase::Client,
+            limit,
+        } => timeout(format!(
+            "The upstream `{name}` did not answer within the {limit:?} that the client gave it."
+        )),
         UpstreamError::Timeout { .. } => {
             timeout(format!("The upstream `{name}` did not answer in time."))
         }
@@ -99,11 +105,17 @@ fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
                 status.as_u16()
             ),
         ),
+        UpstreamError::ErrorEvent { message } => failed(
+            "upstream_error",
+            message.clone().unwrap_or_else(|| {
+                format!("The upstream `{name}` began its stream with an error.")
+            }),
+        ),
         UpstreamError::Refused(_) => failed(
             "upstream_auth_failed",
             format!("The upstream `{name}` refused the gateway's credential."),
         ),
-        UpstreamError::Invalid(_) => failed(
+        UpstreamError::Invalid(_) | UpstreamError::Unexpected(_) => failed(
             "upstream_invalid_response",
             format!("The upstream `{name}` sent an answer that is not valid."),
         ),
@@ -116,6 +128,12 @@ fn upstream(name: &Arc<str>, error: &UpstreamError) -> Explanation {
             503,
             "overloaded",
             format!("The queue of `{name}` is full. Try again a little later."),
+        )
+        .retry_after(*retry_after),
+        UpstreamError::NoPlace { retry_after } => server(
+            503,
+            "overloaded",
+            format!("No place at `{name}` became free in time. Try again a little later."),
         )
         .retry_after(*retry_after),
         UpstreamError::NotLoaded => server(

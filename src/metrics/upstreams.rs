@@ -12,10 +12,15 @@ pub(super) struct Upstreams {
     pub(super) degraded: IntCounterVec,
     hedges: IntCounterVec,
     ejections: IntCounterVec,
+    exhausted: IntCounterVec,
     endpoints: IntGaugeVec,
+    credentials: IntGaugeVec,
     in_flight: IntGaugeVec,
     waiting: IntGaugeVec,
 }
+
+/// What a credential can be, in the order of [`Snapshot::credentials`].
+const CREDENTIAL_STATES: [&str; 3] = ["in_use", "limited", "refused"];
 
 /// How an upstream's endpoints are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +29,8 @@ pub struct Snapshot {
     pub endpoints: usize,
     /// Those that are left out.
     pub ejected: usize,
+    /// Its credentials: those of use, those whose limit is spent, those that were refused.
+    pub credentials: [usize; 3],
     /// Calls under way.
     pub in_flight: usize,
     /// Calls that wait for a place.
@@ -63,10 +70,22 @@ impl Upstreams {
                 "Times that an endpoint was left out because it failed.",
                 &["upstream"],
             )?,
+            exhausted: counters(
+                registry,
+                "weir_retry_budget_exhausted_total",
+                "Times that a retry at an upstream was left out because the budget of its retries was spent.",
+                &["upstream"],
+            )?,
             endpoints: gauges(
                 registry,
                 "weir_upstream_endpoints",
                 "Endpoints of an upstream: those in use, and those that are left out because they fail.",
+                &["upstream", "state"],
+            )?,
+            credentials: gauges(
+                registry,
+                "weir_upstream_credentials",
+                "Credentials of an upstream: those in use, and those that are put aside because their limit is spent or they were refused.",
                 &["upstream", "state"],
             )?,
             in_flight: gauges(
@@ -111,6 +130,14 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts a retry that was left out because its budget was spent.
+    pub fn retry_budget_exhausted(&self, upstream: &str) {
+        self.upstreams
+            .exhausted
+            .with_label_values(&[upstream])
+            .inc();
+    }
+
     /// Counts an ejection.
     pub fn endpoint_ejected(&self, upstream: &str) {
         self.upstreams
@@ -132,6 +159,9 @@ impl Metrics {
             &[upstream, "ejected"],
             snapshot.ejected,
         );
+        for (state, count) in CREDENTIAL_STATES.iter().zip(snapshot.credentials) {
+            set(&self.upstreams.credentials, &[upstream, state], count);
+        }
         set(&self.upstreams.in_flight, &[upstream], snapshot.in_flight);
         set(&self.upstreams.waiting, &[upstream], snapshot.waiting);
     }
@@ -141,6 +171,7 @@ impl Metrics {
         let Upstreams {
             ready,
             endpoints,
+            credentials,
             in_flight,
             waiting,
             ..
@@ -152,6 +183,9 @@ impl Metrics {
             }
             for state in ["in_use", "ejected"] {
                 let _ = endpoints.remove_label_values(&[&*upstream, state]);
+            }
+            for state in CREDENTIAL_STATES {
+                let _ = credentials.remove_label_values(&[&*upstream, state]);
             }
         }
     }
@@ -179,6 +213,6 @@ mod tests {
         let text = metrics.render().unwrap();
         let text = String::from_utf8_lossy(text.as_ref()).into_owned();
         assert!(!text.contains("\"goes\""), "{text}");
-        assert_eq!(text.matches("upstream=\"stays\"").count(), 5, "{text}");
+        assert_eq!(text.matches("upstream=\"stays\"").count(), 8, "{text}");
     }
 }

@@ -3,7 +3,8 @@
 //! After the first interval without an answer the client gets the head of its stream, and `: ping` in each further one,
 //! until the first content. Comments are nothing to a client (WHATWG HTML, section 9.2.6), so tries at upstreams go on
 //! behind them; what then fails in the end is told as the stream's error event, since a status has gone already. The log
-//! and the metrics, which see that status too, get a cause.
+//! and the metrics, which see that status too, get a cause. A head that goes so early does not say who answers, nor in whose
+//! place: nobody has yet.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -92,6 +93,7 @@ where
                 header::CONTENT_TYPE,
                 HeaderValue::from_static("text/event-stream"),
             );
+            record.facts().head_first = true;
             let late = Late {
                 answering: Some(answering),
                 record,

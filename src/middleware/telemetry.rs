@@ -145,6 +145,7 @@ impl Watch {
         let upstream = facts
             .upstream
             .as_deref()
+            .filter(|_| !facts.head_first)
             .and_then(|name| HeaderValue::from_str(name).ok());
         if let Some(upstream) = upstream {
             headers.insert(UPSTREAM, upstream);

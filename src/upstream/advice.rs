@@ -6,7 +6,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 
 /// Advice about trying again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,16 @@ impl Advice {
             _ => None,
         };
         Self { wait, should_retry }
+    }
+}
+
+/// Keeps `Retry-After` within what makes sense, where an answer goes to the client: some clients take any number for a
+/// time to sleep.
+pub fn bound(headers: &mut HeaderMap) {
+    let told = headers.get(header::RETRY_AFTER);
+    let asked = told.and_then(|value| seconds(value.to_str().ok()?.trim(), 1.0));
+    if asked.is_some_and(|asked| asked >= LONGEST) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(LONGEST.as_secs()));
     }
 }
 
@@ -158,6 +168,22 @@ mod tests {
             ("x-ratelimit-reset-tokens", "5s"),
         ];
         assert_eq!(wait(&both), Some(5000));
+    }
+
+    #[test]
+    fn a_wait_beyond_reason_is_bounded_for_the_client() {
+        let longest = LONGEST.as_secs().to_string();
+        for (told, expected) in [
+            ("7", "7"),
+            ("1.5", "1.5"),
+            ("soon", "soon"),
+            ("99999999999999999999", longest.as_str()),
+        ] {
+            let value = HeaderValue::from_str(told).unwrap();
+            let mut headers = HeaderMap::from_iter([(header::RETRY_AFTER, value)]);
+            bound(&mut headers);
+            assert_eq!(headers[header::RETRY_AFTER], expected);
+        }
     }
 
     #[test]

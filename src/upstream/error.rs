@@ -33,6 +33,15 @@ pub enum UpstreamError {
         /// When it said to come back.
         advice: Advice,
     },
+    /// It answered with a status that no answer of the API has.
+    #[error("answered {0}, which no answer of the API has")]
+    Unexpected(StatusCode),
+    /// Its stream began with an error.
+    #[error("the stream began with an error")]
+    ErrorEvent {
+        /// Its own words, where they are spelled as the OpenAI API does.
+        message: Option<String>,
+    },
     /// It refused our credential.
     #[error("refused our credential with {0}")]
     Refused(StatusCode),
@@ -51,6 +60,12 @@ pub enum UpstreamError {
     /// The local queue is full.
     #[error("the queue is full")]
     Overloaded {
+        /// When a place can be expected.
+        retry_after: Duration,
+    },
+    /// The call waited for a place until its time was over.
+    #[error("no place became free in time")]
+    NoPlace {
         /// When a place can be expected.
         retry_after: Duration,
     },
@@ -85,8 +100,12 @@ pub enum Phase {
     FirstContent,
     /// Between two pieces of the answer.
     Idle,
-    /// All of the call, which its client may have made as short as it likes.
+    /// All of the call.
     Total,
+    /// What one target has of it.
+    Target,
+    /// What the call's client waits for, as short as it likes.
+    Client,
 }
 
 impl fmt::Display for Phase {
@@ -97,7 +116,8 @@ impl fmt::Display for Phase {
             Self::FirstByte => "first_byte",
             Self::FirstContent => "first_content",
             Self::Idle => "idle",
-            Self::Total => "total",
+            Self::Total | Self::Target => "total",
+            Self::Client => "client's own",
         })
     }
 }
@@ -108,16 +128,20 @@ impl UpstreamError {
         match self {
             Self::Connect(_) => "upstream_connect",
             Self::Broken(_) => "upstream_broken",
+            Self::Timeout {
+                phase: Phase::Client,
+                ..
+            } => "client_deadline",
             Self::Timeout { .. } => "upstream_timeout",
             Self::Status { status, .. } if *status == StatusCode::GATEWAY_TIMEOUT => {
                 "upstream_timeout"
             }
-            Self::Status { .. } => "upstream_status",
+            Self::Status { .. } | Self::ErrorEvent { .. } => "upstream_status",
             Self::Refused(_) => "upstream_auth",
-            Self::Invalid(_) => "upstream_invalid",
+            Self::Invalid(_) | Self::Unexpected(_) => "upstream_invalid",
             Self::TooLarge { .. } => "upstream_too_large",
             Self::Upload(error) => error.cause(),
-            Self::Overloaded { .. } => "gateway_overloaded",
+            Self::Overloaded { .. } | Self::NoPlace { .. } => "gateway_overloaded",
             Self::NotLoaded => "gateway_not_ready",
             Self::Engine(_) => "gateway_engine",
             Self::BadRequest { .. } => "client_invalid_body",
@@ -127,14 +151,18 @@ impl UpstreamError {
     /// Returns the status that the upstream answered, where it did.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
-            Self::Status { status, .. } | Self::Refused(status) => Some(*status),
+            Self::Status { status, .. } | Self::Refused(status) | Self::Unexpected(status) => {
+                Some(*status)
+            }
             Self::Connect(_)
             | Self::Broken(_)
             | Self::Timeout { .. }
             | Self::Invalid(_)
             | Self::TooLarge { .. }
             | Self::Upload(_)
+            | Self::ErrorEvent { .. }
             | Self::Overloaded { .. }
+            | Self::NoPlace { .. }
             | Self::NotLoaded
             | Self::Engine(_)
             | Self::BadRequest { .. } => None,

@@ -19,9 +19,12 @@ use crate::support::{KEY, within};
 /// A body in which everything is spelled as no serializer would.
 const STRANGE: &str = "{ \"messages\" :[{\"role\":\"user\",\"content\":\"caf\\u00e9 \\/ \\ud83d\\ude00 \u{1F600}\"}],\n\t\"temperature\": 1.00e0, \"seed\": 12345678901234567890123, \"x\":1, \"x\":2, \"model\" : \"gpt-4o\" ,\"unknown\":{\"b\":1,\"a\":-0.0},\"stream\":false }";
 
+/// An answer of every endpoint.
+const ANSWER: &str = "{ \"choices\":[],\n\"data\" : [], \"output\": [], \"x\": 1.00e0 }";
+
 #[tokio::test]
 async fn bodies_travel_byte_for_byte_both_ways() {
-    let upstream = Upstream::answering(chat()).await;
+    let upstream = Upstream::answering(json_answer("200 OK", ANSWER)).await;
     let gateway = Gateway::over(&upstream).await;
     for path in [
         "/v1/chat/completions",
@@ -34,7 +37,7 @@ async fn bodies_travel_byte_for_byte_both_ways() {
             .post(&format!("{path}?a=b%2Fc&d"), STRANGE)
             .await;
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        assert_eq!(answer.text(), CHAT, "{path}");
+        assert_eq!(answer.text(), ANSWER, "{path}");
         let call = upstream.calls().pop().unwrap();
         assert_eq!(String::from_utf8_lossy(&call.body), STRANGE, "{path}");
         assert_eq!(call.method, "POST");
@@ -107,7 +110,7 @@ async fn two_models_in_one_body_cannot_pass_for_each_other() {
 
 #[tokio::test]
 async fn legacy_engine_calls_reach_the_modern_path_with_their_model() {
-    let upstream = Upstream::answering(chat()).await;
+    let upstream = Upstream::answering(json_answer("200 OK", ANSWER)).await;
     let gateway = Gateway::over(&upstream).await;
     for (path, body, modern, model) in [
         (

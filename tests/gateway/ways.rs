@@ -249,6 +249,16 @@ async fn azure_is_asked_by_deployment_and_version_with_its_own_header() {
     }
 }
 
+#[tokio::test]
+async fn a_proxy_of_the_environment_that_is_no_http_proxy_keeps_nobody_from_starting() {
+    let config = Config::new().table(AWAY);
+    let gateway = config
+        .env("ALL_PROXY", "socks5://127.0.0.1:1")
+        .start()
+        .await;
+    assert_eq!(gateway.operator().get("/healthz").await.status, 200);
+}
+
 /// A gateway whose streams show every second that they are alive.
 async fn pinging(script: Script) -> (Gateway, Upstream) {
     let upstream = Upstream::start(move |_| script.clone()).await;
@@ -273,6 +283,8 @@ async fn a_stream_that_waits_for_its_first_word_shows_that_it_is_alive() {
         let mut stream = gateway.client().stream(path, ask_stream()).await;
         assert_eq!(stream.status, 200);
         assert_eq!(stream.headers["content-type"], "text/event-stream");
+        let answers = stream.headers.get("x-weir-upstream");
+        assert!(answers.is_none(), "nobody has answered yet");
         assert_eq!(stream.until("ping\n").await, ": ping\n");
         gate.open();
         let (rest, whole) = stream.rest().await;

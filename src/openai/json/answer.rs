@@ -11,6 +11,12 @@ pub struct Answer {
     pub usage: Option<Range<usize>>,
     /// The value of `error`, also where it is null.
     pub error: Option<Range<usize>>,
+    /// The value of `choices`.
+    pub choices: Option<Range<usize>>,
+    /// The value of `data`.
+    pub data: Option<Range<usize>>,
+    /// The value of `output`.
+    pub output: Option<Range<usize>>,
 }
 
 /// Why a plain answer is not one.
@@ -55,6 +61,12 @@ pub fn validate_object(bytes: &[u8]) -> Result<Answer, AnswerError> {
             answer.usage = Some(member.value);
         } else if spells(key, "error") {
             answer.error = Some(member.value);
+        } else if spells(key, "choices") {
+            answer.choices = Some(member.value);
+        } else if spells(key, "data") {
+            answer.data = Some(member.value);
+        } else if spells(key, "output") {
+            answer.output = Some(member.value);
         }
     }
     object.leave().end().map_err(refuse)?;

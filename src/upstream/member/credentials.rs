@@ -17,6 +17,15 @@ const LIMITED: Duration = Duration::from_secs(1);
 /// Longer than that no credential is left alone for a limit: others may have more patience than the limit has.
 const LONGEST_LIMITED: Duration = Duration::from_secs(60);
 
+/// Why none of an upstream's credentials is of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// Each was refused.
+    Refused,
+    /// The limit of one at least is spent, and will be renewed.
+    Limited,
+}
+
 /// The credentials of one upstream.
 #[derive(Debug, Default)]
 pub struct Credentials {
@@ -27,11 +36,11 @@ pub struct Credentials {
 #[derive(Debug)]
 struct Held {
     credential: Credential,
-    aside: Mutex<Aside>,
+    aside: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Aside {
+struct State {
     until: Option<Instant>,
     refusals: u32,
     /// The last refusal, and whatever was last that put it aside: what began before says nothing new of it.
@@ -93,18 +102,21 @@ impl Credentials {
         self.held.get(index).map(|held| &held.credential)
     }
 
-    /// Puts one aside that the upstream refused, by the answer to a call that began at `began`.
-    pub fn refused(&self, index: usize, began: Instant, now: Instant) {
+    /// Puts one aside that the upstream refused, by the answer to a call that began at `began`. Returns whether it had not
+    /// been refused before.
+    pub fn refused(&self, index: usize, began: Instant, now: Instant) -> bool {
         if let Some(held) = self.held.get(index) {
             let mut aside = held.aside();
             if aside.refused.is_some_and(|refused| began < refused) {
-                return;
+                return false;
             }
             let length = (REFUSED * (1 << aside.refusals.min(10))).min(LONGEST_REFUSED);
             aside.refusals += 1;
             aside.refused = Some(now);
             aside.put(length, now);
+            return aside.refusals == 1;
         }
+        false
     }
 
     /// Puts one aside whose limit is spent.
@@ -116,18 +128,47 @@ impl Credentials {
     }
 
     /// Learns that one was accepted, by the answer to a call that began at `began`.
-    pub fn accepted(&self, index: usize, began: Instant) {
+    /// Returns whether it had been refused.
+    pub fn accepted(&self, index: usize, began: Instant) -> bool {
         if let Some(held) = self.held.get(index) {
             let mut aside = held.aside();
             if aside.changed.is_none_or(|changed| began >= changed) {
-                *aside = Aside::default();
+                return std::mem::take(&mut *aside).refusals > 0;
             }
         }
+        false
     }
 
     /// Returns whether one is not put aside, or none is needed.
     pub fn is_any_free(&self, now: Instant) -> bool {
         self.held.is_empty() || (0..self.held.len()).any(|index| self.is_free(index, now))
+    }
+
+    /// Returns why none of them is of use; `None`: one is, or none is needed.
+    pub fn aside(&self, now: Instant) -> Option<Aside> {
+        if self.is_any_free(now) {
+            return None;
+        }
+        let mut held = self.held.iter();
+        match held.all(|held| held.aside().refusals > 0) {
+            true => Some(Aside::Refused),
+            false => Some(Aside::Limited),
+        }
+    }
+
+    /// Counts those of use, those whose limit is spent, and those that were refused and not accepted since.
+    pub fn counts(&self, now: Instant) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for (index, held) in self.held.iter().enumerate() {
+            let is_refused = held.aside().refusals > 0;
+            let state = match self.is_free(index, now) {
+                _ if is_refused => 2,
+                true => 0,
+                false => 1,
+            };
+            counts[state] += 1;
+        }
+        counts
     }
 
     fn is_free(&self, index: usize, now: Instant) -> bool {
@@ -138,7 +179,7 @@ impl Credentials {
     }
 }
 
-impl Aside {
+impl State {
     /// Puts aside for so long at least.
     fn put(&mut self, length: Duration, now: Instant) {
         self.until = self.until.max(Some(now + length));
@@ -147,7 +188,7 @@ impl Aside {
 }
 
 impl Held {
-    fn aside(&self) -> MutexGuard<'_, Aside> {
+    fn aside(&self) -> MutexGuard<'_, State> {
         self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -208,10 +249,26 @@ mod tests {
         credentials.accepted(0, after(2));
         assert_eq!(credentials.fresh(&[], after(2)), Some(0));
         // Ten calls at once are one refusal.
-        (0..10).for_each(|_| credentials.refused(0, after(2), after(3)));
+        let first = (0..10).filter(|_| credentials.refused(0, after(2), after(3)));
+        assert_eq!(first.count(), 1);
         credentials.limited(0, None, after(4));
         assert_eq!(credentials.fresh(&[], after(32)), None, "no shorter for it");
         assert_eq!(credentials.fresh(&[], after(33)), Some(0));
+    }
+
+    #[test]
+    fn what_is_told_of_them() {
+        let (credentials, now) = (credentials(&["a", "b", "c"]), Instant::now());
+        assert!(credentials.refused(0, now, now));
+        credentials.limited(1, None, now);
+        assert_eq!(credentials.counts(now), [1, 1, 1]);
+        assert_eq!(credentials.aside(now), None);
+        credentials.limited(2, None, now);
+        assert_eq!(credentials.aside(now), Some(Aside::Limited));
+        let later = now + REFUSED;
+        assert!(!credentials.refused(0, later, later), "it was before");
+        assert!(credentials.accepted(0, later), "it is again");
+        assert_eq!(credentials.counts(later), [3, 0, 0]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Failures in a row, or a share of failures in a window, eject an endpoint for a time that doubles with each ejection.
 //! When it is over, one request is let through as a trial: its success brings the endpoint back, its failure ejects it
-//! again. An endpoint that has stayed well for a window begins anew.
+//! again. An endpoint that has stayed well for a window begins anew, and an ejection that ended before its time, as the
+//! endpoint was asked for want of a better one, does not lengthen the next.
 //!
 //! A stream counts when it has ended. Its beginning brings an endpoint back, but on probation: the next failure ejects
 //! it again. A request that was given up without an answer counts in a row, as a hung endpoint has no successes between
@@ -265,8 +266,9 @@ impl Health {
 
 impl State {
     fn restore(&mut self, now: Instant) -> Change {
+        let was_served = self.ejection.is_none_or(|ejection| now >= ejection.until);
         *self = Self {
-            ejections: self.ejections,
+            ejections: self.ejections.saturating_sub(u32::from(!was_served)),
             ejected: self.ejected,
             restored: Some(now),
             trials: self.trials,
@@ -428,6 +430,16 @@ mod tests {
         now += Duration::from_secs(60);
         let last = (0..5).filter_map(|_| fail(&health, now)).next();
         assert_eq!(last, Some(Change::Ejected(Duration::from_secs(5))));
+    }
+
+    #[test]
+    fn an_ejection_that_was_not_served_does_not_lengthen_the_next() {
+        let (health, now) = (Health::new(PARAMS), Instant::now());
+        for _ in 0..10 {
+            let ejected = (0..5).find_map(|_| fail(&health, now));
+            assert_eq!(ejected, Some(Change::Ejected(Duration::from_secs(5))));
+            assert_eq!(succeed(&health, now), Some(Change::Restored));
+        }
     }
 
     #[test]

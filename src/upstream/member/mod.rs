@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower::retry::budget::{Budget, TpsBudget};
 
-pub use self::credentials::Credentials;
+pub use self::credentials::{Aside, Credentials};
 pub use self::gate::{Full, Gate, Pass};
 use self::health::{Change, Health, Seen, Standing};
 pub use self::load::Load;
+use self::load::Wait;
 use super::{Timeouts, Upstream};
 use crate::metrics::{Metrics, Snapshot};
 use crate::pattern::Pattern;
@@ -91,6 +92,8 @@ pub struct Ticket {
     /// From when on it says something of the endpoint that nothing has come; `None`: never.
     patience: Option<Duration>,
     progress: Progress,
+    /// While it waits for its first byte.
+    wait: Option<Wait>,
     trial: Option<Trial>,
 }
 
@@ -110,8 +113,9 @@ pub struct Trial {
 // === impl Member ===
 
 impl Member {
-    /// Returns whether a call sent now could be answered: an endpoint is in use, or due for its trial. Without the
-    /// latter a gateway that gets no traffic while it is not ready would never be ready again.
+    /// Returns whether a call sent now could be answered: an endpoint is in use, or due for its trial, or asked however
+    /// it fails, as the floor wants. Without a trial a gateway that gets no traffic while it is not ready would never be
+    /// ready again; without the floor it would turn away calls that it means to send.
     pub fn is_ready(&self) -> bool {
         let now = Instant::now();
         self.endpoints.iter().any(|endpoint| {
@@ -119,7 +123,7 @@ impl Member {
                 Standing::Well | Standing::Due => false,
                 Standing::Ejected(left) => !left.is_zero(),
             };
-            !is_out && endpoint.service.is_ready()
+            (!is_out || self.floor > 0) && endpoint.service.is_ready()
         })
     }
 
@@ -129,6 +133,7 @@ impl Member {
         let mut snapshot = Snapshot {
             endpoints: self.endpoints.len(),
             waiting: self.gate.as_ref().map_or(0, |gate| gate.waiting()),
+            credentials: self.credentials.counts(now),
             ..Snapshot::default()
         };
         for endpoint in &self.endpoints {
@@ -136,6 +141,14 @@ impl Member {
             snapshot.in_flight += endpoint.load.in_flight() as usize;
         }
         snapshot
+    }
+
+    /// Returns the endpoints to ask on the gateway's own account, those that are well first.
+    pub fn by_health(&self) -> Vec<&Arc<Endpoint>> {
+        let now = Instant::now();
+        let mut endpoints: Vec<_> = self.endpoints.iter().collect();
+        endpoints.sort_by_key(|endpoint| endpoint.health.standing(now) != Standing::Well);
+        endpoints
     }
 
     /// Returns the endpoint to ask on the gateway's own account: one that is well, if any is.
@@ -203,9 +216,12 @@ impl Ticket {
         patience: Option<Duration>,
     ) -> Self {
         endpoint.load.begin();
+        let began = Instant::now();
         Self {
             endpoint: Arc::clone(endpoint),
-            began: Instant::now(),
+            began,
+            // Where it is the client that decides how long nothing comes, a wait is not the endpoint's.
+            wait: patience.map(|_| endpoint.load.wait(began)),
             patience,
             progress: Progress::Waiting,
             trial,
@@ -217,6 +233,7 @@ impl Ticket {
         let now = Instant::now();
         let latency = now.saturating_duration_since(self.began);
         let failed = matches!(seen, Seen::Failed | Seen::Silent);
+        self.stop_waiting();
         self.endpoint.load.answered(latency, failed, now);
         self.endpoint.observe(seen, self.began);
         self.progress = match seen {
@@ -224,6 +241,12 @@ impl Ticket {
             Seen::Well | Seen::Failed | Seen::Silent => Progress::Ended,
         };
         self.trial = None;
+    }
+
+    fn stop_waiting(&mut self) {
+        if let Some(wait) = self.wait.take() {
+            self.endpoint.load.waited(wait);
+        }
     }
 
     /// Notes how a stream that had begun has ended.
@@ -238,6 +261,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.endpoint.load.end();
+        self.stop_waiting();
         let Some(patience) = self.patience else {
             return;
         };

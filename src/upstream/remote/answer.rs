@@ -16,9 +16,9 @@ use crate::call::headers::keep_end_to_end;
 use crate::call::{BoxBody, Join, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::envelope::ErrorBody;
-use crate::openai::json::validate_object;
+use crate::openai::json::{Answer, validate_object};
 use crate::upstream::Phase;
-use crate::upstream::advice::Advice;
+use crate::upstream::advice::{self, Advice};
 
 /// Headers by which an upstream would speak of its own host to whoever reads the answer.
 pub(super) const NOT_RETURNED: [HeaderName; 3] = [
@@ -44,7 +44,7 @@ pub(super) fn status_error(status: StatusCode, headers: &HeaderMap) -> UpstreamE
             status,
             advice: Advice::read(headers, SystemTime::now()),
         },
-        _ => UpstreamError::Invalid("a status that no answer of the API has"),
+        _ => UpstreamError::Unexpected(status),
     }
 }
 
@@ -131,16 +131,21 @@ pub(super) async fn plain(
         // A response object has an `error` of its own; elsewhere it means that there is no answer.
         let error = answer
             .error
+            .clone()
             .and_then(|range| body.get(range))
             .is_some_and(|error| error != b"null");
         if error && *endpoint != Endpoint::Responses {
             return Err(UpstreamError::Invalid("an error with a status of success"));
+        }
+        if !is_expected(&answer, &body, endpoint) {
+            return Err(UpstreamError::Invalid("not the object of its endpoint"));
         }
         headers
             .entry(header::CONTENT_TYPE)
             .or_insert(HeaderValue::from_static("application/json"));
         return Ok(Reply::full(parts.status, headers, body));
     }
+    advice::bound(&mut headers);
     if validate_object(&body).is_ok() {
         return Ok(Reply::full(parts.status, headers, body));
     }
@@ -167,6 +172,23 @@ pub(super) async fn plain(
     Ok(Reply::full(parts.status, headers, envelope.to_json()))
 }
 
+/// Returns whether an object is what its endpoint answers: whatever else stands there, the list of what was asked for.
+fn is_expected(answer: &Answer, body: &[u8], endpoint: &Endpoint) -> bool {
+    let list = match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => &answer.choices,
+        Endpoint::Embeddings => &answer.data,
+        Endpoint::Responses => &answer.output,
+        Endpoint::Models
+        | Endpoint::Model(_)
+        | Endpoint::Engines
+        | Endpoint::Engine(_)
+        | Endpoint::OwnUsage
+        | Endpoint::PassThrough => return true,
+    };
+    let list = list.clone().and_then(|range| body.get(range));
+    list.is_some_and(|list| list.starts_with(b"["))
+}
+
 /// Hands an answer on as it comes.
 pub(super) fn pass_through(
     response: Response<Incoming>,
@@ -179,6 +201,7 @@ pub(super) fn pass_through(
         _ => return Err(status_error(parts.status, &parts.headers)),
     }
     let mut headers = parts.headers;
+    advice::bound(&mut headers);
     // The answer to HEAD has a length and no body.
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -198,6 +221,34 @@ pub(super) fn pass_through(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_has_the_list_of_its_endpoint() {
+        use Endpoint::{ChatCompletions, Completions, Embeddings, Responses};
+        for (endpoint, body, expected) in [
+            (ChatCompletions, r#"{"choices":[]}"#, true),
+            (ChatCompletions, "{}", false),
+            (ChatCompletions, r#"{"choices":null}"#, false),
+            (Completions, r#"{"id":"x","choices":[{}]}"#, true),
+            (Completions, r#"{"choices":{}}"#, false),
+            (Embeddings, r#"{"data":[]}"#, true),
+            (Embeddings, r#"{"choices":[]}"#, false),
+            (Responses, r#"{"id":"resp_1","output":[]}"#, true),
+            (Responses, "{}", false),
+        ] {
+            let answer = validate_object(body.as_bytes()).unwrap();
+            let found = is_expected(&answer, body.as_bytes(), &endpoint);
+            assert_eq!(found, expected, "{endpoint:?} {body}");
+        }
+    }
+
+    #[test]
+    fn a_status_that_is_none_of_the_api_is_told_to_the_log() {
+        let status = StatusCode::TEMPORARY_REDIRECT;
+        let error = check_status(status, &HeaderMap::new()).unwrap_err();
+        assert_eq!(error.status(), Some(status));
+        assert!(error.to_string().contains("307"), "{error}");
+    }
 
     #[test]
     fn statuses() {

@@ -13,13 +13,13 @@ use tower::Service;
 
 use super::DispatchError;
 use super::hedge::Hedge;
-use super::hold::{Held, Limits, hold};
+use super::hold::{Limits, hold};
 use super::plan::{Place, Plan, TryId};
 use super::verdict::{Class, Verdict};
 use crate::call::{Call, Outcome, Record, Reply, Try};
 use crate::metrics::Metrics;
 use crate::upstream::member::health::Seen;
-use crate::upstream::member::{Endpoint, Member, Pass, Ticket};
+use crate::upstream::member::{Endpoint, Full, Member, Pass, Ticket};
 use crate::upstream::{Attempt, Phase, UpstreamError};
 
 const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
@@ -137,7 +137,7 @@ async fn hedged(
 }
 
 fn is_bad((_, verdict, _): &Ended) -> bool {
-    verdict.class != Class::Final
+    !matches!(verdict.class, Class::Final | Class::Unable)
 }
 
 /// Asks one place, and lets the plan know what it said.
@@ -164,14 +164,16 @@ async fn ask_at(
     let endpoint = &member.endpoints[place.endpoint];
     let record = Arc::clone(&call.record);
     let model = target.model.clone().or_else(|| call.model.clone());
-    let trying = Trying::begin(&record, endpoint, model, which, metrics);
     let waiting = Instant::now();
+    record.facts().upstream = Some(Arc::clone(&endpoint.upstream));
     let entered = enter(member, plan).await;
     record.facts().queue_time += waiting.elapsed();
     let pass = match entered {
         Ok(pass) => pass,
-        Err(error) => return trying.failed(error),
+        // Nothing was sent: it is no try.
+        Err(error) => return failure(endpoint, error, which),
     };
+    let trying = Trying::begin(&record, endpoint, model, which, metrics);
     let timeouts = plan.route().timeouts.over(member.timeouts);
     // While an upload lasts, its client decides how long nothing comes.
     let patience = call
@@ -179,35 +181,45 @@ async fn ask_at(
         .then(|| timeouts.first_byte.min(PATIENCE));
     let began = Instant::now();
     let mut ticket = Ticket::begin(endpoint, place.trial.take(), patience);
-    let Held { mut reply, failed } = match ask(call, &place, plan).await {
-        Ok(held) => held,
+    let mut reply = match ask(call, &place, plan).await {
+        Ok(reply) => reply,
         Err(error) => {
+            let error = plan.attribute(error);
             if let Some(seen) = Verdict::seen(&error) {
                 ticket.answered(seen);
             }
             // Whatever it is not to blame for tells at most how long it was silent.
             drop(ticket);
-            if let (UpstreamError::Refused(_), Some(index)) = (&error, place.credential) {
-                member.credentials.refused(index, began, Instant::now());
+            if let (UpstreamError::Refused(status), Some(index)) = (&error, place.credential)
+                && member.credentials.refused(index, began, Instant::now())
+            {
+                tracing::warn!(
+                    upstream.name = &*member.name,
+                    credential = index + 1,
+                    status = status.as_u16(),
+                    "an upstream refuses a credential"
+                );
             }
-            return trying.failed(error);
+            return trying.failed(endpoint, error);
         }
     };
-    ticket.answered(match failed || reply.status.is_server_error() {
+    ticket.answered(match reply.status.is_server_error() {
         true => Seen::Failed,
         false if reply.body.as_full().is_none() => Seen::Begun,
         false => Seen::Well,
     });
-    let verdict = match failed {
-        true => Verdict::of_failed_start(),
-        false => Verdict::of_answer(reply.status, &reply.headers),
-    };
+    let verdict = Verdict::of_reply(&reply);
     trying.answered(reply.status.as_u16(), verdict);
     if let Some(index) = place.credential {
         let credentials = &member.credentials;
         match verdict.class {
             Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
-            _ => credentials.accepted(index, began),
+            _ if credentials.accepted(index, began) => tracing::info!(
+                upstream.name = &*member.name,
+                credential = index + 1,
+                "an upstream accepts a credential again"
+            ),
+            _ => {}
         }
     }
     if target.degraded && verdict.class == Class::Final {
@@ -235,13 +247,26 @@ async fn enter(member: &Member, plan: &Plan) -> Result<Option<Pass>, UpstreamErr
         return Ok(None);
     };
     let entered = gate.enter(plan.deadline()).await;
-    entered.map(Some).map_err(|_| UpstreamError::Overloaded {
-        retry_after: QUEUE_RETRY_AFTER,
+    let retry_after = QUEUE_RETRY_AFTER;
+    entered.map(Some).map_err(|full| match full {
+        Full::Queue => UpstreamError::Overloaded { retry_after },
+        Full::Waited => UpstreamError::NoPlace { retry_after },
     })
 }
 
+/// Returns how a try ended that brought no answer.
+fn failure(endpoint: &Endpoint, source: UpstreamError, which: TryId) -> Ended {
+    let verdict = Verdict::of_error(&source);
+    let error = DispatchError::Upstream {
+        name: Arc::clone(&endpoint.upstream),
+        source,
+        spent: false,
+    };
+    (Err(error), verdict, which)
+}
+
 /// Sends the call, and waits until its answer has begun.
-async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, UpstreamError> {
+async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Reply, UpstreamError> {
     let target = plan.target(place.target);
     let member = &target.member;
     let timeouts = plan.route().timeouts.over(member.timeouts);
@@ -250,33 +275,29 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
         .and_then(|index| member.credentials.get(index));
     let (is_stream, kind) = (call.stream, call.endpoint.clone());
     let model = target.model.clone().or_else(|| call.model.clone());
+    // The time that is left of the call is the target's only as far as its own goes.
+    let own = Instant::now() + timeouts.total;
+    let deadline = plan.deadline().min(own);
     let answering = member.endpoints[place.endpoint].service.call(Attempt {
         call,
         model,
         credential: credential.cloned(),
         timeouts,
-        deadline: plan.deadline(),
-        overdue: plan.overdue(),
+        deadline,
+        overdue: plan.overdue().min(own),
     });
     let late = UpstreamError::Timeout {
         phase: Phase::Total,
         limit: timeouts.total,
     };
     if member.local {
-        let answer = timeout_at(plan.deadline(), answering).await;
-        let reply = answer.unwrap_or(Err(late))?;
-        return Ok(Held {
-            reply,
-            failed: false,
-        });
+        let answer = timeout_at(deadline, answering).await;
+        return answer.unwrap_or(Err(late));
     }
     // Remote upstreams keep time themselves, from the request's last byte on.
     let reply = answering.await?;
     if !is_stream {
-        return Ok(Held {
-            reply,
-            failed: false,
-        });
+        return Ok(reply);
     }
     let limits = Limits {
         timeouts,
@@ -284,7 +305,7 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Held, Upstre
     };
     // The client waits for its head until the hold is over. Boxed for the same reason: plain answers have no use for it.
     let holding = Box::pin(hold(reply, &kind, limits));
-    let held = timeout_at(plan.deadline(), holding).await;
+    let held = timeout_at(deadline, holding).await;
     held.unwrap_or(Err(late))
 }
 
@@ -329,23 +350,15 @@ impl<'a> Trying<'a> {
         }
     }
 
-    fn failed(mut self, source: UpstreamError) -> Ended {
-        let verdict = Verdict::of_error(&source);
-        self.note(
-            source.cause(),
-            source.status().map(|status| status.as_u16()),
-        );
-        let error = DispatchError::Upstream {
-            name: Arc::clone(&self.upstream),
-            source,
-            spent: false,
-        };
-        (Err(error), verdict, self.which)
+    fn failed(mut self, endpoint: &Endpoint, source: UpstreamError) -> Ended {
+        let status = source.status().map(|status| status.as_u16());
+        self.note(source.cause(), status);
+        failure(endpoint, source, self.which)
     }
 
     fn answered(mut self, status: u16, verdict: Verdict) {
         let result = match verdict.class {
-            Class::Final => "answered",
+            Class::Final | Class::Unable => "answered",
             Class::Limited => "upstream_limited",
             Class::Again | Class::Refused | Class::Elsewhere => "upstream_status",
         };

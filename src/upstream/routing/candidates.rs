@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::upstream::member::Aside;
 use crate::upstream::member::health::Standing;
 
 /// A place as one call sees it.
@@ -17,6 +18,8 @@ pub(super) struct Spot {
     pub(super) standing: Standing,
     /// Whether the endpoint is asked for want of a better one, however it fails.
     pub(super) kept: bool,
+    /// Why none of its upstream's credentials is of use now; `None`: one is, or none is needed.
+    pub(super) aside: Option<Aside>,
     /// What the call has heard here.
     pub(super) past: Past,
 }
@@ -37,6 +40,8 @@ pub(super) enum Past {
 pub(super) enum Kind {
     /// Well, or due for a trial that the call can bear; not tried by this call.
     Fresh,
+    /// As fresh, but for a limit of its upstream's credentials that will be over soon.
+    Limited,
     /// Tried by this call, and well or kept in use.
     Tried,
     /// Left out, but asked for want of a better one; not tried by this call.
@@ -49,10 +54,16 @@ impl Spot {
         let is_well = self.standing == Standing::Well;
         let is_due = self.standing == Standing::Due;
         match (kind, self.past) {
-            (Kind::Fresh, Past::Fresh) => is_well || (is_due && bears_trials),
-            (Kind::LastResort, Past::Fresh) => !is_well && (self.kept || (is_due && !bears_trials)),
+            (Kind::Fresh, Past::Fresh) => {
+                self.aside.is_none() && (is_well || (is_due && bears_trials))
+            }
+            (Kind::Limited, Past::Fresh) => self.aside == Some(Aside::Limited) && is_well,
+            (Kind::LastResort, Past::Fresh) => match self.aside {
+                Some(_) => is_well || is_due || self.kept,
+                None => !is_well && (self.kept || (is_due && !bears_trials)),
+            },
             (Kind::Tried, Past::Tried(_)) => is_well || self.kept,
-            (Kind::Fresh | Kind::LastResort, Past::Tried(_))
+            (Kind::Fresh | Kind::Limited | Kind::LastResort, Past::Tried(_))
             | (Kind::Tried, Past::Fresh)
             | (_, Past::Closed) => false,
         }
@@ -118,6 +129,7 @@ mod tests {
             priority: 0,
             standing,
             kept,
+            aside: None,
             past,
         }
     }

@@ -54,7 +54,7 @@ pub(super) enum Step {
 pub(super) fn decide(situation: &Situation) -> Step {
     let Situation { verdict, pause, .. } = *situation;
     let rotates = match verdict.class {
-        Class::Final => return Step::Stop { spent: false },
+        Class::Final | Class::Unable => return Step::Stop { spent: false },
         Class::Limited | Class::Refused => true,
         Class::Again | Class::Elsewhere => false,
     };

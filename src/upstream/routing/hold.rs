@@ -22,14 +22,8 @@ use crate::upstream::{Phase, Timeouts, UpstreamError};
 
 const MAX_EVENTS: u64 = 64;
 const MAX_BYTES: usize = 256 << 10;
-
-/// A stream that has begun.
-pub(super) struct Held {
-    /// The stream, from its first event on.
-    pub(super) reply: Reply,
-    /// Whether its first event is an error.
-    pub(super) failed: bool,
-}
+/// Characters of an upstream's own message.
+const MAX_WORDS: usize = 1024;
 
 /// How long to hold.
 #[derive(Clone, Copy, Debug)]
@@ -45,7 +39,7 @@ pub(super) async fn hold(
     mut reply: Reply,
     endpoint: &Endpoint,
     limits: Limits,
-) -> Result<Held, UpstreamError> {
+) -> Result<Reply, UpstreamError> {
     let content_by = Instant::now() + limits.timeouts.first_content;
     let mut watch = Watch {
         observer: StreamObserver::new(),
@@ -56,10 +50,7 @@ pub(super) async fn hold(
     let mut release_at = None;
     let mut ended = false;
     let Some(body) = reply.body.events_mut() else {
-        return Ok(Held {
-            reply,
-            failed: false,
-        });
+        return Ok(reply);
     };
     while !watch.has_begun() && size < MAX_BYTES && watch.observer.observed().events < MAX_EVENTS {
         let until = release_at.unwrap_or(content_by).min(content_by);
@@ -70,7 +61,10 @@ pub(super) async fn hold(
                 watch.observer.observe(&events, endpoint);
                 size += events.len();
                 held.push_back(events);
-                release_at.get_or_insert(Instant::now() + limits.hold);
+                // A comment says that somebody is there, and not that the answer has begun.
+                if watch.observer.observed().events > 0 {
+                    release_at.get_or_insert(Instant::now() + limits.hold);
+                }
             }
             Ok(Some(Err(error))) => return Err(start_error(error, limits)),
             Ok(None) if !watch.has_begun() => {
@@ -90,7 +84,10 @@ pub(super) async fn hold(
         }
     }
     let seen = watch.observer.observed();
-    let failed = seen.error && seen.deltas == 0 && !held.iter().any(|events| blames_client(events));
+    if seen.error && seen.deltas == 0 && !held.iter().any(|events| blames_client(events)) {
+        let message = held.iter().find_map(|events| own_words(events));
+        return Err(UpstreamError::ErrorEvent { message });
+    }
     let waiting = (!watch.has_begun()).then_some((watch, content_by));
     reply.body = reply.body.map_events(|inner| {
         Box::pin(Resumed {
@@ -101,7 +98,22 @@ pub(super) async fn hold(
             timer: None,
         })
     });
-    Ok(Held { reply, failed })
+    Ok(reply)
+}
+
+/// Returns the message of an error among these events, as far as a client is to read it.
+fn own_words(events: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Told {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        message: String,
+    }
+    let told = Events::new(events)
+        .find_map(|event| serde_json::from_slice::<Told>(&event.data()?).ok())?;
+    Some(told.error.message.chars().take(MAX_WORDS).collect())
 }
 
 /// Returns whether an error among these events is about the request rather than about the upstream: another try would
@@ -259,7 +271,7 @@ mod tests {
             .unwrap();
     }
 
-    async fn start(reply: Reply) -> Result<Held, UpstreamError> {
+    async fn start(reply: Reply) -> Result<Reply, UpstreamError> {
         hold(reply, &Endpoint::ChatCompletions, LIMITS).await
     }
 
@@ -270,11 +282,10 @@ mod tests {
         send(&sender, ROLE);
         send(&sender, WORD);
         let held = start(reply).await.unwrap_or_else(|e| panic!("{e}"));
-        assert!(!held.failed);
         assert_eq!(began.elapsed(), Duration::ZERO);
         send(&sender, WORD);
         drop(sender);
-        let all = held.reply.body.collect().await.unwrap().to_bytes();
+        let all = held.body.collect().await.unwrap().to_bytes();
         assert_eq!(all, [ROLE, WORD, WORD].concat());
     }
 
@@ -288,18 +299,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_comment_begins_no_stream() {
+        let (sender, reply) = stream();
+        send(&sender, ": processing\n\n");
+        let began = Instant::now();
+        let waiting = tokio::time::timeout(Duration::from_secs(5), start(reply));
+        assert!(waiting.await.is_err());
+        assert_eq!(began.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_error_as_the_first_event_is_a_failed_start() {
         for events in [&[ERROR][..], &[ROLE, ERROR]] {
             let (sender, reply) = stream();
             events.iter().for_each(|text| send(&sender, text));
-            let held = start(reply).await.unwrap_or_else(|e| panic!("{e}"));
-            assert!(held.failed);
+            let error = start(reply).await.err();
+            let Some(UpstreamError::ErrorEvent { message }) = error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(message.as_deref(), Some("no"));
         }
         let (sender, reply) = stream();
         send(&sender, WORD);
         send(&sender, ERROR);
-        let held = start(reply).await.unwrap_or_else(|e| panic!("{e}"));
-        assert!(!held.failed);
+        assert!(start(reply).await.is_ok());
     }
 
     #[test]
@@ -349,11 +372,7 @@ mod tests {
         let (sender, reply) = stream();
         let began = Instant::now();
         send(&sender, ROLE);
-        let mut body = start(reply)
-            .await
-            .unwrap_or_else(|e| panic!("{e}"))
-            .reply
-            .body;
+        let mut body = start(reply).await.unwrap_or_else(|e| panic!("{e}")).body;
         assert!(body.frame().await.unwrap().is_ok());
         let end = body.frame().await.unwrap();
         assert_eq!(end.unwrap_err(), StreamError::Idle);

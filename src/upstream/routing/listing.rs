@@ -41,19 +41,27 @@ pub(super) async fn answer(
 
 impl Member {
     async fn list(&self) -> Result<Vec<Model>, UpstreamError> {
-        let Some(endpoint) = self.any_endpoint() else {
-            return Ok(Vec::new());
-        };
-        let credential = self.credentials.shown(Clock::now());
-        endpoint.service.models(credential).await
+        let mut told = Ok(Vec::new());
+        for endpoint in self.by_health() {
+            let credential = self.credentials.shown(Clock::now());
+            told = endpoint.service.models(credential).await;
+            if told.is_ok() {
+                break;
+            }
+        }
+        told
     }
 
     async fn describe(&self, name: &str) -> Result<Option<Model>, UpstreamError> {
-        let Some(endpoint) = self.any_endpoint() else {
-            return Ok(None);
-        };
-        let credential = self.credentials.shown(Clock::now());
-        endpoint.service.model(name, credential).await
+        let mut told = Ok(None);
+        for endpoint in self.by_health() {
+            let credential = self.credentials.shown(Clock::now());
+            told = endpoint.service.model(name, credential).await;
+            if told.is_ok() {
+                break;
+            }
+        }
+        told
     }
 }
 

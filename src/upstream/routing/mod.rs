@@ -35,7 +35,7 @@ use tower::{Service, ServiceExt};
 
 use self::attempt::{Attempts, Planned};
 pub use self::hedge::Hedge;
-use self::plan::{NothingWell, Plan};
+use self::plan::{NothingWell, Plan, Times};
 use self::policy::AsPlanned;
 pub use self::route::{Affinity, Balance, Overrides, Retry, Route, Target};
 use self::table::{Choice, Table};
@@ -179,15 +179,21 @@ fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
     let overdue = Instant::now() + total;
     // A client that says how long it waits means the head (openai-node ends its timer there): what streams behind the
     // head has all of the total time.
-    let deadline = call
-        .deadline
-        .map_or(overdue, |deadline| deadline.min(overdue));
+    let hurried = call.deadline.filter(|deadline| *deadline < overdue);
+    let times = Times {
+        deadline: hurried.unwrap_or(overdue),
+        overdue,
+        patience: hurried.map(|deadline| {
+            let received = call.record.received;
+            deadline.into_std().saturating_duration_since(received)
+        }),
+    };
     let affinity = route
         .affinity
         .as_ref()
         .and_then(|affinity| affinity_key(affinity, call));
     let replayable = call.is_replayable();
-    Plan::begin(Arc::clone(route), (deadline, overdue), replayable, affinity)
+    Plan::begin(Arc::clone(route), times, replayable, affinity)
         .map_err(|NothingWell(retry_after)| DispatchError::NothingWell { retry_after })
 }
 

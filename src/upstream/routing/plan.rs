@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::DispatchError;
 use super::candidates::{self, Kind, Spot};
 use super::decide::{self, Situation, Step};
 use super::route::{Route, Target};
 use super::verdict::{Class, Verdict};
+use crate::call::Reply;
 use crate::upstream::member::health::Standing;
 use crate::upstream::member::{Endpoint, Trial};
+use crate::upstream::{Phase, UpstreamError};
 
 /// The plan of one call, shared by its tries.
 pub(super) struct Plan {
@@ -21,6 +24,8 @@ pub(super) struct Plan {
     deadline: Instant,
     /// When it must have ended.
     overdue: Instant,
+    /// How long the client waits for the beginning of an answer, where it says so and that is what counts.
+    patience: Option<Duration>,
     /// Whether the request can be sent more than once.
     replayable: bool,
     affinity: Option<u64>,
@@ -43,6 +48,24 @@ struct State {
     pauses: u32,
     /// Which of `tried` counts.
     counts: Option<usize>,
+    /// The last failure, for the case that those who are asked after it cannot serve the call at all.
+    failure: Option<Failure>,
+    /// Whether the last one could not.
+    unable: bool,
+}
+
+/// How a try ended that was no answer.
+pub(super) type Failure = Result<Reply, DispatchError>;
+
+/// When the parts of a call must be there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// When an answer must have begun.
+    pub(super) deadline: Instant,
+    /// When it must have ended.
+    pub(super) overdue: Instant,
+    /// The client's own time, where the deadline is the client's.
+    pub(super) patience: Option<Duration>,
 }
 
 /// Where a try goes.
@@ -89,19 +112,37 @@ pub(super) enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NothingWell(pub(super) Duration);
 
+impl State {
+    /// Returns whether another target has failed: it could have served the call, for all that is known.
+    fn failed_elsewhere(&self, target: usize) -> bool {
+        let mut others = self.tried.iter().filter(|tried| tried.target != target);
+        others.any(|tried| {
+            tried.said.is_some_and(|(verdict, _)| match verdict.class {
+                Class::Again | Class::Limited | Class::Refused | Class::Elsewhere => true,
+                Class::Final | Class::Unable => false,
+            })
+        })
+    }
+}
+
 impl Plan {
-    /// Makes the plan of a call and picks its first place. Of the two times an answer must have begun by the first, and
-    /// ended by the second.
+    /// Makes the plan of a call and picks its first place.
     pub(super) fn begin(
         route: Arc<Route>,
-        (deadline, overdue): (Instant, Instant),
+        times: Times,
         replayable: bool,
         affinity: Option<u64>,
     ) -> Result<Self, NothingWell> {
+        let Times {
+            deadline,
+            overdue,
+            patience,
+        } = times;
         let plan = Self {
             route,
             deadline,
             overdue,
+            patience,
             replayable,
             affinity,
             state: Mutex::default(),
@@ -112,8 +153,13 @@ impl Plan {
             let is_there = plan.go_to_the_only_place(&mut state, now) || {
                 let spots = plan.survey(&state, now);
                 let all: Vec<u32> = plan.priorities().collect();
-                plan.go(&mut state, &spots, Kind::Fresh, &all, now)
-                    || plan.go(&mut state, &spots, Kind::LastResort, &all, now)
+                // A limit that will be over soon is no reason to ask whom the operator likes less.
+                let by_priority = all.iter().any(|priority| {
+                    let kinds = [Kind::Fresh, Kind::Limited];
+                    let mut kinds = kinds.into_iter();
+                    kinds.any(|kind| plan.go(&mut state, &spots, kind, &[*priority], now))
+                });
+                by_priority || plan.go(&mut state, &spots, Kind::LastResort, &all, now)
             };
             if !is_there {
                 return Err(NothingWell(plan.shortest_ejection(now)));
@@ -135,6 +181,53 @@ impl Plan {
     /// Returns when an answer must have ended.
     pub(super) fn overdue(&self) -> Instant {
         self.overdue
+    }
+
+    /// Tells whose time it was that is over.
+    pub(super) fn attribute(&self, error: UpstreamError) -> UpstreamError {
+        let UpstreamError::Timeout {
+            phase: Phase::Total,
+            limit,
+        } = error
+        else {
+            return error;
+        };
+        let (phase, limit) = match self.patience {
+            _ if Instant::now() < self.deadline => (Phase::Target, limit),
+            Some(patience) => (Phase::Client, patience),
+            None => (Phase::Total, limit),
+        };
+        UpstreamError::Timeout { phase, limit }
+    }
+
+    /// Keeps how the last try failed, unless it is that its place cannot serve the call.
+    pub(super) fn keep(&self, result: &mut Failure) {
+        let mut state = self.state();
+        if state.unable {
+            return;
+        }
+        state.failure = match result {
+            // Whatever hangs on its end must not wait for the end of the call.
+            Ok(reply) => reply.body.take_full().map(|body| {
+                let headers = std::mem::take(&mut reply.headers);
+                Ok(Reply::full(reply.status, headers, body))
+            }),
+            Err(error) => Some(Err(std::mem::replace(
+                error,
+                DispatchError::NothingWell {
+                    retry_after: Duration::ZERO,
+                },
+            ))),
+        };
+    }
+
+    /// Returns the failure that is the answer where nobody asked after it could serve the call.
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let mut state = self.state();
+        match state.unable {
+            true => state.failure.take(),
+            false => None,
+        }
     }
 
     /// Returns one of the route's targets.
@@ -209,11 +302,14 @@ impl Plan {
         let mut state = self.state();
         let counts = state.counts.take();
         let last = counts.and_then(|index| state.tried.get(index).copied());
-        let Some((last, (verdict, _))) = last.and_then(|last| Some((last, last.said?))) else {
+        let Some((last, (mut verdict, _))) = last.and_then(|last| Some((last, last.said?))) else {
             return Next::Stop { spent: false };
         };
-        if verdict.class == Class::Final {
-            return Next::Stop { spent: false };
+        state.unable = verdict.class == Class::Unable && state.failed_elsewhere(last.target);
+        match verdict.class {
+            Class::Unable if state.unable => verdict.class = Class::Elsewhere,
+            Class::Final | Class::Unable => return Next::Stop { spent: false },
+            Class::Again | Class::Limited | Class::Refused | Class::Elsewhere => {}
         }
         // Looked for only when it is needed: the credentials take turns.
         let another = matches!(verdict.class, Class::Limited | Class::Refused)
@@ -301,7 +397,7 @@ impl Plan {
         let mut of_same = fresh.clone();
         let mut all = spots.iter();
         Situation {
-            verdict: Verdict::of_failed_start(),
+            verdict: Verdict::of_failure(),
             another_credential: false,
             // Every target is asked once, however few retries there are.
             neighbour: state.tries < allowed.max(equals)

@@ -26,8 +26,17 @@ impl Policy<Planned, Reply, DispatchError> for AsPlanned {
         result: &mut Result<Reply, DispatchError>,
     ) -> Option<Self::Future> {
         match planned.plan.next(Instant::now()) {
-            Next::Try(wait) => Some(Box::pin(sleep(wait))),
+            Next::Try(wait) => {
+                planned.plan.keep(result);
+                Some(Box::pin(sleep(wait)))
+            }
             Next::Stop { spent } => {
+                if let Some(failure) = planned.plan.failure() {
+                    if let Err(DispatchError::Upstream { name, .. }) = &failure {
+                        planned.call.record.facts().upstream = Some(name.clone());
+                    }
+                    *result = failure;
+                }
                 if spent {
                     mark_spent(result);
                 }

@@ -121,10 +121,10 @@ impl Table {
 }
 
 impl Route {
-    /// The time for a call with all its tries: that of the first target.
+    /// The time for a call with all its tries: the route's own, or what the most patient of its targets has.
     pub(super) fn total(&self) -> Duration {
-        let first = self.targets.first();
-        let own = first.map_or(Duration::ZERO, |target| target.member.timeouts.total);
-        self.timeouts.total.unwrap_or(own)
+        let targets = self.targets.iter();
+        let longest = targets.map(|target| target.member.timeouts.total).max();
+        self.timeouts.total.or(longest).unwrap_or_default()
     }
 }

@@ -27,6 +27,10 @@ enum Does {
     Status(u16),
     StatusWith(u16, &'static str, &'static str),
     Refuse,
+    /// What the local model says of what it cannot do.
+    CannotDo,
+    /// An answer of this status with an error of this code.
+    Told(u16, &'static str),
     Break,
     Hang,
     After(Duration),
@@ -36,7 +40,9 @@ enum Does {
     Silence,
 }
 
-use Does::{After, Answer, Break, Cut, Hang, Refuse, Silence, Status, StatusWith, Stream};
+use Does::{
+    After, Answer, Break, CannotDo, Cut, Hang, Refuse, Silence, Status, StatusWith, Stream, Told,
+};
 
 /// An upstream that does what it is told, the last thing again and again.
 struct Scripted {
@@ -113,6 +119,16 @@ impl Upstream for Scripted {
                 Status(status) => advised(status, "x-nothing", ""),
                 StatusWith(status, name, value) => advised(status, name, value),
                 Refuse => Err(UpstreamError::Refused(StatusCode::UNAUTHORIZED)),
+                CannotDo => Err(UpstreamError::BadRequest {
+                    message: "no tools".into(),
+                    param: Some("tools"),
+                    code: "unsupported_parameter",
+                }),
+                Told(status, code) => {
+                    let status = StatusCode::from_u16(status).unwrap();
+                    let body = format!("{{\"error\":{{\"code\":\"{code}\"}}}}");
+                    Ok(Reply::full(status, HeaderMap::new(), body.into()))
+                }
                 Break => Err(UpstreamError::Broken(Box::new(StreamError::Broken))),
                 Hang => {
                     tokio::time::sleep_until(deadline).await;
@@ -144,7 +160,13 @@ impl Upstream for Scripted {
     }
 
     fn models(&self, _: Option<Credential>) -> UpstreamFuture<Vec<Model>> {
-        Box::pin(async { Ok(Vec::new()) })
+        let is_dead = matches!(self.does.lock().unwrap().front(), Some(Break));
+        Box::pin(async move {
+            match is_dead {
+                true => Err(UpstreamError::Connect(Box::new(StreamError::Broken))),
+                false => Ok(vec![Model::new("listed", "somebody")]),
+            }
+        })
     }
 
     fn probe(&self, _: &str, _: Option<Credential>) -> UpstreamFuture<()> {
@@ -446,7 +468,7 @@ async fn a_stream_without_a_word_is_not_held_beyond_the_clients_deadline() {
     let Some(DispatchError::Upstream { source, .. }) = error else {
         panic!("{error:?}");
     };
-    assert!(matches!(source, UpstreamError::Timeout { .. }), "{source}");
+    assert_eq!(source.cause(), "client_deadline", "{source}");
     assert_eq!(began.elapsed(), 5 * SECOND);
 }
 
@@ -630,10 +652,16 @@ async fn a_stream_that_begins_with_an_error_is_asked_for_again() {
 
     let bad = Scripted::new(&[Stream(&[ERROR])]);
     let dispatch = self::dispatch(in_turn(vec![upstream("one", &[&bad]).build()]));
-    let reply = dispatch.clone().oneshot(streamed()).await.unwrap();
-    assert_eq!(should_retry(&reply).unwrap(), "false");
-    let whole = reply.body.collect().await.unwrap().to_bytes();
-    assert_eq!(whole, ERROR, "in the upstream's own words");
+    let error = dispatch.clone().oneshot(streamed()).await.err();
+    let Some(DispatchError::Upstream {
+        source: UpstreamError::ErrorEvent { message },
+        spent: true,
+        ..
+    }) = error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!(message.as_deref(), Some("overloaded"), "its own words");
     assert_eq!(bad.calls(), 3);
 }
 
@@ -1123,11 +1151,239 @@ async fn nothing_is_asked_after_the_deadline() {
         matches!(
             error,
             Some(DispatchError::Upstream {
-                source: UpstreamError::Overloaded { .. },
+                source: UpstreamError::NoPlace { .. },
                 ..
             })
         ),
         "{error:?}"
     );
     assert_eq!(two.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_serve_a_call_does_not_hide_that_another_has_failed() {
+    for unable in [
+        CannotDo,
+        Told(404, "model_not_found"),
+        Told(400, "context_length_exceeded"),
+    ] {
+        let (down, other) = (
+            Scripted::new(&[Status(503)]),
+            Scripted::new(std::slice::from_ref(&unable)),
+        );
+        let setups = [upstream("down", &[&down]), upstream("other", &[&other])];
+        let dispatch = dispatch(in_turn(setups.map(Setup::build).into()));
+        let call = call();
+        let record = Arc::clone(&call.record);
+        let error = dispatch.clone().oneshot(call).await.err();
+        let Some(DispatchError::Upstream {
+            name,
+            source: UpstreamError::Status { status, .. },
+            spent,
+        }) = error
+        else {
+            panic!("{error:?}");
+        };
+        assert_eq!((&*name, status.as_u16(), spent), ("down", 503, true));
+        assert_eq!(record.facts().upstream.as_deref(), Some("down"));
+        assert_eq!(other.calls(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_told_where_nobody_after_it_can_serve_the_call() {
+    let limited = Scripted::new(&[StatusWith(429, "retry-after", "60")]);
+    let local = Scripted::new(&[CannotDo]);
+    let setups = [
+        upstream("limited", &[&limited]),
+        upstream("local", &[&local]),
+    ];
+    let dispatch = dispatch(in_turn(setups.map(Setup::build).into()));
+    let reply = ask(&dispatch).await.unwrap();
+    assert_eq!(reply.status, 429);
+    assert_eq!(reply.headers["retry-after"], "60");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_nobody_has_failed_is_told_what_is_wrong_with_it() {
+    let (one, two) = (
+        Scripted::new(&[Told(404, "model_not_found")]),
+        Scripted::new(&[Answer]),
+    );
+    let setups = [upstream("one", &[&one]), upstream("two", &[&two])];
+    let dispatch = dispatch(in_turn(setups.map(Setup::build).into()));
+    assert_eq!(ask(&dispatch).await.unwrap().status, 404);
+    assert_eq!(two.calls(), 0);
+    // What is wrong wherever it is asked stays the client's.
+    let (down, two) = (
+        Scripted::new(&[Status(503)]),
+        Scripted::new(&[Told(400, "invalid_json")]),
+    );
+    let setups = [upstream("down", &[&down]), upstream("two", &[&two])];
+    let dispatch = self::dispatch(in_turn(setups.map(Setup::build).into()));
+    assert_eq!(ask(&dispatch).await.unwrap().status, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_target_is_asked_where_the_second_cannot_serve() {
+    let at = [
+        Scripted::new(&[Status(503)]),
+        Scripted::new(&[CannotDo]),
+        Scripted::new(&[Answer]),
+    ];
+    let members = ["a", "b", "c"].into_iter().zip(&at);
+    let members = members.map(|(name, at)| upstream(name, &[at]).build());
+    assert!(succeeds(&dispatch(in_turn(members.collect()))).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_hangs_gets_no_more_calls_than_it_takes_to_notice() {
+    let (hung, good) = (Scripted::new(&[Hang]), Scripted::new(&[After(SECOND / 5)]));
+    let dispatch = dispatch(side_by_side(vec![
+        upstream("hung", &[&hung]).build(),
+        upstream("good", &[&good]).build(),
+    ]));
+    for _ in 0..200 {
+        tokio::spawn(dispatch.clone().oneshot(call()));
+        tokio::time::sleep(SECOND / 10).await;
+    }
+    assert!(hung.calls() <= 3, "{} of 200", hung.calls());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_whose_credentials_are_aside_is_asked_last() {
+    for refuses in [Refuse, StatusWith(429, "retry-after", "40")] {
+        let (bad, good) = (
+            Scripted::new(std::slice::from_ref(&refuses)),
+            Scripted::new(&[Answer]),
+        );
+        let mut setup = upstream("bad", &[&bad]);
+        setup.keys = vec!["a"];
+        let mut route = side_by_side(vec![setup.build(), upstream("good", &[&good]).build()]);
+        route.balance = Balance::Order;
+        let dispatch = dispatch(route);
+        for _ in 0..10 {
+            assert!(succeeds(&dispatch).await);
+        }
+        assert_eq!((bad.calls(), good.calls()), (1, 10));
+        good.now_does(Status(501));
+        assert!(!succeeds(&dispatch).await);
+        assert_eq!(bad.calls(), 2, "for want of a better one");
+        bad.now_does(Answer);
+        tokio::time::advance(60 * SECOND).await;
+        assert!(succeeds(&dispatch).await);
+        assert_eq!(bad.calls(), 3, "its time is over");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_will_be_over_soon_asks_nobody_whom_the_operator_likes_less() {
+    let (one, poet) = (
+        Scripted::new(&[Status(429), Answer]),
+        Scripted::new(&[Answer]),
+    );
+    let mut first = upstream("one", &[&one]);
+    first.keys = vec!["a"];
+    let dispatch = dispatch(in_turn(vec![
+        first.build(),
+        upstream("poet", &[&poet]).build(),
+    ]));
+    let calls = (0..5).map(|_| ask(&dispatch));
+    let answers = futures_util::future::join_all(calls).await;
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(poet.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_credential_that_is_free_first_is_waited_for() {
+    let one = Scripted::new(&[
+        StatusWith(429, "retry-after", "1"),
+        StatusWith(429, "retry-after", "60"),
+        Answer,
+    ]);
+    let mut setup = upstream("one", &[&one]);
+    setup.keys = vec!["a", "b"];
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), SECOND);
+    assert_eq!(one.credentials(), ["a", "b", "a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_target_has_its_own_time_and_the_call_that_of_the_most_patient() {
+    let (slow, good) = (Scripted::new(&[Hang]), Scripted::new(&[After(50 * SECOND)]));
+    let make = |name, at, total| {
+        let mut member = upstream(name, &[at]).build();
+        Arc::get_mut(&mut member).unwrap().timeouts.total = total;
+        member
+    };
+    let members = vec![
+        make("slow", &slow, 10 * SECOND),
+        make("good", &good, 100 * SECOND),
+    ];
+    let dispatch = dispatch(in_turn(members));
+    let began = Instant::now();
+    assert!(succeeds(&dispatch).await);
+    assert_eq!(began.elapsed(), 60 * SECOND);
+    let seen = good.seen.lock().unwrap();
+    assert_eq!(seen[0].overdue - began, 100 * SECOND, "the call's own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_a_place_is_no_try() {
+    let one = Scripted::new(&[Hang]);
+    let mut setup = upstream("one", &[&one]);
+    setup.gate = Some(Arc::new(Gate::new(1, 0)));
+    let dispatch = dispatch(in_turn(vec![setup.build()]));
+    let _hanging = tokio::spawn(dispatch.clone().oneshot(call()));
+    tokio::task::yield_now().await;
+    let call = call();
+    let record = Arc::clone(&call.record);
+    assert!(dispatch.clone().oneshot(call).await.is_err());
+    assert!(record.facts().attempts.is_empty());
+    assert_eq!(record.facts().upstream.as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_is_ready_as_long_as_its_floor_lets_calls_in() {
+    for floor in [0, 1] {
+        let one = Scripted::new(&[Break]);
+        let mut setup = upstream("one", &[&one]);
+        setup.floor = floor;
+        let member = setup.build();
+        eject(&member.endpoints[0]);
+        assert_eq!(member.is_ready(), floor > 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spent_budget_leaves_a_trace() {
+    let one = Scripted::new(&[Status(500)]);
+    let mut setup = upstream("one", &[&one]);
+    setup.budget = 0.0;
+    let member = setup.build();
+    let metrics = Arc::clone(&member.endpoints[0].metrics);
+    assert!(!succeeds(&dispatch(in_turn(vec![member]))).await);
+    let text = metrics.render().unwrap();
+    let text = String::from_utf8_lossy(text.as_ref()).into_owned();
+    assert!(
+        text.contains("weir_retry_budget_exhausted_total{upstream=\"one\"} 1"),
+        "{text}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_are_asked_for_at_each_endpoint() {
+    let (dead, well) = (Scripted::new(&[Break]), Scripted::new(&[Answer]));
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&dead, &well]).build()]));
+    for (endpoint, told) in [
+        (Path::Models, "\"listed\""),
+        (Path::Model("listed".into()), "\"listed\""),
+    ] {
+        let call = Call { endpoint, ..call() };
+        let reply = dispatch.clone().oneshot(call).await.unwrap();
+        let body = reply.body.collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains(told));
+    }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
 
+use crate::call::Reply;
 use crate::upstream::advice::Advice;
 use crate::upstream::member::health::Seen;
 use crate::upstream::{Phase, UpstreamError};
@@ -22,6 +24,9 @@ pub struct Verdict {
 pub enum Class {
     /// The client's answer, good or bad: nobody else would answer otherwise.
     Final,
+    /// This place cannot serve what is asked, be it the model, the size or a feature: the client's answer too, unless
+    /// another place has failed that could have.
+    Unable,
     /// The same upstream may do better: it failed, or never heard of it.
     Again,
     /// The credential's limit is spent, another one's perhaps not.
@@ -43,7 +48,15 @@ impl Verdict {
         }
     }
 
-    /// Judges an answer.
+    /// Judges an answer by all that it says.
+    pub fn of_reply(reply: &Reply) -> Self {
+        match is_unable(reply) {
+            true => Self::new(Class::Unable),
+            false => Self::of_answer(reply.status, &reply.headers),
+        }
+    }
+
+    /// Judges an answer by its head.
     pub fn of_answer(status: StatusCode, headers: &HeaderMap) -> Self {
         let class = match status.as_u16() {
             409 => Class::Again,
@@ -58,18 +71,22 @@ impl Verdict {
         }
     }
 
-    /// Judges a stream whose first event is an error.
-    pub fn of_failed_start() -> Self {
+    /// Returns the verdict of a failure that may pass.
+    pub fn of_failure() -> Self {
         Self::new(Class::Again)
     }
 
     /// Judges a failure.
     pub fn of_error(error: &UpstreamError) -> Self {
         let class = match error {
-            UpstreamError::Connect(_) | UpstreamError::Broken(_) => Class::Again,
+            UpstreamError::Connect(_)
+            | UpstreamError::Broken(_)
+            | UpstreamError::ErrorEvent { .. } => Class::Again,
             UpstreamError::Timeout { phase, .. } => match phase {
                 // No time is left for anybody.
-                Phase::Total => Class::Final,
+                Phase::Total | Phase::Client => Class::Final,
+                // There is some, but not here.
+                Phase::Target => Class::Elsewhere,
                 Phase::Connect
                 | Phase::Tls
                 | Phase::FirstByte
@@ -87,7 +104,7 @@ impl Verdict {
                 };
             }
             UpstreamError::Refused(_) => Class::Refused,
-            UpstreamError::Overloaded { retry_after } => {
+            UpstreamError::Overloaded { retry_after } | UpstreamError::NoPlace { retry_after } => {
                 return Self {
                     class: Class::Elsewhere,
                     advice: Advice {
@@ -107,9 +124,11 @@ impl Verdict {
                 };
             }
             UpstreamError::Invalid(_)
+            | UpstreamError::Unexpected(_)
             | UpstreamError::TooLarge { .. }
             | UpstreamError::Engine(_) => Class::Elsewhere,
-            UpstreamError::Upload(_) | UpstreamError::BadRequest { .. } => Class::Final,
+            UpstreamError::BadRequest { .. } => Class::Unable,
+            UpstreamError::Upload(_) => Class::Final,
         };
         Self::new(class)
     }
@@ -120,12 +139,14 @@ impl Verdict {
         match error {
             UpstreamError::Connect(_)
             | UpstreamError::Broken(_)
+            | UpstreamError::ErrorEvent { .. }
             | UpstreamError::Invalid(_)
+            | UpstreamError::Unexpected(_)
             | UpstreamError::NotLoaded
             | UpstreamError::Engine(_) => Some(Seen::Failed),
             UpstreamError::Timeout { phase, .. } => match phase {
-                // The whole time of a call may be its client's own, and as short as that likes.
-                Phase::Total => None,
+                // A client's time is as short as it likes, and a long answer may be what was asked for.
+                Phase::Total | Phase::Target | Phase::Client => None,
                 Phase::Connect
                 | Phase::Tls
                 | Phase::FirstByte
@@ -140,8 +161,34 @@ impl Verdict {
             UpstreamError::Refused(_)
             | UpstreamError::TooLarge { .. }
             | UpstreamError::BadRequest { .. } => Some(Seen::Well),
-            UpstreamError::Upload(_) | UpstreamError::Overloaded { .. } => None,
+            UpstreamError::Upload(_)
+            | UpstreamError::Overloaded { .. }
+            | UpstreamError::NoPlace { .. } => None,
         }
+    }
+}
+
+/// Returns whether an answer says that what is asked cannot be had here: no such model, too long for it, or nothing that
+/// it can do.
+fn is_unable(reply: &Reply) -> bool {
+    #[derive(Deserialize)]
+    struct Told {
+        error: Error,
+    }
+    #[derive(Deserialize)]
+    struct Error {
+        code: Option<String>,
+    }
+    match reply.status.as_u16() {
+        404 => true,
+        400 | 413 | 422 => {
+            let body = reply.body.as_full().map_or(&[][..], |body| body);
+            let told = serde_json::from_slice::<Told>(body).ok();
+            let code = told.and_then(|told| told.error.code).unwrap_or_default();
+            matches!(&*code, "context_length_exceeded" | "model_not_found")
+                || code.starts_with("unsupported")
+        }
+        _ => false,
     }
 }
 
@@ -179,6 +226,22 @@ mod tests {
             let status = StatusCode::from_u16(status).unwrap();
             let verdict = Verdict::of_answer(status, &HeaderMap::new());
             assert_eq!(verdict.class, class, "{status}");
+        }
+    }
+
+    #[test]
+    fn answers_that_another_model_could_give() {
+        for (status, code, expected) in [
+            (404, "model_not_found", Class::Unable),
+            (400, "context_length_exceeded", Class::Unable),
+            (400, "unsupported_parameter", Class::Unable),
+            (400, "invalid_json", Class::Final),
+            (200, "unsupported_parameter", Class::Final),
+        ] {
+            let body = format!("{{\"error\":{{\"code\":\"{code}\"}}}}");
+            let status = StatusCode::from_u16(status).unwrap();
+            let reply = Reply::full(status, HeaderMap::new(), body.into());
+            assert_eq!(Verdict::of_reply(&reply).class, expected, "{code}");
         }
     }
 

@@ -54,7 +54,7 @@ impl Plan {
             let open: Vec<Spot> = spots.iter().filter(of).copied().collect();
             let claimed = match kind {
                 Kind::Tried => None,
-                Kind::Fresh | Kind::LastResort => self.claim(state, &open, now),
+                Kind::Fresh | Kind::Limited | Kind::LastResort => self.claim(state, &open, now),
             };
             let chosen = claimed.or_else(|| Some((self.choose(state, open, kind, now)?, None)));
             let Some((spot, trial)) = chosen else {
@@ -92,8 +92,10 @@ impl Plan {
     /// Picks one of several places that can be paid for.
     fn choose(&self, state: &State, mut open: Vec<Spot>, kind: Kind, now: Instant) -> Option<Spot> {
         open.retain(|spot| match kind {
-            Kind::Fresh => spot.standing == Standing::Well,
-            Kind::LastResort => spot.kept,
+            Kind::Fresh | Kind::Limited => spot.standing == Standing::Well,
+            Kind::LastResort => {
+                spot.kept || (spot.aside.is_some() && spot.standing == Standing::Well)
+            }
             Kind::Tried => true,
         });
         loop {
@@ -109,7 +111,14 @@ impl Plan {
     fn pays(&self, state: &State, target: usize) -> bool {
         let mut paid = state.tried.iter().filter(|tried| !tried.free);
         let is_retry = paid.any(|tried| self.is_same_member(tried.target, target));
-        !is_retry || self.route.budget(target).withdraw()
+        let is_paid = !is_retry || self.route.budget(target).withdraw();
+        if !is_paid {
+            let member = &self.target(target).member;
+            if let Some(endpoint) = member.endpoints.first() {
+                endpoint.metrics.retry_budget_exhausted(&member.name);
+            }
+        }
+        is_paid
     }
 
     pub(super) fn pick(&self, spots: &[Spot], now: Instant) -> Option<Spot> {
@@ -151,6 +160,7 @@ impl Plan {
             let endpoints = target.member.endpoints.iter();
             let standings: Vec<Standing> = endpoints.map(|at| at.health.standing(now)).collect();
             let kept = candidates::kept(&standings, target.member.floor);
+            let aside = target.member.credentials.aside(now);
             for (endpoint, (standing, kept)) in standings.into_iter().zip(kept).enumerate() {
                 spots.push(Spot {
                     target: index,
@@ -158,6 +168,7 @@ impl Plan {
                     priority: target.priority,
                     standing,
                     kept,
+                    aside,
                     past: self.past(state, index, endpoint, now),
                 });
             }
@@ -214,7 +225,8 @@ impl Tried {
     /// Returns whether the place has said that another try there will not do better.
     fn is_hopeless(&self) -> bool {
         self.said.is_some_and(|(verdict, _)| {
-            verdict.class == Class::Elsewhere || verdict.advice.should_retry == Some(false)
+            matches!(verdict.class, Class::Elsewhere | Class::Unable)
+                || verdict.advice.should_retry == Some(false)
         })
     }
 
