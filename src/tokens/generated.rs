@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_what_was_let_go_is_estimated() {
-        let text = SAMPLES.join("\n").repeat(40);
+        let text = SAMPLES.join("\n").repeat(120);
         let mut generated = new(O200K);
         let chars: Vec<char> = text.chars().collect();
         for part in chars.chunks(7) {

@@ -555,7 +555,7 @@ async fn realtime_without_a_key_reaches_nobody() {
 #[tokio::test]
 async fn an_upgrade_opens_no_tunnel_elsewhere() {
     // `Upgrade` on any other path is a hop-by-hop header like the rest.
-    let upstream = Upstream::answering(ok()).await;
+    let upstream = Upstream::answering(crate::support::answers::chat()).await;
     let gateway = Gateway::over(&upstream).await;
     for upgrade in ["h2c", "websocket", "tls/1.0"] {
         let client = gateway
