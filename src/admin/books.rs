@@ -15,6 +15,7 @@ pub(super) fn observe(metrics: &Metrics, ledger: &Ledger, budgets: &Budgets) {
         commits: state.commits,
         failures: state.failures,
         owed: state.owed,
+        given_up: state.given_up,
         interrupted: state.interrupted,
     });
     metrics.forget_budgets();

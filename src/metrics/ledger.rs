@@ -13,6 +13,7 @@ pub(super) struct Books {
     budget_used: IntGaugeVec,
     failing: IntGauge,
     owed: IntGauge,
+    given_up: IntCounter,
     rows: IntGauge,
     commits: IntGauge,
     failures: IntCounter,
@@ -32,6 +33,8 @@ pub struct LedgerState {
     pub failures: u64,
     /// Settled rows that could not be written yet.
     pub owed: u64,
+    /// Settled rows that the file refused for what is in them.
+    pub given_up: u64,
     /// Rows of dead processes that were settled at the start.
     pub interrupted: u64,
 }
@@ -72,6 +75,11 @@ impl Books {
                 registry,
                 "weir_ledger_owed_rows",
                 "Rows that wait in memory until the ledger can be written.",
+            )?,
+            given_up: counter(
+                registry,
+                "weir_ledger_given_up_rows_total",
+                "Rows that the ledger's file refused for what is in them: they are lost.",
             )?,
             rows: gauge(
                 registry,
@@ -126,9 +134,11 @@ impl Metrics {
         set(&books.rows, state.rows);
         set(&books.commits, state.commits);
         set(&books.interrupted, state.interrupted);
-        books
-            .failures
-            .inc_by(state.failures.saturating_sub(books.failures.get()));
+        let raise = |counter: &IntCounter, to: u64| {
+            counter.inc_by(to.saturating_sub(counter.get()));
+        };
+        raise(&books.failures, state.failures);
+        raise(&books.given_up, state.given_up);
     }
 
     /// Forgets the budgets, before those that there are now are noted.

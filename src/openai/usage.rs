@@ -66,7 +66,7 @@ pub enum UsageError {
 
 /// The largest count that is believed: an upstream that claims more is wrong, and sums must not overflow. Far below
 /// 2^53, from where on other readers of JSON would not see the same number.
-pub const MAX_TOKENS: u64 = 1 << 40;
+pub const MAX_TOKENS: u64 = 1 << 32;
 
 // === impl Usage ===
 

@@ -8,6 +8,7 @@ mod budget;
 mod counter;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -34,11 +35,17 @@ struct Account {
 #[derive(Debug)]
 pub struct Reservation {
     accounts: Vec<Arc<Account>>,
+    /// The number of the first counter that it was not reserved at: one that came later has read the call's estimate from
+    /// the ledger.
+    before: u64,
     amount: Amount,
     at: Timestamp,
     /// The fullest budget that clients are to be warned of.
     warning: Option<Balance>,
 }
+
+/// The number of the next counter that comes among others.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
 // === impl Account ===
 
@@ -99,11 +106,14 @@ impl Budgets {
                     let known = kept
                         .iter()
                         .find(|known| known.budget.counts_as(&counter.budget));
-                    if let Some(known) = known {
-                        *counter = Counter {
-                            budget: counter.budget,
-                            ..known.clone()
-                        };
+                    match known {
+                        Some(known) => {
+                            *counter = Counter {
+                                budget: counter.budget,
+                                ..known.clone()
+                            };
+                        }
+                        None => counter.number = NEXT.fetch_add(1, Ordering::Relaxed),
                     }
                 }
                 *kept = counters;
@@ -151,6 +161,8 @@ impl Budgets {
                 return Err(Box::new(spent));
             }
         }
+        // Read while no counter can come among these.
+        let before = NEXT.load(Ordering::Relaxed);
         let mut warning: Option<Balance> = None;
         for (holder, counters) in &mut locked {
             for counter in counters.iter_mut() {
@@ -167,6 +179,7 @@ impl Budgets {
         drop(locked);
         Ok(Reservation {
             accounts,
+            before,
             amount,
             at: now,
             warning,
@@ -212,7 +225,9 @@ impl Reservation {
 
     fn end(&mut self, used: Option<Amount>) {
         for account in self.accounts.drain(..) {
-            for counter in account.counters().iter_mut() {
+            let mut counters = account.counters();
+            let reserved_at = counters.iter_mut().filter(|c| c.number < self.before);
+            for counter in reserved_at {
                 let reserved = counter.budget.of(&self.amount);
                 counter.reserved = counter.reserved.saturating_sub(reserved);
                 if let Some(used) = &used {

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Error as SqlError, Row, params};
 
 use super::budget::{Amount, Budget, Holder, Limit, Period};
+use crate::store::ledger::{SUM_OF_COSTS, sum_of_costs};
 
 /// A budget that has no room for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub struct Balance {
 /// One budget and what has been used of it.
 #[derive(Clone, Debug)]
 pub(super) struct Counter {
+    /// When it came among its holder's counters: later ones have larger numbers.
+    pub(super) number: u64,
     pub(super) budget: Budget,
     pub(super) reserved: u64,
     /// What was used, by the time at which a bucket begins (seconds since 1970), the oldest first.
@@ -70,6 +73,7 @@ impl Balance {
 impl Counter {
     pub(super) fn new(budget: Budget) -> Self {
         Self {
+            number: 0,
             budget,
             reserved: 0,
             used: VecDeque::new(),
@@ -136,38 +140,37 @@ pub(super) fn seed(
     holder: &Holder,
     ledger: &Connection,
     now: Timestamp,
-) -> Result<(), rusqlite::Error> {
+) -> Result<(), SqlError> {
     let budget = counter.budget;
     let column = match holder {
         Holder::Key(_) => "key",
         Holder::Team(_) => "team",
     };
     let name = &**holder.name();
-    let tokens = "input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens + output_tokens
-        + reasoning_tokens + output_audio_tokens";
-    let (of_row, of_forgotten) = match budget.limit {
-        Limit::Money(_) => ("coalesce(cost, 0)", "cost"),
-        Limit::Tokens(_) => (tokens, "tokens"),
+    let (sum, read): (&str, fn(&Row<'_>, usize) -> Result<u64, SqlError>) = match budget.limit {
+        Limit::Money(_) => (SUM_OF_COSTS, |row, at| Ok(sum_of_costs(row, at)?.get())),
+        Limit::Tokens(_) => ("coalesce(sum(tokens), 0)", |row, at| {
+            Ok(row.get::<_, i64>(at)?.max(0).cast_unsigned())
+        }),
     };
     // A quarter of an hour divides every bucket.
     let sql = format!(
-        "SELECT id / 900000000 * 900, sum({of_row}) FROM request WHERE id >= ? AND {column} = ? GROUP BY 1"
+        "SELECT id / 900000000 * 900, {sum} FROM request WHERE id >= ? AND {column} = ? GROUP BY 1"
     );
     let since = budget.since(now).as_microsecond();
     let mut select = ledger.prepare(&sql)?;
     let mut rows = select.query(params![since, name])?;
     while let Some(row) = rows.next()? {
-        let (at, used): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (at, used): (i64, u64) = (row.get(0)?, read(row, 1)?);
         // The first quarter may have begun before the window.
         let at = at.max(since.div_euclid(1_000_000));
         let at = Timestamp::from_second(at).unwrap_or(now);
-        counter.add(at, used.max(0).cast_unsigned());
+        counter.add(at, used);
     }
     if budget.per == Period::Total {
-        let sql =
-            format!("SELECT coalesce(sum({of_forgotten}), 0) FROM forgotten WHERE {column} = ?");
-        let forgotten: i64 = ledger.query_row(&sql, [name], |row| row.get(0))?;
-        counter.add(Timestamp::UNIX_EPOCH, forgotten.max(0).cast_unsigned());
+        let sql = format!("SELECT {sum} FROM forgotten WHERE {column} = ?");
+        let forgotten = ledger.query_row(&sql, [name], |row| read(row, 0))?;
+        counter.add(Timestamp::UNIX_EPOCH, forgotten);
     }
     Ok(())
 }

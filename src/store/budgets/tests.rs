@@ -26,7 +26,7 @@ fn ledger(rows: &[(&str, &str, &str, i64, i64)]) -> Connection {
     for (time, key, team, tokens, cost) in rows {
         connection
             .execute(
-                "INSERT INTO request (id, request_id, run, key, team, endpoint, stream, status, input_tokens, cost)
+                "INSERT INTO request (id, request_id, run, key, team, endpoint, stream, status, tokens, cost)
                  VALUES (?, 'r', 1, ?, ?, 'e', 0, 'complete', ?, ?)",
                 params![at(time).as_microsecond(), key, team, tokens, cost],
             )
@@ -264,4 +264,23 @@ proptest! {
             prop_assert!(used <= 100, "{used} on day {day}");
         }
     }
+}
+
+#[test]
+fn a_call_under_way_does_not_count_twice_at_a_budget_that_came_meanwhile() {
+    let day = tokens(100, Period::Day, Window::Calendar);
+    let month = tokens(100, Period::Month, Window::Calendar);
+    let budgets = budgets(&[day], &[], &ledger(&[]), at(NOON));
+    let under_way = reserve(&budgets, 30, at(NOON)).unwrap();
+    // Its open row is in the ledger, at its estimate.
+    let with_row = ledger(&[(NOON, "alice", "research", 30, 30)]);
+    budgets
+        .replace(holders(&[day, month], &[]), &with_row, at(NOON))
+        .unwrap();
+    under_way.settle(used(20));
+    let mut balances = budgets.balances(at(NOON));
+    balances.sort_by_key(|balance| balance.used);
+    let seen = |balance: &Balance| (balance.budget.per, balance.used, balance.reserved);
+    assert_eq!(seen(&balances[0]), (Period::Day, 20, 0));
+    assert_eq!(seen(&balances[1]), (Period::Month, 30, 0));
 }

@@ -140,6 +140,18 @@ pub struct Attempt {
     pub counts: Option<Counts>,
 }
 
+impl Entry {
+    /// Returns the tokens of all attempts and classes, which is what budgets count.
+    pub fn tokens(&self) -> u64 {
+        let billed = self.attempts.iter().filter_map(|attempt| attempt.counts);
+        match self.attempts.is_empty() {
+            // A row that is settled at its estimate names no attempts.
+            true => self.counts.map_or(0, |counts| counts.usage.total()),
+            false => billed.fold(0, |sum, counts| sum.saturating_add(counts.usage.total())),
+        }
+    }
+}
+
 impl Provenance {
     /// Returns the word that the ledger uses.
     pub fn as_str(self) -> &'static str {

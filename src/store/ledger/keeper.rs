@@ -28,6 +28,8 @@ const RETENTION_ROUND: Duration = Duration::from_secs(600);
 const FORGOTTEN_AT_ONCE: i64 = 256;
 /// Such commits in one round: what else a round is for must not wait long.
 const BATCHES_A_ROUND: u32 = 20;
+/// Where the sum of what was forgotten ends, in dollars: an integer of SQLite's holds it, and the nano-dollars beside it.
+const MOST_DOLLARS: i64 = 9_000_000_000;
 /// Pages that are given back in one commit.
 const PAGES_AT_ONCE: i64 = 256;
 
@@ -201,13 +203,14 @@ fn forget_some(connection: &Connection, before: i64) -> Result<u64, rusqlite::Er
     connection.execute(
         "INSERT INTO forgotten (key, team, requests, tokens, cost)
          SELECT key, coalesce(team, ''), count(*),
-            sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens + output_tokens
-                + reasoning_tokens + output_audio_tokens),
-            coalesce(sum(cost), 0)
-         FROM request WHERE id <= ? AND status <> 'open' GROUP BY 1, 2
+            sum(tokens),
+            min(coalesce(sum(cost / 1000000000), 0), ?2) * 1000000000 + coalesce(sum(cost % 1000000000), 0)
+         FROM request WHERE id <= ?1 AND status <> 'open' GROUP BY 1, 2
          ON CONFLICT (key, team) DO UPDATE SET requests = requests + excluded.requests,
-            tokens = tokens + excluded.tokens, cost = cost + excluded.cost",
-        [last],
+            tokens = tokens + excluded.tokens,
+            cost = min(cost / 1000000000 + excluded.cost / 1000000000, ?2) * 1000000000
+                + (cost % 1000000000 + excluded.cost % 1000000000)",
+        params![last, MOST_DOLLARS],
     )?;
     connection.execute("DELETE FROM attempt WHERE request <= ? AND request NOT IN (SELECT id FROM request WHERE status = 'open')", [last])?;
     let deleted = connection.execute(

@@ -38,6 +38,7 @@ mod report;
 mod rows;
 mod run;
 mod schema;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -58,6 +59,7 @@ pub use self::own::{Own, OwnUse};
 pub use self::read::{ReadError, Reader};
 pub use self::report::{GroupBy, Query, Report, Sums};
 pub use self::schema::{OpenError, VERSION, check_file};
+pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
 use self::writer::{Op, Shared, Writer};
 pub use self::writer::{Receipt, Snapshot};
 

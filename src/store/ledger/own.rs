@@ -1,7 +1,8 @@
 //! What one key has used: so far, and in this month.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
+use super::sum::{SUM_OF_COSTS, sum_of_costs};
 use crate::money::Nanos;
 
 /// What a key has used in some time.
@@ -37,45 +38,37 @@ impl OwnUse {
     /// # Errors
     /// SQLite's own.
     pub fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
-        let sums = |filter: &str| {
-            format!(
-                "count(*) {filter}, coalesce(sum({PROMPT}) {filter}, 0),
-                 coalesce(sum({COMPLETION}) {filter}, 0), coalesce(sum(cost) {filter}, 0)"
-            )
-        };
-        let sql = format!(
-            "SELECT {}, {} FROM request WHERE key = ?1 AND status <> 'open'",
-            sums(""),
-            sums("FILTER (WHERE id >= ?2)"),
+        let forgotten = format!(
+            "SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0), {SUM_OF_COSTS} FROM forgotten WHERE key = ?"
         );
-        let (held, since) = connection.query_row(&sql, params![key, since], |row| {
-            let number =
-                |index| Ok::<_, rusqlite::Error>(row.get::<_, i64>(index)?.max(0).cast_unsigned());
-            let own = |first: usize| {
-                Ok::<_, rusqlite::Error>(Own {
-                    requests: number(first)?,
-                    prompt_tokens: number(first + 1)?,
-                    completion_tokens: number(first + 2)?,
-                    cost: Nanos::new(number(first + 3)?),
-                })
-            };
-            Ok((own(0)?, own(4)?))
+        let forgotten = connection.query_row(&forgotten, [key], |row| {
+            Ok((number(row, 0)?, number(row, 1)?, sum_of_costs(row, 2)?))
         })?;
-        let forgotten = connection.query_row(
-            "SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0), coalesce(sum(cost), 0)
-             FROM forgotten WHERE key = ?",
-            [key],
-            |row| {
-                let number = |index| {
-                    Ok::<_, rusqlite::Error>(row.get::<_, i64>(index)?.max(0).cast_unsigned())
-                };
-                Ok((number(0)?, number(1)?, Nanos::new(number(2)?)))
-            },
-        )?;
         Ok(Self {
-            since,
-            held,
+            since: Own::of(connection, key, since)?,
+            held: Own::of(connection, key, i64::MIN)?,
             forgotten,
         })
     }
+}
+
+impl Own {
+    fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
+        let sql = format!(
+            "SELECT count(*), coalesce(sum({PROMPT}), 0), coalesce(sum({COMPLETION}), 0), {SUM_OF_COSTS}
+             FROM request WHERE key = ? AND id >= ? AND status <> 'open'"
+        );
+        connection.query_row(&sql, params![key, since], |row| {
+            Ok(Self {
+                requests: number(row, 0)?,
+                prompt_tokens: number(row, 1)?,
+                completion_tokens: number(row, 2)?,
+                cost: sum_of_costs(row, 3)?,
+            })
+        })
+    }
+}
+
+fn number(row: &Row<'_>, index: usize) -> Result<u64, rusqlite::Error> {
+    Ok(row.get::<_, i64>(index)?.max(0).cast_unsigned())
 }

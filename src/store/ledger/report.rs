@@ -6,6 +6,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Row, params_from_iter};
 
 use super::run::micros;
+use super::sum::{SUM_OF_COSTS, sum_of_costs};
 use crate::money::Nanos;
 
 /// What rows are added up by.
@@ -111,7 +112,7 @@ impl GroupBy {
 
     fn order(self) -> &'static str {
         match self {
-            Self::Key | Self::Team | Self::Model | Self::Upstream => "7 DESC, 2 DESC, 1",
+            Self::Key | Self::Team | Self::Model | Self::Upstream => "total(cost) DESC, 2 DESC, 1",
             Self::Day | Self::Hour => "1",
         }
     }
@@ -140,7 +141,7 @@ impl Query {
             "SELECT {}, count(*),
                 coalesce(sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens), 0),
                 coalesce(sum(output_tokens + reasoning_tokens + output_audio_tokens), 0),
-                coalesce(sum(cached_input_tokens), 0), coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0),
+                coalesce(sum(cached_input_tokens), 0), coalesce(sum(reasoning_tokens), 0), {SUM_OF_COSTS},
                 coalesce(sum(provenance IS NOT NULL AND cost IS NULL), 0)
              FROM request WHERE {} GROUP BY 1 ORDER BY {}",
             self.group_by.expression(),
@@ -170,8 +171,8 @@ impl Sums {
             completion_tokens: number(3)?,
             cached_tokens: number(4)?,
             reasoning_tokens: number(5)?,
-            cost: Nanos::new(number(6)?),
-            unpriced_requests: number(7)?,
+            cost: sum_of_costs(row, 6)?,
+            unpriced_requests: number(8)?,
         })
     }
 

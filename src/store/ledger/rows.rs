@@ -19,8 +19,8 @@ pub(super) fn open_row(
     let mut insert = transaction.prepare_cached(
         "INSERT INTO request (id, request_id, run, key, team, endpoint, model, stream, status, input_tokens,
             cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens, reasoning_tokens,
-            output_audio_tokens, provenance, cost)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'open', ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)
+            output_audio_tokens, provenance, cost, tokens)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'open', ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
          ON CONFLICT (id) DO NOTHING",
     )?;
     let (usage, provenance, cost) = columns(intent.estimate);
@@ -44,6 +44,7 @@ pub(super) fn open_row(
             integer(usage.output_audio),
             provenance,
             cost,
+            integer(usage.total()),
         ])?;
         if inserted == 1 {
             return Ok(id);
@@ -68,7 +69,7 @@ pub(super) fn settle_row(
             input_tokens = ?7, cached_input_tokens = ?8, cache_write_tokens = ?9, input_audio_tokens = ?10,
             output_tokens = ?11, reasoning_tokens = ?12, output_audio_tokens = ?13, provenance = ?14, cost = ?15,
             served_from = ?16, cache = ?17, degraded = ?18, attempts = ?19, received_bytes = ?20, sent_bytes = ?21,
-            queue_time = ?22, upstream_time = ?23, first_token_time = ?24, total_time = ?25
+            queue_time = ?22, upstream_time = ?23, first_token_time = ?24, total_time = ?25, tokens = ?26
          WHERE id = ?1",
     )?;
     update.execute(params![
@@ -97,6 +98,7 @@ pub(super) fn settle_row(
         entry.times.upstream.map(duration),
         entry.times.first_token.map(duration),
         duration(entry.times.total),
+        integer(entry.tokens()),
     ])?;
     for (index, attempt) in entry.attempts.iter().enumerate() {
         attempt_row(transaction, id, index + 1, attempt)?;

@@ -11,7 +11,7 @@ use super::run::Run;
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
-pub const VERSION: i64 = 1;
+pub const VERSION: i64 = 2;
 
 /// "Weir", so that `file` and SQLite itself can tell whose it is.
 const APPLICATION_ID: i64 = 0x5765_6972;
@@ -20,6 +20,9 @@ const APPLICATION_ID: i64 = 0x5765_6972;
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 const TABLES: &str = include_str!("schema.sql");
+
+/// What makes tables of each version those of the next one, from the first version on.
+const STEPS: [&str; 1] = [include_str!("schema-2.sql")];
 
 /// Why the ledger was not opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -122,15 +125,23 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(read_failure)?;
     // Looked at once more, now that nobody else can be at it.
-    if version(&transaction).map_err(read_failure)? == 0 {
-        owner_only(path);
-        transaction.execute_batch(TABLES).map_err(read_failure)?;
-        transaction
-            .execute_batch(&format!(
-                "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-            ))
-            .map_err(read_failure)?;
+    match version(&transaction).map_err(read_failure)? {
+        0 => {
+            owner_only(path);
+            transaction.execute_batch(TABLES).map_err(read_failure)?;
+        }
+        found => {
+            let done = usize::try_from(found - 1).unwrap_or(0);
+            for step in STEPS.iter().skip(done) {
+                transaction.execute_batch(step).map_err(read_failure)?;
+            }
+        }
     }
+    transaction
+        .execute_batch(&format!(
+            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+        ))
+        .map_err(read_failure)?;
     let run = Run::begin(&transaction, path)?;
     let interrupted = run.settle_the_dead(&transaction, path)?;
     transaction.commit().map_err(read_failure)?;

@@ -31,6 +31,7 @@ CREATE TABLE request (
     reasoning_tokens INTEGER NOT NULL DEFAULT 0,
     output_audio_tokens INTEGER NOT NULL DEFAULT 0,
     provenance TEXT,          -- upstream, counted, estimated, drained; NULL: nothing to count
+    tokens INTEGER NOT NULL DEFAULT 0, -- of all attempts and classes, as budgets count them
     cost INTEGER,             -- of all attempts; NULL: the price is not known
     served_from TEXT,         -- upstream, cache, joined; NULL: the gateway itself
     cache TEXT,               -- bypass, hit, miss, joined
@@ -43,6 +44,9 @@ CREATE TABLE request (
     first_token_time INTEGER,
     total_time INTEGER
 ) STRICT;
+
+-- What one key has used is found without a look at everybody's rows.
+CREATE INDEX request_key ON request (key);
 
 -- What a dead process left open is found by this alone.
 CREATE INDEX request_open ON request (run) WHERE status = 'open';
@@ -85,6 +89,7 @@ CREATE TABLE team (
     name TEXT PRIMARY KEY,
     models TEXT NOT NULL,     -- JSON: patterns
     budgets TEXT NOT NULL,    -- JSON
+    limits TEXT NOT NULL DEFAULT '[]', -- JSON
     created INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
 
@@ -97,6 +102,7 @@ CREATE TABLE api_key (
     models TEXT NOT NULL,     -- JSON: patterns
     paths TEXT NOT NULL,      -- JSON: patterns
     budgets TEXT NOT NULL,    -- JSON
+    limits TEXT NOT NULL DEFAULT '[]', -- JSON
     created INTEGER NOT NULL,
     expires INTEGER,
     revoked INTEGER,

@@ -224,7 +224,7 @@ async fn a_refused_change_leaves_nothing_and_harms_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&params(&folder)).unwrap();
     let refused = ledger.change(|connection| {
-        connection.execute("INSERT INTO team VALUES ('a', '[]', '[]', 0)", [])?;
+        connection.execute("INSERT INTO team (name, models, budgets, created) VALUES ('a', '[]', '[]', 0)", [])?;
         Ok(Err::<(), _>("no"))
     });
     let panics = ledger.change(|_| -> Result<Result<(), ()>, rusqlite::Error> { panic!("a bug") });
@@ -398,5 +398,62 @@ async fn old_rows_go_and_leave_their_sums() {
     assert_eq!(strings(&ledger, forgotten), ["11 11"]);
     assert_eq!(strings(&ledger, "SELECT request_id FROM request"), ["new"]);
     assert_eq!(count(&ledger, "SELECT count(*) FROM attempt"), 1);
+    ledger.close();
+}
+
+#[tokio::test]
+async fn a_row_that_the_file_refuses_holds_up_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    let poison = begin(&ledger, "poison").await;
+    let well = begin(&ledger, "well").await;
+    ledger
+        .change(|connection| {
+            connection.execute_batch(
+                "CREATE TRIGGER refuse BEFORE UPDATE ON request WHEN old.request_id = 'poison'
+                 BEGIN SELECT raise(ABORT, 'never'); END",
+            )?;
+            Ok(Ok::<_, ()>(()))
+        })
+        .await
+        .unwrap();
+    let (poison, well) = (poison.settle(entry(None)), well.settle(entry(None)));
+    assert_eq!(poison.await, Err(LedgerError::Unwritable));
+    assert_eq!(well.await, Ok(()));
+    let seen = ledger.snapshot();
+    assert_eq!((seen.rows, seen.given_up, seen.owed), (1, 1, 0));
+    assert!(!seen.failing);
+    ledger.close();
+}
+
+#[tokio::test]
+async fn tables_of_the_first_version_become_todays() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    begin(&ledger, "a")
+        .await
+        .settle(entry(Some(counts(7, 5))))
+        .await
+        .unwrap();
+    ledger.close();
+    let described = |ledger: &Ledger| {
+        let sql = "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || coalesce(c.dflt_value, '')
+             FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table' ORDER BY 1";
+        let indices = "SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY 1";
+        [strings(ledger, sql), strings(ledger, indices)].concat()
+    };
+    let today = described(&ledger);
+    let connection = Connection::open(&params.path).unwrap();
+    connection
+        .execute_batch(
+            "DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE team DROP COLUMN limits;
+             ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
+        )
+        .unwrap();
+    drop(connection);
+    let ledger = Ledger::open(&params).unwrap();
+    assert_eq!(described(&ledger), today);
+    assert_eq!(count(&ledger, "SELECT tokens FROM request"), 12);
     ledger.close();
 }

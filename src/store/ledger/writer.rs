@@ -74,6 +74,7 @@ pub(super) struct Shared {
     commits: AtomicU64,
     failures: AtomicU64,
     owed: AtomicU64,
+    given_up: AtomicU64,
     interrupted: u64,
     /// Whether something was committed that the disk was not yet made to keep.
     pub(super) dirty: AtomicBool,
@@ -101,6 +102,8 @@ pub struct Snapshot {
     pub failures: u64,
     /// Settled rows that could not be written yet.
     pub owed: u64,
+    /// Settled rows that the file refused for what is in them.
+    pub given_up: u64,
     /// Rows of dead processes that were settled at the start.
     pub interrupted: u64,
 }
@@ -166,6 +169,7 @@ impl Shared {
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             owed: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
             interrupted,
             dirty: AtomicBool::new(false),
             keeping: Mutex::default(),
@@ -181,6 +185,7 @@ impl Shared {
             commits: of(&self.commits),
             failures: of(&self.failures),
             owed: of(&self.owed),
+            given_up: of(&self.given_up),
             interrupted: self.interrupted,
         }
     }
@@ -327,7 +332,7 @@ impl Writer {
             .store(self.owed.len() as u64, Ordering::Relaxed);
     }
 
-    fn tell(&self, op: Op, id: i64) {
+    fn tell(&self, op: Op, id: Option<i64>) {
         match op {
             Op::Begin {
                 intent,
@@ -335,14 +340,23 @@ impl Writer {
                 ops,
                 done,
             } => {
+                let is_open = id.is_some();
+                let row = OpenRow::new(id, intent, place, ops);
                 // Should nobody wait for it any more, it settles itself.
-                drop(done.send(Ok(OpenRow::new(Some(id), intent, place, ops))));
+                drop(done.send(match is_open {
+                    true => Ok(row),
+                    false => Err((LedgerError::Unwritable, row)),
+                }));
             }
             Op::Settle { settled, done } => {
-                self.shared.rows.fetch_add(1, Ordering::Relaxed);
+                let written = id.map(|_| ()).ok_or(LedgerError::Unwritable);
+                match written {
+                    Ok(()) => self.shared.rows.fetch_add(1, Ordering::Relaxed),
+                    Err(_) => self.shared.given_up.fetch_add(1, Ordering::Relaxed),
+                };
                 drop(settled);
                 if let Some(done) = done {
-                    let _ = done.send(Ok(()));
+                    let _ = done.send(written);
                 }
             }
             Op::Change(change) => change.tell(Ok(())),
@@ -392,18 +406,18 @@ impl Writer {
     }
 }
 
-/// Writes all of it in one transaction. Returns each one's row.
+/// Writes all of it in one transaction. Returns each one's row; `None` where it can never be written.
 fn write(
     connection: &mut Connection,
     run: i64,
     ops: &mut [Op],
-) -> Result<Vec<i64>, rusqlite::Error> {
+) -> Result<Vec<Option<i64>>, rusqlite::Error> {
     let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut ids = Vec::with_capacity(ops.len());
     for op in ops {
         ids.push(match op {
-            Op::Begin { intent, .. } => open_row(&transaction, run, intent)?,
-            Op::Settle { settled, .. } => settle_row(&transaction, run, settled)?,
+            Op::Begin { intent, .. } => unless_refused(open_row(&transaction, run, intent))?,
+            Op::Settle { settled, .. } => unless_refused(settle_row(&transaction, run, settled))?,
             Op::Change(change) => {
                 // What one change breaks must not undo the rows beside it.
                 let part = transaction.savepoint()?;
@@ -413,13 +427,27 @@ fn write(
                     Ok(Err(error)) if is_the_files(&error) => return Err(error),
                     Ok(Err(_)) | Err(_) => drop(part),
                 }
-                0
+                Some(0)
             }
-            Op::Close => 0,
+            Op::Close => Some(0),
         });
     }
     transaction.commit()?;
     Ok(ids)
+}
+
+/// A row that the file refuses for what is in it would be refused each time, and all others with it: it is given up.
+/// What stands of it already stays.
+fn unless_refused(
+    written: Result<i64, rusqlite::Error>,
+) -> Result<Option<i64>, rusqlite::Error> {
+    match written {
+        Err(error) if !is_the_files(&error) => {
+            tracing::error!(%error, "a row cannot be written, and is given up");
+            Ok(None)
+        }
+        written => written.map(Some),
+    }
 }
 
 /// Returns whether an error is the file's, and not the statement's.
