@@ -1,6 +1,7 @@
 //! What travels inside the stack: a [`Call`] inwards, a [`Reply`] outwards, and the [`Record`] of facts that the outer
 //! layers report.
 
+mod estimate;
 pub mod headers;
 mod inbound;
 mod join;
@@ -17,10 +18,11 @@ use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
+pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
 pub use self::record::{Facts, Record, RequestId, Try};
-pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Tunnel};
+pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;
 use crate::pattern::Pattern;
@@ -57,6 +59,10 @@ pub struct Call {
     pub stream: bool,
     /// Whether a streamed answer must end with its usage, asked for by the client or not.
     pub report_usage: bool,
+    /// What it is expected to use; `None` where nobody can tell, or nothing is.
+    pub estimate: Option<Estimate>,
+    /// The room that is kept for it, until somebody keeps the books of it.
+    pub room: Option<Box<dyn Room>>,
     /// When the client will have given up waiting for the answer to begin, where it said so.
     pub deadline: Option<Instant>,
     /// The request line and the headers fit to travel on: no credentials, nothing hop-by-hop.
@@ -161,6 +167,8 @@ impl Call {
             model: self.model.clone(),
             stream: self.stream,
             report_usage: self.report_usage,
+            estimate: self.estimate,
+            room: None,
             deadline: self.deadline,
             head: self.head.clone(),
             body,

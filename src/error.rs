@@ -4,6 +4,7 @@
 //! headers are decided.
 
 mod accounting;
+mod admission;
 mod upstream;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::call::{StreamError, UploadError};
 use crate::middleware::accounting::AccountingError;
+use crate::middleware::admission::AdmissionError;
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
 use crate::middleware::explain::{Explain, Explanation};
@@ -37,7 +39,10 @@ pub enum GatewayError {
     /// The caller cannot be told what it used.
     #[error(transparent)]
     OwnUsage(#[from] OwnUsageError),
-    /// A budget is spent, or the call cannot be written down.
+    /// The call would use more than it may.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// The call cannot be written down.
     #[error(transparent)]
     Accounting(#[from] AccountingError),
     /// No upstream could be chosen, or the chosen one failed.
@@ -66,6 +71,7 @@ impl Explain for GatewayError {
             Self::Auth(error) => auth(error),
             Self::Api(error) => api(error),
             Self::OwnUsage(error) => own_usage(error),
+            Self::Admission(error) => admission::admission(error),
             Self::Accounting(error) => accounting::accounting(error),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),

@@ -15,6 +15,7 @@ use crate::call::{Call, Reply};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::{AccountingLayer, Books};
+use crate::middleware::admission::{AdmissionLayer, Rules};
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::AuthLayer;
 use crate::middleware::explain::Explain;
@@ -43,7 +44,9 @@ pub struct Parts {
     pub api: api::Params,
     /// How often a stream without content shows that it is alive; `None`: never.
     pub heartbeat: Option<Duration>,
-    /// What is written down of each call, and what it may use.
+    /// What each call may use.
+    pub rules: Arc<Rules>,
+    /// What is written down of it.
     pub books: Arc<Books>,
     /// The upstreams.
     pub dispatch: Dispatch,
@@ -52,10 +55,11 @@ pub struct Parts {
 /// Builds the data plane's service.
 pub fn build(parts: Parts) -> impl HttpService + Sync {
     let metrics = Arc::clone(&parts.metrics);
-    let Books {
-        ledger, budgets, ..
-    } = &*parts.books;
-    let own_usage = OwnUsageLayer::new(ledger.reader(), Arc::clone(budgets));
+    let (ledger, budgets) = (parts.books.ledger.reader(), &parts.rules.budgets);
+    let own_usage = OwnUsageLayer::new(ledger, Arc::clone(budgets));
+    let routes = parts.dispatch.clone();
+    let names =
+        Arc::new(move |model: &str, see: &mut dyn FnMut(&str)| routes.each_name(model, see));
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
@@ -66,12 +70,14 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
     // stands inside of it, so that nothing is served that is not in the ledger. All tries of a call are one row there.
     let accounted = AccountingLayer::new(parts.books).layer(innermost);
-    // What a key has used is told from the ledger: it goes to no upstream, and is not booked itself.
-    let told = own_usage.layer(accounted);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
-    let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(told);
+    let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
+    // A call that may not be made is turned away before it waits for anything or leaves a row.
+    let admitted = AdmissionLayer::new(parts.rules, names).layer(alive);
+    // What a key has used is told from the ledger: it goes to no upstream, and costs nothing itself.
+    let told = own_usage.layer(admitted);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
-    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(alive);
+    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(told);
 
     // The hinge: the body is read and inspected only for callers that are known.
     let api = ApiLayer::new(parts.api).layer(calls);

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::AppError;
 use crate::config::{self, Config, LedgerConfig};
 use crate::metrics::Metrics;
-use crate::middleware::accounting::{Books, ClientGone, Means, OnFailure};
+use crate::middleware::accounting::{Books, ClientGone, OnFailure};
+use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::means::Means;
 use crate::tokens::{Encoding, Encodings};
 
 /// What stays the same whatever is configured anew.
@@ -48,13 +50,13 @@ impl Stores {
         })
     }
 
-    /// Sets up what accounting goes by.
+    /// Sets up what admission and accounting go by.
     pub(super) fn books(
         &self,
         config: &Config,
         metrics: &Arc<Metrics>,
         drain: &Drain,
-    ) -> Arc<Books> {
+    ) -> (Arc<Rules>, Arc<Books>) {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
         self.ledger.set_refuses(refuses);
@@ -66,10 +68,15 @@ impl Stores {
             };
             (pattern.clone(), encoding)
         });
-        Arc::new(Books {
-            ledger: self.ledger.clone(),
+        let prices = Arc::new(ledger.prices.clone());
+        let rules = Rules {
             budgets: Arc::clone(&self.budgets),
-            prices: ledger.prices.clone(),
+            prices: Arc::clone(&prices),
+            means: Arc::clone(&self.means),
+        };
+        let books = Books {
+            ledger: self.ledger.clone(),
+            prices,
             encodings: Encodings::new(own.collect()),
             means: Arc::clone(&self.means),
             metrics: Arc::clone(metrics),
@@ -85,6 +92,7 @@ impl Stores {
             },
             deadline: drain.deadline().clone(),
             tasks: drain.tasks().clone(),
-        })
+        };
+        (Arc::new(rules), Arc::new(books))
     }
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, ServerConfig, UpstreamKind};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::Books;
+use crate::middleware::admission::Rules;
 use crate::middleware::explain::Explain;
 use crate::middleware::respond::raw_response;
 use crate::middleware::{api, route};
@@ -35,7 +36,7 @@ pub(super) fn parts(
     metrics: &Arc<Metrics>,
     drain: &Drain,
     keyring: CurrentKeyring,
-    books: Arc<Books>,
+    (rules, books): (Arc<Rules>, Arc<Books>),
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {
@@ -46,6 +47,7 @@ pub(super) fn parts(
         keyring,
         api: api_params(&config.server),
         heartbeat: config.server.stream_ping,
+        rules,
         books,
         dispatch,
     }

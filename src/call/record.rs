@@ -37,8 +37,6 @@ pub struct Facts {
     pub stream: bool,
     /// Time spent waiting for a place at an upstream.
     pub queue_time: Duration,
-    /// What an upstream in this process has counted so far.
-    pub counted: Option<Usage>,
     /// Time spent waiting for the upstream before the answer's head could be sent.
     pub upstream_time: Option<Duration>,
     /// When the first content left for the client, counted from the request's arrival.
@@ -74,6 +72,10 @@ pub struct Try {
     pub result: &'static str,
     /// The status that the upstream answered, where there was one.
     pub status: Option<u16>,
+    /// Whether the upstream has begun to be sent the request's body.
+    pub sent: bool,
+    /// What an upstream in this process has counted so far.
+    pub counted: Option<Usage>,
 }
 
 /// The shared notebook of one request.
@@ -118,11 +120,35 @@ impl std::fmt::Display for RequestId {
 // === impl Facts ===
 
 impl Facts {
+    /// Returns what the upstream that answers has counted so far, where it is in this process.
+    pub fn counted(&self) -> Option<Usage> {
+        let mut latest = self.attempts.iter().rev();
+        latest
+            .find(|attempt| attempt.result == Try::ANSWERED)?
+            .counted
+    }
+
     /// Returns how much of the time until the answer's head was the gateway's own: spent waiting neither for the
     /// client's body nor for the upstream.
     pub fn overhead(&self, age: Duration) -> Duration {
         let others = self.upload_time.unwrap_or_default() + self.upstream_time.unwrap_or_default();
         age.saturating_sub(others)
+    }
+}
+
+// === impl Try ===
+
+impl Try {
+    /// The result of a try that brought the answer.
+    pub const ANSWERED: &str = "answered";
+    /// The result of one that nobody waited for any more.
+    pub const ABANDONED: &str = "abandoned";
+
+    /// Returns whether an upstream may charge for this try, though it brought no answer: it was sent the request, and
+    /// never said that it failed.
+    pub fn is_billed_in_vain(&self) -> bool {
+        let has_failed = self.status.is_some() || self.result == "upstream_status";
+        self.sent && !has_failed && self.result != Self::ANSWERED
     }
 }
 
@@ -141,6 +167,13 @@ impl Record {
     /// Gives access to the facts. Hold it for a few assignments, never across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes more of a try, by its place among them.
+    pub fn note_try(&self, number: usize, note: impl FnOnce(&mut Try)) {
+        if let Some(noted) = self.facts().attempts.get_mut(number) {
+            note(noted);
+        }
     }
 
     /// Notes that the first content has left for the client, if nobody has before.

@@ -1,6 +1,8 @@
 //! A [`Reply`] is a response whose end somebody waits for.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -91,11 +93,25 @@ pub struct ReplyBody {
 }
 
 /// What goes on when the body of its reply has ended: two connections that are joined.
-pub struct Tunnel(oneshot::Sender<Box<dyn Send>>);
+pub struct Tunnel {
+    traffic: Arc<Traffic>,
+    kept: Vec<Box<dyn Send>>,
+    /// `None` once it was handed over.
+    hold: Option<oneshot::Sender<Vec<Box<dyn Send>>>>,
+}
 
 /// Holds what a tunnel takes up, for as long as it lasts.
 pub struct TunnelEnd {
-    _kept: oneshot::Receiver<Box<dyn Send>>,
+    _kept: oneshot::Receiver<Vec<Box<dyn Send>>>,
+}
+
+/// Bytes that have gone through a tunnel so far.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// From the client.
+    pub received: AtomicU64,
+    /// To the client.
+    pub sent: AtomicU64,
 }
 
 enum Kind {
@@ -153,9 +169,9 @@ impl Reply {
         self
     }
 
-    /// Takes the tunnel that the connection goes on as.
-    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
-        self.body.tunnel.take()
+    /// Returns the tunnel that the connection goes on as.
+    pub fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
+        self.body.tunnel.as_mut()
     }
 
     /// Runs `f` once when the answer has ended, whatever way it does, also by being dropped. What
@@ -172,14 +188,32 @@ impl Reply {
 impl Tunnel {
     /// Makes a tunnel, and what its task holds until its end.
     pub fn new() -> (Self, TunnelEnd) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(sender), TunnelEnd { _kept: receiver })
+        let (hold, receiver) = oneshot::channel();
+        let tunnel = Self {
+            traffic: Arc::default(),
+            kept: Vec::new(),
+            hold: Some(hold),
+        };
+        (tunnel, TunnelEnd { _kept: receiver })
     }
 
     /// Keeps something until the tunnel has ended.
-    pub fn keep(self, value: impl Send + 'static) {
-        // A tunnel that has ended already gives it back, to be dropped.
-        let _ = self.0.send(Box::new(value));
+    pub fn keep(&mut self, value: impl Send + 'static) {
+        self.kept.push(Box::new(value));
+    }
+
+    /// Returns what goes through it.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            // A tunnel that has ended already gives it back, to be dropped.
+            let _ = hold.send(std::mem::take(&mut self.kept));
+        }
     }
 }
 

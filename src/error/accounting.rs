@@ -1,25 +1,18 @@
-//! What it means when a call cannot be paid for or written down.
+//! What it means when a call cannot be written down.
 
 use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::{SERVER, explain};
 use crate::middleware::accounting::AccountingError;
 use crate::middleware::explain::Explanation;
-use crate::money::Nanos;
-use crate::store::budgets::{Limit, Spent};
 use crate::store::ledger::LedgerError;
 
 /// How long a client stays away from a ledger that cannot be written: it is tried again once in a second.
 const LEDGER_RETRY: Duration = Duration::from_secs(2);
-/// How long a client stays away from a budget that comes back bit by bit, or never.
-const BUDGET_RETRY: Duration = Duration::from_secs(3600);
 
 pub(super) fn accounting(error: &AccountingError) -> Explanation {
-    match error {
-        AccountingError::Spent(spent) => budget(spent, Timestamp::now()),
-        AccountingError::Ledger(LedgerError::Crowded) => explain(
+    match error.0 {
+        LedgerError::Crowded => explain(
             503,
             SERVER,
             "overloaded",
@@ -27,7 +20,7 @@ pub(super) fn accounting(error: &AccountingError) -> Explanation {
             "Too many requests are under way. Try again a little later.",
         )
         .retry_after(Duration::from_secs(1)),
-        AccountingError::Ledger(LedgerError::Unwritable | LedgerError::Closed) => explain(
+        LedgerError::Unwritable | LedgerError::Closed => explain(
             503,
             SERVER,
             "ledger_unavailable",
@@ -36,34 +29,4 @@ pub(super) fn accounting(error: &AccountingError) -> Explanation {
         )
         .retry_after(LEDGER_RETRY),
     }
-}
-
-fn budget(spent: &Spent, now: Timestamp) -> Explanation {
-    let used = match spent.budget.limit {
-        Limit::Money(_) => format!("{} USD", Nanos::new(spent.used)),
-        Limit::Tokens(_) => format!("{} tokens", spent.used),
-    };
-    let (kind, name, budget) = (spent.holder.kind(), spent.holder.name(), spent.budget);
-    let state = match spent.is_used_up {
-        true => format!("{used} are used"),
-        false => format!(
-            "{used} are used, and with what is under way this request does not fit any more"
-        ),
-    };
-    let renewed = match spent.renewed {
-        Some(time) => format!(" It begins anew at {time}."),
-        None => String::new(),
-    };
-    let wait = spent.renewed.map_or(BUDGET_RETRY, |time| {
-        Duration::try_from(time.duration_since(now)).unwrap_or(Duration::from_secs(1))
-    });
-    explain(
-        429,
-        "insufficient_quota",
-        "insufficient_quota",
-        "policy_budget",
-        format!("The budget of the {kind} `{name}` ({budget}) is spent: {state}.{renewed}"),
-    )
-    .retry_after(wait)
-    .final_word()
 }

@@ -206,6 +206,8 @@ where
         model,
         stream,
         report_usage: false,
+        estimate: None,
+        room: None,
         deadline,
         head,
         body,

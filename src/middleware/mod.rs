@@ -1,6 +1,7 @@
 //! The layers of the stack, one file each. `stack.rs` says in which order they stand, and why.
 
 pub mod accounting;
+pub mod admission;
 pub mod api;
 pub mod auth;
 pub mod explain;

@@ -80,6 +80,20 @@ impl Usage {
         wire.usage()
     }
 
+    /// Adds another answer's tokens, class by class.
+    #[must_use]
+    pub fn saturating_add(&self, other: &Self) -> Self {
+        Self {
+            input: self.input.saturating_add(other.input),
+            cached_input: self.cached_input.saturating_add(other.cached_input),
+            cache_write: self.cache_write.saturating_add(other.cache_write),
+            input_audio: self.input_audio.saturating_add(other.input_audio),
+            output: self.output.saturating_add(other.output),
+            reasoning: self.reasoning.saturating_add(other.reasoning),
+            output_audio: self.output_audio.saturating_add(other.output_audio),
+        }
+    }
+
     /// Returns the tokens of the prompt, however they were read.
     pub fn prompt(&self) -> u64 {
         self.input

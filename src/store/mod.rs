@@ -6,3 +6,4 @@ pub mod directory;
 pub mod keyring;
 pub mod keys;
 pub mod ledger;
+pub mod means;

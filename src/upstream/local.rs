@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use self::answer::{Choices, Maker, Stream};
+use self::answer::{Choices, Maker, Stream, Tally};
 use self::request::{Kind, Plan, plan};
 use super::transformer::{self, Engine, LoadError, Source, SubmitError};
 use super::{Attempt, Credential, Upstream, UpstreamError, UpstreamFuture};
@@ -74,7 +74,7 @@ impl Upstream for LocalUpstream {
     fn call(&self, attempt: Attempt) -> UpstreamFuture<Reply> {
         let served = self.served(attempt.model.as_deref());
         let engine = Arc::clone(&self.engine);
-        Box::pin(answer(engine, *attempt.call, served))
+        Box::pin(answer(engine, *attempt.call, served, attempt.number))
     }
 
     fn models(&self, _: Option<Credential>) -> UpstreamFuture<Vec<Model>> {
@@ -99,7 +99,12 @@ impl Upstream for LocalUpstream {
     }
 }
 
-async fn answer(engine: Arc<Engine>, call: Call, model: String) -> Result<Reply, UpstreamError> {
+async fn answer(
+    engine: Arc<Engine>,
+    call: Call,
+    model: String,
+    number: usize,
+) -> Result<Reply, UpstreamError> {
     let kind = match call.endpoint {
         Endpoint::Completions => Kind::Completion,
         Endpoint::ChatCompletions => Kind::Chat,
@@ -135,14 +140,15 @@ async fn answer(engine: Arc<Engine>, call: Call, model: String) -> Result<Reply,
     drop(engine);
     let maker = Maker::new(&mut plan, stream, report_usage, &model);
     let choices = Choices::new(events);
+    let tally = Tally::new(call.record, number);
     let mut headers = HeaderMap::new();
     if stream {
-        let stream = Stream::begin(maker, choices, call.record).await?;
+        let stream = Stream::begin(maker, choices, tally).await?;
         let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
         headers.insert(CONTENT_TYPE, kind);
         return Ok(Reply::events(StatusCode::OK, headers, Box::pin(stream)));
     }
-    let body = maker.whole(choices).await?;
+    let body = maker.whole(choices, tally).await?;
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(Reply::full(StatusCode::OK, headers, body))
 }

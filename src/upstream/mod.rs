@@ -42,6 +42,8 @@ pub struct Attempt {
     pub deadline: Instant,
     /// When the answer's last byte must have come.
     pub overdue: Instant,
+    /// Its place among the tries of the call's record, which says more of it as it goes on.
+    pub number: usize,
 }
 
 /// How long the parts of an answer may take.

@@ -493,6 +493,9 @@ async fn realtime_is_piped_through() {
     );
     let refused = gateway.client().get("/v1/files").await;
     refused.error(503, "server_error", "overloaded");
+    let of_tunnel = "WHERE endpoint = '/v1/realtime'";
+    let status = gateway.ledger(&format!("SELECT status FROM request {of_tunnel}"));
+    assert_eq!(status, ["open"]);
     socket.close(None).await.unwrap();
     patiently("the closing", async {
         while let Some(Ok(_)) = socket.next().await {}
@@ -506,6 +509,13 @@ async fn realtime_is_piped_through() {
     // The upstream's side is closed; with the client's the tunnel is over.
     drop(socket);
     gateway.idle().await;
+    let row = format!(
+        "SELECT status, http_status, received_bytes > 300000, sent_bytes > 300000 FROM request {of_tunnel}"
+    );
+    eventually("the row is settled", async || {
+        (gateway.ledger(&row) == ["complete 101 1 1"]).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::books::{Books, Estimate};
-use crate::call::{Call, CallBody, Record, StreamError, Try};
+use super::books::Books;
+use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::store::budgets::{Amount, Balance, Reservation};
 use crate::store::ledger::{
     Attempt, Counts, Entry, Intent, LedgerError, OpenRow, Provenance, Receipt, ServedFrom, Status,
     Times,
@@ -29,7 +28,7 @@ pub(super) struct Booking {
     pub(super) record: Arc<Record>,
     pub(super) endpoint: Endpoint,
     row: Row,
-    reservation: Option<Reservation>,
+    room: Option<Box<dyn Room>>,
     estimate: Option<Estimate>,
     key: Arc<str>,
     model: Option<Arc<str>>,
@@ -75,24 +74,19 @@ pub(super) enum Used {
 
 impl Booking {
     /// Begins with a call, before anything is written.
-    pub(super) fn new(
-        books: Arc<Books>,
-        call: &Call,
-        reservation: Option<Reservation>,
-        estimate: Option<Estimate>,
-    ) -> Self {
+    pub(super) fn new(books: Arc<Books>, call: &mut Call) -> Self {
         let prompt = match &call.body {
             CallBody::Json { bytes, .. } if bytes.len() <= KEPT_PROMPT => bytes.clone(),
             _ => Bytes::new(),
         };
-        let intent = intent(&books, call, estimate.as_ref());
+        let intent = intent(call);
         Self {
             books,
             record: Arc::clone(&call.record),
             endpoint: call.endpoint.clone(),
             row: Row::Unopened(Box::new(intent)),
-            reservation,
-            estimate,
+            room: call.room.take(),
+            estimate: call.estimate,
             key: Arc::clone(&call.caller.key),
             model: call.model.clone(),
             prompt,
@@ -121,7 +115,7 @@ impl Booking {
 
     /// Forgets a request that was refused before anything was asked for it.
     pub(super) fn forget(mut self) {
-        self.reservation = None;
+        self.room = None;
         if let Row::Open(row) = std::mem::replace(&mut self.row, Row::Closed) {
             row.forget();
         }
@@ -143,28 +137,28 @@ impl Booking {
         };
         let answering = tries
             .iter()
-            .rposition(|attempt| attempt.result == "answered");
+            .rposition(|attempt| attempt.result == Try::ANSWERED);
         let last = answering.or(tries.len().checked_sub(1));
         let served_model = last.and_then(|index| tries[index].model.clone());
-        let counts = self.counts(
-            end.used,
-            served_model.as_ref(),
-            last.and_then(|i| tries.get(i)),
-        );
+        let counts = match (end.used, answering) {
+            // Nobody answered: each try is booked at what it may have used.
+            (Used::Unknown, None) => None,
+            (used, _) => self.counts(used, served_model.as_ref()),
+        };
         let attempts: Vec<Attempt> = tries
             .into_iter()
             .enumerate()
             .map(|(index, attempt)| {
-                let counts = match Some(index) == last {
-                    true => counts,
-                    false => self.abandoned(&attempt),
+                let counts = match (Some(index) == last, counts) {
+                    (true, Some(counts)) => Some(counts),
+                    _ => self.in_vain(&attempt),
                 };
                 ledger_attempt(attempt, counts)
             })
             .collect();
         let total = total(counts, &attempts);
         self.record.facts().usage = counts.map(|counts| counts.usage);
-        self.settle_budgets(total.as_ref(), counts.as_ref(), &attempts);
+        self.settle_room(total.as_ref(), counts.as_ref(), &attempts);
         let entry = Entry {
             status: end.status,
             http_status: end.http_status,
@@ -186,11 +180,6 @@ impl Booking {
             // Nothing is ever closed twice.
             Row::Closed => Receipt::written(),
         }
-    }
-
-    /// Returns the fullest budget that the client is to be warned of.
-    pub(super) fn warning(&self) -> Option<&Balance> {
-        self.reservation.as_ref().and_then(Reservation::warning)
     }
 
     /// Counts what a whole answer brought.
@@ -217,12 +206,7 @@ impl Booking {
         served.or_else(|| self.model.clone())
     }
 
-    fn counts(
-        &self,
-        used: Used,
-        served: Option<&Arc<str>>,
-        attempt: Option<&Try>,
-    ) -> Option<Counts> {
+    fn counts(&self, used: Used, served: Option<&Arc<str>>) -> Option<Counts> {
         let model = served.or(self.model.as_ref());
         let (usage, provenance) = match used {
             Used::Nothing => return None,
@@ -240,20 +224,20 @@ impl Booking {
                 };
                 (usage, provenance)
             }
-            // Whoever was never asked has used nothing.
-            Used::Unknown => {
-                attempt?;
-                (self.estimate?.likely, Provenance::Estimated)
-            }
+            Used::Unknown => (self.estimate?.likely.usage, Provenance::Estimated),
         };
         Some(self.priced(served, usage, provenance))
     }
 
-    /// Returns what an attempt used that somebody gave up.
-    fn abandoned(&self, attempt: &Try) -> Option<Counts> {
-        (attempt.result == "abandoned").then_some(())?;
-        let usage = self.estimate?.likely;
-        Some(self.priced(attempt.model.as_ref(), usage, Provenance::Estimated))
+    /// Returns what a try used that brought no answer: nothing where the upstream was not sent the request, or has
+    /// answered that it failed. Otherwise it may have generated, and will charge for that.
+    fn in_vain(&self, attempt: &Try) -> Option<Counts> {
+        let (usage, provenance) = match (attempt.counted, attempt.is_billed_in_vain()) {
+            (Some(usage), _) => (usage, Provenance::Counted),
+            (None, true) => (self.estimate?.likely.usage, Provenance::Estimated),
+            (None, false) => return None,
+        };
+        Some(self.priced(attempt.model.as_ref(), usage, provenance))
     }
 
     fn priced(&self, served: Option<&Arc<str>>, usage: Usage, provenance: Provenance) -> Counts {
@@ -266,12 +250,14 @@ impl Booking {
 
     fn prompt_tokens(&self, model: Option<&Arc<str>>) -> u64 {
         match self.prompt.is_empty() {
-            true => self.estimate.map_or(0, |estimate| estimate.likely.input),
+            true => self
+                .estimate
+                .map_or(0, |estimate| estimate.likely.usage.input),
             false => self.books.prompt(model, &self.endpoint, &self.prompt),
         }
     }
 
-    fn settle_budgets(
+    fn settle_room(
         &mut self,
         total: Option<&Counts>,
         answer: Option<&Counts>,
@@ -288,15 +274,13 @@ impl Booking {
             let model = facts.route.as_deref();
             self.books.metrics.charged(&self.key, model, counts.cost);
         }
-        if let Some(reservation) = self.reservation.take() {
-            let tokens = attempts
-                .iter()
-                .filter_map(|attempt| attempt.counts)
-                .fold(0_u64, |sum, counts| {
-                    sum.saturating_add(counts.usage.total())
-                });
-            let cost = total.and_then(|counts| counts.cost).unwrap_or_default();
-            reservation.settle(Amount { tokens, cost });
+        if let Some(room) = self.room.take() {
+            let billed = attempts.iter().filter_map(|attempt| attempt.counts);
+            let usage = billed.fold(Usage::default(), |sum, counts| {
+                sum.saturating_add(&counts.usage)
+            });
+            let cost = total.and_then(|counts| counts.cost);
+            room.settle(&Priced { usage, cost });
         }
     }
 
@@ -324,18 +308,17 @@ impl Drop for Booking {
     }
 }
 
-/// The answer's tokens, at the cost of all attempts.
+/// The answer's tokens, or where there is none those of all attempts, at the cost of all attempts.
 fn total(counts: Option<Counts>, attempts: &[Attempt]) -> Option<Counts> {
     let billed = attempts.iter().filter_map(|attempt| attempt.counts);
     // One price that is not known leaves the sum unknown.
     let cost = billed.clone().try_fold(Nanos::ZERO, |sum, counts| {
         Some(sum.saturating_add(counts.cost?))
     });
-    let first = billed.clone().next();
     let counts = counts.or_else(|| {
-        first.map(|first| Counts {
-            usage: Usage::default(),
-            ..first
+        billed.reduce(|sum, counts| Counts {
+            usage: sum.usage.saturating_add(&counts.usage),
+            ..counts
         })
     })?;
     Some(Counts { cost, ..counts })
@@ -354,7 +337,7 @@ fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
     }
 }
 
-fn intent(books: &Books, call: &Call, estimate: Option<&Estimate>) -> Intent {
+fn intent(call: &Call) -> Intent {
     let age = call.record.received.elapsed();
     let received = std::time::SystemTime::now()
         .checked_sub(age)
@@ -375,10 +358,10 @@ fn intent(books: &Books, call: &Call, estimate: Option<&Estimate>) -> Intent {
         endpoint,
         model: call.model.clone(),
         stream: call.stream,
-        estimate: estimate.map(|estimate| Counts {
-            usage: estimate.likely,
+        estimate: call.estimate.map(|Estimate { likely, .. }| Counts {
+            usage: likely.usage,
             provenance: Provenance::Estimated,
-            cost: books.cost([call.model.as_ref(), None], &estimate.likely),
+            cost: likely.cost,
         }),
     }
 }

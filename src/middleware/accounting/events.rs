@@ -82,7 +82,7 @@ impl Reader {
     }
 
     fn counted_here(&self, booking: &Booking) -> Option<Usage> {
-        booking.record.facts().counted
+        booking.record.facts().counted()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Keeps the books: no call goes to an upstream before it stands in the ledger, and no answer's last byte leaves before
 //! the ledger says what it used.
 //!
-//! Calls are reserved at the budgets of their key and team, and refused where there is no room. The upstream is asked
-//! for the usage of a stream where the client did not ask, and what that adds is taken out again; what an upstream does
-//! not tell is counted here. Whatever way an answer ends, also by its client leaving, its row is settled exactly once.
+//! The upstream is asked for the usage of a stream where the client did not ask, and what that adds is taken out again;
+//! what an upstream does not tell is counted here. Whatever way an answer ends, also by its client leaving, its row is
+//! settled exactly once, and with it the room that was kept for the call.
 //!
 //! It is also the layer that understands generation streams, so it tells whole ones from cut ones: a stream that ends
 //! without having said that it is finished is a failure of the upstream, however orderly its connection was closed.
@@ -18,42 +18,37 @@ mod passing;
 mod settling;
 #[cfg(test)]
 mod tests;
+mod tunnelling;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::Method;
 use http_body::Body;
-use jiff::Timestamp;
 use tower::{Layer, Service};
 
 use self::booking::{Booking, End, Used};
-pub use self::books::{Books, ClientGone, Means, OnFailure};
+pub use self::books::{Books, ClientGone, OnFailure};
 use self::events::Events;
 use self::leaving::Answering;
 use self::passing::Passing;
 use self::settling::Settling;
+use self::tunnelling::Tunnelling;
 use super::explain::Explain;
-use crate::call::{Call, Caller, Reply};
+use crate::call::{Call, Reply};
 use crate::openai::json::top_level_member;
 use crate::openai::usage::Usage;
-use crate::store::budgets::{Balance, Spent};
 use crate::store::ledger::{LedgerError, Provenance, Status};
 
-/// Tells a client which of its budgets is nearly spent.
-const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warning");
-
-/// Why a call is not let through.
+/// Why a call is not let through: it could not be written down.
 #[derive(Debug, thiserror::Error)]
-pub enum AccountingError {
-    /// A budget has no room for it.
-    #[error("a budget is spent")]
-    Spent(Box<Spent>),
-    /// It could not be written down.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
+#[error(transparent)]
+pub struct AccountingError(
+    /// Why.
+    #[from]
+    pub LedgerError,
+);
 
 /// Builds [`Accounting`].
 #[derive(Clone)]
@@ -114,8 +109,7 @@ where
     S::Error: From<AccountingError> + Explain + Send + 'static,
     S::Future: Send + 'static,
 {
-    let booking = open(reserve(&books, &call)?).await?;
-    let warning = booking.warning().and_then(warning_header);
+    let booking = open(Booking::new(books, &mut call)).await?;
     let asked = call
         .json()
         .is_some_and(|(bytes, members)| members.include_usage(bytes));
@@ -125,13 +119,7 @@ where
     let removes_usage = call.report_usage && !asked;
     let (result, mut booking) = Answering::new(Box::pin(inner.call(call)), booking).await;
     match result {
-        Ok(reply) => {
-            let mut reply = watch(reply, booking, may_use, removes_usage).await?;
-            if let Some(warning) = warning {
-                reply.headers.insert(BUDGET_WARNING, warning);
-            }
-            Ok(reply)
-        }
+        Ok(reply) => Ok(watch(reply, booking, may_use, removes_usage).await?),
         Err(error) => {
             let explanation = error.explain();
             let receipt = booking.close(End {
@@ -145,29 +133,6 @@ where
             Err(error)
         }
     }
-}
-
-/// Reserves room in the budgets.
-fn reserve(books: &Arc<Books>, call: &Call) -> Result<Booking, AccountingError> {
-    // A list of models is charged to nobody.
-    if call.endpoint.is_listing() {
-        return Ok(Booking::new(Arc::clone(books), call, None, None));
-    }
-    let estimate = books.estimate(call);
-    let amount = estimate.as_ref().map(|estimate| {
-        let cost = books.cost([call.model.as_ref(), None], &estimate.reserved);
-        Books::amount(&estimate.reserved, cost)
-    });
-    let Caller { key, team, .. } = &*call.caller;
-    let (amount, now) = (amount.unwrap_or_default(), Timestamp::now());
-    let reserved = books.budgets.reserve(key, team.as_ref(), amount, now);
-    let reservation = reserved.map_err(AccountingError::Spent)?;
-    Ok(Booking::new(
-        Arc::clone(books),
-        call,
-        Some(reservation),
-        estimate,
-    ))
 }
 
 /// Opens the row, unless there is nothing to pay for: then one at the end is enough.
@@ -194,6 +159,10 @@ async fn watch(
     removes_usage: bool,
 ) -> Result<Reply, AccountingError> {
     let http_status = reply.status.as_u16();
+    if let Some(tunnel) = reply.tunnel_mut() {
+        tunnel.keep(Tunnelling::new(booking, http_status, tunnel.traffic()));
+        return Ok(reply);
+    }
     if let Some(bytes) = reply.body.as_full() {
         booking.sent = bytes.len() as u64;
         let used = match reply.status.is_success() && booking.endpoint.is_generation() {
@@ -245,16 +214,4 @@ fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
         }
         None => booking.count_answer(bytes),
     }
-}
-
-/// `team "research" has used 84 % of 50.00 USD a month`, its name as far as a header can say it.
-fn warning_header(balance: &Balance) -> Option<HeaderValue> {
-    let text = format!(
-        "{} {:?} has used {} % of {}",
-        balance.holder.kind(),
-        balance.holder.name(),
-        balance.percent(),
-        balance.budget
-    );
-    HeaderValue::try_from(text).ok()
 }

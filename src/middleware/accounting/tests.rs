@@ -10,9 +10,10 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::*;
-use crate::call::{CallBody, Head, Record, RequestId, StreamError, Try};
+use crate::call::{CallBody, Caller, Head, Record, RequestId, StreamError, Try};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
+use crate::middleware::admission::{AdmissionLayer, Rules};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::inspect;
@@ -24,6 +25,7 @@ use crate::tokens::Encodings;
 
 /// Books in a folder of their own; a token costs a nano-dollar, a generated one two.
 struct Kept {
+    rules: Arc<Rules>,
     books: Arc<Books>,
     _folder: tempfile::TempDir,
 }
@@ -45,7 +47,7 @@ impl Kept {
         .unwrap();
         let all = Budgets::default();
         let holders = vec![(Holder::Key("alice".into()), budgets.to_vec())];
-        let replace = |c: &rusqlite::Connection| all.replace(holders, c, Timestamp::now());
+        let replace = |c: &rusqlite::Connection| all.replace(holders, c, jiff::Timestamp::now());
         ledger.reader().read_now(replace).unwrap();
         let million = |nanos: u64| Nanos::new(nanos * 1_000_000);
         let table = PriceTable {
@@ -55,12 +57,17 @@ impl Kept {
                 Price::plain(million(1), million(2)),
             )],
         };
+        let (prices, means) = (Arc::new(Prices::new(vec![table])), Arc::default());
+        let rules = Rules {
+            budgets: Arc::new(all),
+            prices: Arc::clone(&prices),
+            means: Arc::clone(&means),
+        };
         let books = Books {
             ledger,
-            budgets: Arc::new(all),
-            prices: Prices::new(vec![table]),
+            prices,
             encodings: Encodings::new(Vec::new()),
-            means: Arc::default(),
+            means,
             metrics: Arc::new(Metrics::new().unwrap()),
             on_failure: OnFailure::Refuse,
             client_gone,
@@ -68,6 +75,7 @@ impl Kept {
             tasks: TaskTracker::new(),
         };
         Self {
+            rules: Arc::new(rules),
             books: Arc::new(books),
             _folder: folder,
         }
@@ -80,8 +88,10 @@ impl Kept {
         A: Future<Output = Result<Reply, GatewayError>> + Send + 'static,
     {
         let inner = tower::service_fn(inner);
-        let layer = AccountingLayer::new(Arc::clone(&self.books));
-        layer.layer(inner).oneshot(call).await
+        let accounted = AccountingLayer::new(Arc::clone(&self.books)).layer(inner);
+        let names = Arc::new(|model: &str, see: &mut dyn FnMut(&str)| see(model));
+        let admission = AdmissionLayer::new(Arc::clone(&self.rules), names);
+        admission.layer(accounted).oneshot(call).await
     }
 
     /// Returns the settled row, each column as text.
@@ -116,6 +126,8 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         model: Some("gpt-4o".into()),
         stream: body.contains("\"stream\":true"),
         report_usage: false,
+        estimate: None,
+        room: None,
         deadline: None,
         head: Head {
             method: Method::POST,
@@ -155,7 +167,19 @@ fn tried(record: &Record) {
         time: Some(Duration::from_millis(1)),
         result: "answered",
         status: Some(200),
+        sent: true,
+        counted: None,
     });
+}
+
+/// Notes a try that brought no answer.
+fn failed(record: &Record, result: &'static str, sent: bool) {
+    tried(record);
+    if let Some(attempt) = record.facts().attempts.last_mut() {
+        attempt.result = result;
+        attempt.status = None;
+        attempt.sent = sent;
+    }
 }
 
 async fn plain(call: Call, body: &'static str) -> Result<Reply, GatewayError> {
@@ -358,15 +382,15 @@ async fn reading_on_is_bounded() {
 
 #[tokio::test]
 async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_was_asked() {
-    for (asked, expected) in [
-        (true, "client_gone estimated 1024 1"),
-        (false, "client_gone - 0 0"),
+    for (tries, sent, expected) in [
+        (1, true, "client_gone estimated 1024 1"),
+        (1, false, "client_gone - 0 1"),
+        (0, false, "client_gone - 0 0"),
     ] {
         let kept = Kept::new();
         let answering = kept.ask(chat(false), move |call| async move {
-            if asked {
-                tried(&call.record);
-                call.record.facts().attempts[0].result = "abandoned";
+            for _ in 0..tries {
+                failed(&call.record, Try::ABANDONED, sent);
             }
             std::future::pending().await
         });
@@ -377,6 +401,65 @@ async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_wa
             expected
         );
     }
+}
+
+#[tokio::test]
+async fn a_try_that_may_have_been_billed_is_booked_and_one_that_failed_before_is_not() {
+    let kept = Kept::new();
+    let body = r#"{"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":3}}"#;
+    kept.ask(chat(false), move |call| {
+        failed(&call.record, "upstream_connect", false);
+        failed(&call.record, "upstream_timeout", true);
+        failed(&call.record, "upstream_status", true);
+        plain(call, body)
+    })
+    .await
+    .unwrap();
+    // 8 tokens are expected of the prompt and 1,024 of the answer.
+    assert_eq!(
+        kept.row("provenance input_tokens output_tokens tokens cost"),
+        "upstream 4 3 1039 2066"
+    );
+}
+
+#[tokio::test]
+async fn a_request_whose_tries_all_timed_out_is_not_free() {
+    let kept = Kept::new();
+    let error = kept
+        .ask(chat(false), |call| async move {
+            failed(&call.record, "upstream_timeout", true);
+            failed(&call.record, "upstream_timeout", true);
+            Err(GatewayError::Panic)
+        })
+        .await;
+    assert!(error.is_err());
+    assert_eq!(
+        kept.row("status provenance input_tokens output_tokens tokens"),
+        "failed estimated 16 2048 2064"
+    );
+}
+
+#[tokio::test]
+async fn what_a_lost_try_in_this_process_counted_is_not_the_answers() {
+    let kept = Kept::new();
+    let reply = kept
+        .ask(chat(true), |call| {
+            failed(&call.record, Try::ABANDONED, false);
+            let usage = Usage {
+                input: 100,
+                output: 50,
+                ..Usage::default()
+            };
+            call.record.note_try(0, |noted| noted.counted = Some(usage));
+            events(call, vec![Ok(HELLO), Ok(FINISH), Ok(DONE)])
+        })
+        .await
+        .unwrap();
+    reply.body.collect().await.unwrap();
+    assert_eq!(
+        kept.row("provenance input_tokens output_tokens tokens"),
+        "counted 8 2 160"
+    );
 }
 
 #[tokio::test]

@@ -36,6 +36,8 @@ fn call(endpoint: Endpoint) -> Call {
         model: None,
         stream: false,
         report_usage: false,
+        estimate: None,
+        room: None,
         deadline: None,
         head: Head {
             method: Method::GET,
@@ -81,8 +83,8 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
         (now + 2, "bob", "complete"),
     ] {
         file.execute(
-            "INSERT INTO request (id, request_id, run, key, team, endpoint, stream, status, input_tokens, cached_input_tokens, output_tokens, cost)
-             VALUES (?, '', 1, ?, 'research', '', 0, ?, 5, 2, 3, 1234000)",
+            "INSERT INTO request (id, request_id, run, key, team, endpoint, stream, status, input_tokens, cached_input_tokens, output_tokens, cost, tokens)
+             VALUES (?, '', 1, ?, 'research', '', 0, ?, 5, 2, 3, 1234000, 10)",
             (id, key, status),
         )
         .unwrap();

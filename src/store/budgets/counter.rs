@@ -147,7 +147,8 @@ pub(super) fn seed(
         Holder::Team(_) => "team",
     };
     let name = &**holder.name();
-    let (sum, read): (&str, fn(&Row<'_>, usize) -> Result<u64, SqlError>) = match budget.limit {
+    type Read = fn(&Row<'_>, usize) -> Result<u64, SqlError>;
+    let (sum, read): (&str, Read) = match budget.limit {
         Limit::Money(_) => (SUM_OF_COSTS, |row, at| Ok(sum_of_costs(row, at)?.get())),
         Limit::Tokens(_) => ("coalesce(sum(tokens), 0)", |row, at| {
             Ok(row.get::<_, i64>(at)?.max(0).cast_unsigned())

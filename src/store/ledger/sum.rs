@@ -29,11 +29,18 @@ mod tests {
     fn sums_saturate_and_nothing_is_lost_before() {
         let connection = Connection::open_in_memory().unwrap();
         let sum = |costs: &str| {
-            let sql = format!("SELECT {SUM_OF_COSTS} FROM (SELECT column1 AS cost FROM (VALUES {costs}))");
-            connection.query_row(&sql, [], |row| sum_of_costs(row, 0)).unwrap()
+            let sql = format!(
+                "SELECT {SUM_OF_COSTS} FROM (SELECT column1 AS cost FROM (VALUES {costs}))"
+            );
+            connection
+                .query_row(&sql, [], |row| sum_of_costs(row, 0))
+                .unwrap()
         };
         assert_eq!(sum("(NULL)"), Nanos::ZERO);
-        assert_eq!(sum("(999999999), (1), (2000000003), (NULL)"), Nanos::new(3_000_000_003));
+        assert_eq!(
+            sum("(999999999), (1), (2000000003), (NULL)"),
+            Nanos::new(3_000_000_003)
+        );
         let most = i64::MAX;
         assert_eq!(sum(&format!("({most}), ({most}), ({most})")), Nanos::MAX);
     }

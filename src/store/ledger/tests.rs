@@ -224,7 +224,10 @@ async fn a_refused_change_leaves_nothing_and_harms_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&params(&folder)).unwrap();
     let refused = ledger.change(|connection| {
-        connection.execute("INSERT INTO team (name, models, budgets, created) VALUES ('a', '[]', '[]', 0)", [])?;
+        connection.execute(
+            "INSERT INTO team (name, models, budgets, created) VALUES ('a', '[]', '[]', 0)",
+            [],
+        )?;
         Ok(Err::<(), _>("no"))
     });
     let panics = ledger.change(|_| -> Result<Result<(), ()>, rusqlite::Error> { panic!("a bug") });
@@ -438,7 +441,8 @@ async fn tables_of_the_first_version_become_todays() {
         .unwrap();
     ledger.close();
     let described = |ledger: &Ledger| {
-        let sql = "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || coalesce(c.dflt_value, '')
+        let sql =
+            "SELECT m.name || '.' || c.name || ' ' || c.type || ' ' || coalesce(c.dflt_value, '')
              FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table' ORDER BY 1";
         let indices = "SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY 1";
         [strings(ledger, sql), strings(ledger, indices)].concat()

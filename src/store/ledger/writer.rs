@@ -438,9 +438,7 @@ fn write(
 
 /// A row that the file refuses for what is in it would be refused each time, and all others with it: it is given up.
 /// What stands of it already stays.
-fn unless_refused(
-    written: Result<i64, rusqlite::Error>,
-) -> Result<Option<i64>, rusqlite::Error> {
+fn unless_refused(written: Result<i64, rusqlite::Error>) -> Result<Option<i64>, rusqlite::Error> {
     match written {
         Err(error) if !is_the_files(&error) => {
             tracing::error!(%error, "a row cannot be written, and is given up");

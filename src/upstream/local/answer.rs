@@ -14,7 +14,7 @@ use super::shape::{
     Answer, ChatChoice, ChatChunkChoice, ChatLogprobs, ChatMessage, CompletionChoice,
     CompletionLogprobs, Delta, Head, Usage, finish_reason, place,
 };
-use crate::call::{Record, StreamError};
+use crate::call::{Record, StreamError, Try};
 use crate::openai::usage::Usage as Counted;
 use crate::upstream::UpstreamError;
 use crate::upstream::transformer::{Event, Events, Finish, TokenLogprob};
@@ -61,10 +61,32 @@ pub(super) struct Stream {
     begun: Vec<bool>,
     /// How many tokens each choice has.
     generated: Vec<usize>,
-    /// Where they are noted, should nobody wait for the end.
-    record: Arc<Record>,
+    tally: Tally,
     ready: VecDeque<Bytes>,
     done: bool,
+}
+
+/// Where it is noted what a try has used so far: nobody may wait for its end.
+pub(super) struct Tally {
+    record: Arc<Record>,
+    /// The try's place among those of the record.
+    number: usize,
+}
+
+impl Tally {
+    pub(super) fn new(record: Arc<Record>, number: usize) -> Self {
+        Self { record, number }
+    }
+
+    fn note(&self, prompt_tokens: usize, generated: usize) {
+        let counted = Counted {
+            input: prompt_tokens as u64,
+            output: generated as u64,
+            ..Counted::default()
+        };
+        let note = |noted: &mut Try| noted.counted = Some(counted);
+        self.record.note_try(self.number, note);
+    }
 }
 
 // === impl Choices ===
@@ -144,17 +166,23 @@ impl Maker {
     }
 
     /// Waits until every choice is whole.
-    pub(super) async fn whole(mut self, mut choices: Choices) -> Result<Bytes, UpstreamError> {
+    pub(super) async fn whole(
+        mut self,
+        mut choices: Choices,
+        tally: Tally,
+    ) -> Result<Bytes, UpstreamError> {
         let mut all: Vec<Gathered> = Vec::new();
         all.resize_with(choices.all.len(), Gathered::default);
-        let mut generated = 0;
+        let mut generated = vec![0; all.len()];
         while let Some(event) = choices.next().await {
             let (index, event) = event.map_err(|()| failed())?;
-            if let Event::End { generated: n, .. } = event {
-                generated += n;
+            if let Event::Text { generated: n, .. } | Event::End { generated: n, .. } = event {
+                generated[index] = n;
+                tally.note(self.prompt_tokens, generated.iter().sum());
             }
             all[index].take(event);
         }
+        let generated = generated.iter().sum();
         let usage = Some(Some(Usage::new(self.prompt_tokens, generated)));
         let all = all.into_iter().enumerate();
         let bytes = match self.kind {
@@ -259,7 +287,7 @@ impl Stream {
     pub(super) async fn begin(
         maker: Maker,
         mut choices: Choices,
-        record: Arc<Record>,
+        tally: Tally,
     ) -> Result<Self, UpstreamError> {
         let first = choices.next().await;
         let mut stream = Self {
@@ -267,7 +295,7 @@ impl Stream {
             generated: vec![0; choices.all.len()],
             maker,
             choices,
-            record,
+            tally,
             ready: VecDeque::new(),
             done: false,
         };
@@ -297,6 +325,8 @@ impl Stream {
                 next = Some(event);
             }
         }
+        let generated = self.generated.iter().sum();
+        self.tally.note(self.maker.prompt_tokens, generated);
         let first = !std::mem::replace(&mut self.begun[index], true);
         match self.maker.kind {
             Kind::Completion => {
@@ -351,17 +381,6 @@ impl Stream {
         }
         self.ready
             .push_back(Bytes::from_static(b"data: [DONE]\n\n"));
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        let generated: usize = self.generated.iter().sum();
-        self.record.facts().counted = Some(Counted {
-            input: self.maker.prompt_tokens as u64,
-            output: generated as u64,
-            ..Counted::default()
-        });
     }
 }
 

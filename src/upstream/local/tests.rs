@@ -31,6 +31,8 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
         model: Some("poet".into()),
         stream: body["stream"] == true,
         report_usage: false,
+        estimate: None,
+        room: None,
         deadline: None,
         head: Head {
             method: Method::POST,
@@ -61,6 +63,7 @@ fn attempt(call: Call, model: Option<&str>) -> Attempt {
         },
         deadline: tokio::time::Instant::now() + minute,
         overdue: tokio::time::Instant::now() + minute,
+        number: 0,
     }
 }
 

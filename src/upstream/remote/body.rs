@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OWN;
-use crate::call::{StreamError, UploadBody, UploadError};
+use crate::call::{Record, StreamError, UploadBody, UploadError};
 use crate::upstream::{Attempt, Timeouts};
 
 /// How long the parts of an answer may take, and when it must have begun and ended.
@@ -59,7 +59,11 @@ pub(super) struct RequestBody {
 }
 
 enum Kind {
-    Full(Option<Bytes>),
+    Full {
+        bytes: Option<Bytes>,
+        /// Where it is noted that they are on their way; `None` once it is.
+        notice: Option<(Arc<Record>, usize)>,
+    },
     Upload {
         body: UploadBody,
         length: Option<u64>,
@@ -81,13 +85,20 @@ pub(super) struct UploadWatch {
 impl RequestBody {
     pub(super) fn empty() -> Self {
         Self {
-            kind: Kind::Full(None),
+            kind: Kind::Full {
+                bytes: None,
+                notice: None,
+            },
         }
     }
 
-    pub(super) fn full(bytes: Bytes) -> Self {
+    /// The whole body of a try, by its place among those of the record.
+    pub(super) fn full(bytes: Bytes, record: Arc<Record>, number: usize) -> Self {
         Self {
-            kind: Kind::Full(Some(bytes)),
+            kind: Kind::Full {
+                bytes: Some(bytes),
+                notice: Some((record, number)),
+            },
         }
     }
 
@@ -111,7 +122,7 @@ impl RequestBody {
     /// Returns a view of the upload; `None` when the body is sent with the head.
     pub(super) fn watch(&self) -> Option<UploadWatch> {
         match &self.kind {
-            Kind::Full(_) => None,
+            Kind::Full { .. } => None,
             Kind::Upload { watch, .. } => Some(watch.clone()),
         }
     }
@@ -126,12 +137,14 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match &mut self.kind {
-            Kind::Full(bytes) => Poll::Ready(
-                bytes
-                    .take()
-                    .filter(|b| !b.is_empty())
-                    .map(|b| Ok(Frame::data(b))),
-            ),
+            Kind::Full { bytes, notice } => {
+                // A body is read only when there is a connection to write it to.
+                if let Some((record, number)) = notice.take() {
+                    record.note_try(number, |noted| noted.sent = true);
+                }
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
             Kind::Upload {
                 body, done, watch, ..
             } => loop {
@@ -153,14 +166,16 @@ impl Body for RequestBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            Kind::Full { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
             Kind::Upload { body, .. } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Kind::Full { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
             Kind::Upload {
                 length: Some(length),
                 ..

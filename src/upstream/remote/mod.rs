@@ -195,13 +195,20 @@ impl Inner {
             call,
             model,
             credential,
+            number,
             ..
         } = attempt;
         let judged = call.endpoint.is_generation();
         let wants_events = call.stream;
         let head_only = call.head.method == Method::HEAD;
         let endpoint = call.endpoint.clone();
-        let request = request::build(call, model.as_deref(), credential.as_ref(), &self.params)?;
+        let request = request::build(
+            call,
+            number,
+            model.as_deref(),
+            credential.as_ref(),
+            &self.params,
+        )?;
         let response = self.send(request, &clock).await?;
         if !judged {
             return answer::pass_through(response, clock, head_only);
@@ -220,9 +227,12 @@ impl Inner {
     async fn upgrade(&self, attempt: Attempt) -> Result<Reply, UpstreamError> {
         let clock = Clock::of(&attempt);
         let Attempt {
-            call, credential, ..
+            call,
+            credential,
+            number,
+            ..
         } = attempt;
-        let (request, client) = tunnel::request(call, credential.as_ref(), &self.params)?;
+        let (request, client) = tunnel::request(call, number, credential.as_ref(), &self.params)?;
         let response = self.clients.upgrade(request, &clock).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return answer::pass_through(response, clock, false);

@@ -1,6 +1,8 @@
 //! The request as the upstream shall see it: its own host, path and credential, and the body byte for byte except for
 //! what a rename or the accounting needs.
 
+use std::sync::Arc;
+
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -20,9 +22,10 @@ pub(super) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Builds the request of a call.
+/// Builds the request of a call's try, which is the `number`th in its record.
 pub(super) fn build(
     mut call: Box<Call>,
+    number: usize,
     model: Option<&str>,
     credential: Option<&Credential>,
     params: &Params,
@@ -51,7 +54,8 @@ pub(super) fn build(
         CallBody::Json { bytes, members } => {
             // The engine of a legacy path, and a route's new name, must stand in the body that the upstream reads.
             let add_usage = call.stream && call.report_usage && call.endpoint.has_stream_options();
-            RequestBody::full(members.rewrite(&bytes, model, add_usage))
+            let bytes = members.rewrite(&bytes, model, add_usage);
+            RequestBody::full(bytes, Arc::clone(&call.record), number)
         }
         CallBody::Stream { body, length } => RequestBody::upload(body, length),
     };

@@ -1,17 +1,21 @@
 //! WebSockets: once both sides have switched (RFC 6455), the connections are joined and their bytes left alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::RequestBody;
 use super::{Credential, Params, UpstreamError, answer, request};
 use crate::call::headers::keep_end_to_end;
-use crate::call::{Call, Reply, Tunnel};
+use crate::call::{Call, Reply, Traffic, Tunnel};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
@@ -19,11 +23,12 @@ const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
 /// Builds the request that asks the upstream to switch.
 pub(super) fn request(
     mut call: Box<Call>,
+    number: usize,
     credential: Option<&Credential>,
     params: &Params,
 ) -> Result<(Request<RequestBody>, Option<OnUpgrade>), UpstreamError> {
     let client = call.upgrade.take();
-    let mut request = request::build(call, None, credential, params)?;
+    let mut request = request::build(call, number, None, credential, params)?;
     request.headers_mut().insert(header::CONNECTION, UPGRADE);
     request.headers_mut().insert(header::UPGRADE, WEBSOCKET);
     Ok((request, client))
@@ -46,11 +51,12 @@ pub(super) fn open(
     };
     let (tunnel, until_the_end) = Tunnel::new();
     let upstream = hyper::upgrade::on(response);
+    let traffic = Arc::clone(tunnel.traffic());
     let (tracker, end) = tunnels;
     let end = end.clone();
     tracker.spawn(async move {
         tokio::select! {
-            () = join(client, upstream) => {}
+            () = join(client, upstream, &traffic) => {}
             () = end.cancelled() => {}
         }
         drop(until_the_end);
@@ -58,11 +64,18 @@ pub(super) fn open(
     reply.switched(tunnel)
 }
 
-async fn join(client: OnUpgrade, upstream: OnUpgrade) {
+async fn join(client: OnUpgrade, upstream: OnUpgrade, traffic: &Traffic) {
     let Ok((client, upstream)) = tokio::try_join!(client, upstream) else {
         return;
     };
-    let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+    let count = |counter: &AtomicU64, bytes: &[u8]| {
+        counter.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    };
+    let client = InspectReader::new(TokioIo::new(client), |bytes| {
+        count(&traffic.received, bytes)
+    });
+    let mut client = InspectWriter::new(client, |bytes| count(&traffic.sent, bytes));
+    let mut upstream = TokioIo::new(upstream);
     if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
         tracing::debug!(%error, "a tunnel broke");
     }

@@ -181,7 +181,7 @@ async fn ask_at(
         .then(|| timeouts.first_byte.min(PATIENCE));
     let began = Instant::now();
     let mut ticket = Ticket::begin(endpoint, place.trial.take(), patience);
-    let mut reply = match ask(call, &place, plan).await {
+    let mut reply = match ask(call, &place, plan, trying.index).await {
         Ok(reply) => reply,
         Err(error) => {
             let error = plan.attribute(error);
@@ -227,7 +227,7 @@ async fn ask_at(
         headers.insert(DEGRADED, HeaderValue::from_static("true"));
         record.facts().degraded = true;
     }
-    if let Some(tunnel) = reply.take_tunnel() {
+    if let Some(tunnel) = reply.tunnel_mut() {
         tunnel.keep((ticket, pass));
         return (Ok(reply), verdict, which);
     }
@@ -266,7 +266,12 @@ fn failure(endpoint: &Endpoint, source: UpstreamError, which: TryId) -> Ended {
 }
 
 /// Sends the call, and waits until its answer has begun.
-async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Reply, UpstreamError> {
+async fn ask(
+    call: Box<Call>,
+    place: &Place,
+    plan: &Plan,
+    number: usize,
+) -> Result<Reply, UpstreamError> {
     let target = plan.target(place.target);
     let member = &target.member;
     let timeouts = plan.route().timeouts.over(member.timeouts);
@@ -285,6 +290,7 @@ async fn ask(call: Box<Call>, place: &Place, plan: &Plan) -> Result<Reply, Upstr
         timeouts,
         deadline,
         overdue: plan.overdue().min(own),
+        number,
     });
     let late = UpstreamError::Timeout {
         phase: Phase::Total,
@@ -335,8 +341,10 @@ impl<'a> Trying<'a> {
             model,
             began: record.received.elapsed(),
             time: None,
-            result: "abandoned",
+            result: Try::ABANDONED,
             status: None,
+            sent: false,
+            counted: None,
         });
         facts.upstream = Some(Arc::clone(&endpoint.upstream));
         Self {
@@ -358,7 +366,7 @@ impl<'a> Trying<'a> {
 
     fn answered(mut self, status: u16, verdict: Verdict) {
         let result = match verdict.class {
-            Class::Final | Class::Unable => "answered",
+            Class::Final | Class::Unable => Try::ANSWERED,
             Class::Limited => "upstream_limited",
             Class::Again | Class::Refused | Class::Elsewhere => "upstream_status",
         };
@@ -367,14 +375,12 @@ impl<'a> Trying<'a> {
 
     fn note(&mut self, result: &'static str, status: Option<u16>) {
         self.ended = true;
-        let mut facts = self.record.facts();
-        facts.upstream = Some(Arc::clone(&self.upstream));
-        if let Some(noted) = facts.attempts.get_mut(self.index) {
+        self.record.facts().upstream = Some(Arc::clone(&self.upstream));
+        self.record.note_try(self.index, |noted| {
             noted.time = Some(self.began.elapsed());
             noted.result = result;
             noted.status = status;
-        }
-        drop(facts);
+        });
         self.metrics.attempt_ended(&self.upstream, result);
     }
 }
@@ -382,7 +388,7 @@ impl<'a> Trying<'a> {
 impl Drop for Trying<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.metrics.attempt_ended(&self.upstream, "abandoned");
+            self.metrics.attempt_ended(&self.upstream, Try::ABANDONED);
         }
     }
 }

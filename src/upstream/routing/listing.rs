@@ -173,8 +173,14 @@ fn note(record: &Record, member: &Member, label: Arc<str>, began: Instant, known
         model: None,
         began: began.saturating_duration_since(record.received),
         time: Some(began.elapsed()),
-        result: if known { "answered" } else { "upstream_error" },
+        result: if known {
+            Try::ANSWERED
+        } else {
+            "upstream_error"
+        },
         status: None,
+        sent: false,
+        counted: None,
     });
 }
 

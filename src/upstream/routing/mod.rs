@@ -117,6 +117,17 @@ impl Dispatch {
         self.table.budget(model)
     }
 
+    /// Shows each name that a model is known by at the upstreams it may go to.
+    pub fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
+        // A model that goes nowhere is known by none.
+        let Ok(Choice { route, .. }) = self.table.route(model) else {
+            return;
+        };
+        for target in &route.targets {
+            see(target.model.as_deref().unwrap_or(model));
+        }
+    }
+
     /// Returns each upstream's name and whether it could be asked now.
     pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
         let members = self.members().iter();

@@ -309,6 +309,8 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
         model: Some("m".into()),
         stream: members.stream(&bytes).unwrap(),
         report_usage: false,
+        estimate: None,
+        room: None,
         deadline: None,
         head: Head {
             method: Method::POST,
