@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::Value;
+use tokio::net::TcpListener;
 
 use crate::support::answers::{
     CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta, json_answer,
 };
 use crate::support::gateway::{Config, Gateway};
-use crate::support::upstream::{Received, Script, Upstream};
+use crate::support::upstream::{Received, Script, Upstream, pattern};
 use crate::support::within;
 
 const ERROR: &str = r#"{"error":{"message":"no","type":"t","param":null,"code":"c"}}"#;
@@ -196,6 +198,40 @@ async fn an_upload_is_never_sent_twice_and_a_harmless_get_is() {
         (503, Some("false"))
     );
     assert_eq!(upstream.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_repeated_goes_elsewhere_where_no_connection_comes_about() {
+    let upstream = Upstream::answering(json_answer("200 OK", "{}")).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    let gateway = Config::new()
+        .table(&format!(
+            "[[upstream]]\nname = \"two\"\nkind = \"openai\"\nbase_urls = [\"http://{nobody}/v1\", \"{}\"]\neject = {{ failures = 1000, share = 1 }}",
+            upstream.base_url()
+        ))
+        .retry(QUICK)
+        .start()
+        .await;
+    let client = gateway.client();
+    let body = pattern(0, 300_000);
+    for _ in 0..8 {
+        let uploaded = client.post("/v1/files", body.clone()).await;
+        let deleted = client.request(Method::DELETE, "/v1/files/f", "").await;
+        let cancelled = client.post("/v1/batches/b/cancel", "").await;
+        for seen in [uploaded, deleted, cancelled] {
+            assert_eq!(seen.status, 200, "{}", seen.text());
+        }
+    }
+    let calls = upstream.calls();
+    assert_eq!(calls.len(), 24, "each was sent once");
+    for upload in calls.iter().filter(|call| call.target == "/v1/files") {
+        assert!(upload.body_is_pattern && upload.body_length == 300_000);
+    }
+    let metrics = gateway.metrics().await;
+    let refused = "weir_upstream_attempts_total{result=\"upstream_connect\"";
+    assert!(metrics.contains(refused), "{metrics}");
 }
 
 #[tokio::test]

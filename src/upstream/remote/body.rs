@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OWN;
-use crate::call::{StreamError, UploadBody, UploadError};
+use crate::call::{StreamError, Upload, UploadBody, UploadError};
 use crate::upstream::{Attempt, Timeouts};
 
 /// How long the parts of an answer may take, and when it must have begun and ended.
@@ -61,7 +61,9 @@ pub(super) struct RequestBody {
 enum Kind {
     Full(Option<Bytes>),
     Upload {
-        body: UploadBody,
+        upload: Upload,
+        /// Taken from `upload` when the connection stands and asks for it.
+        body: Option<UploadBody>,
         length: Option<u64>,
         /// Cancels `sent` when the upload has ended, by whatever way.
         done: Option<DropGuard>,
@@ -91,7 +93,7 @@ impl RequestBody {
         }
     }
 
-    pub(super) fn upload(body: UploadBody, length: Option<u64>) -> Self {
+    pub(super) fn upload(upload: Upload, length: Option<u64>) -> Self {
         let sent = CancellationToken::new();
         let done = Some(sent.clone().drop_guard());
         let watch = UploadWatch {
@@ -100,7 +102,8 @@ impl RequestBody {
         };
         Self {
             kind: Kind::Upload {
-                body,
+                upload,
+                body: None,
                 length,
                 done,
                 watch,
@@ -133,8 +136,19 @@ impl Body for RequestBody {
                     .map(|b| Ok(Frame::data(b))),
             ),
             Kind::Upload {
-                body, done, watch, ..
+                upload,
+                body,
+                done,
+                watch,
+                ..
             } => loop {
+                if body.is_none() {
+                    *body = upload.take();
+                }
+                let Some(body) = body else {
+                    // What another try has begun to send must not end here as if it were whole.
+                    return Poll::Ready(Some(Err(UploadError::Broken)));
+                };
                 let frame = ready!(body.as_mut().poll_frame(cx));
                 if let Some(Err(fault)) = &frame {
                     let _ = watch.fault.set(*fault);
@@ -154,7 +168,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Upload { body, .. } => body.is_end_stream(),
+            Kind::Upload { upload, body, .. } => match body {
+                Some(body) => body.is_end_stream(),
+                None => upload.is_empty(),
+            },
         }
     }
 

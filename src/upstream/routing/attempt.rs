@@ -69,7 +69,9 @@ impl Service<Planned> for Attempts {
             {
                 hedge.deposit();
             }
-            let hedge = hedge.and_then(|hedge| Some((hedge, Box::new(call.again()?))));
+            let hedge = hedge
+                .filter(|_| call.is_replayable())
+                .map(|hedge| (hedge, Box::new(call.again())));
             let (result, _, which) = match hedge {
                 // Boxed, since it is rare and large: every call would carry it otherwise.
                 Some((hedge, again)) => {

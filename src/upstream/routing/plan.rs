@@ -26,7 +26,7 @@ pub(super) struct Plan {
     overdue: Instant,
     /// How long the client waits for the beginning of an answer, where it says so and that is what counts.
     patience: Option<Duration>,
-    /// Whether the request can be sent more than once.
+    /// Whether the request can be sent more than once. Where it cannot, another try is made only if nothing was sent.
     replayable: bool,
     affinity: Option<u64>,
     state: Mutex<State>,
@@ -306,6 +306,9 @@ impl Plan {
             return Next::Stop { spent: false };
         };
         state.unable = verdict.class == Class::Unable && state.failed_elsewhere(last.target);
+        if !self.replayable && verdict.sent {
+            return Next::Stop { spent: false };
+        }
         match verdict.class {
             Class::Unable if state.unable => verdict.class = Class::Elsewhere,
             Class::Final | Class::Unable => return Next::Stop { spent: false },

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, StreamBody};
 
 use super::*;
-use crate::call::{BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError, UploadError};
+use crate::call::{
+    BoxBody, CallBody, Caller, Head, Record, RequestId, StreamError, Upload, UploadError,
+};
 use crate::openai::endpoint::Endpoint as Path;
 use crate::openai::json;
 use crate::openai::models::Model;
@@ -32,6 +34,10 @@ enum Does {
     /// An answer of this status with an error of this code.
     Told(u16, &'static str),
     Break,
+    /// No connection comes about.
+    Unreached,
+    /// The same, for all that is said, though the body was taken.
+    Swallow,
     Hang,
     After(Duration),
     Stream(&'static [&'static str]),
@@ -41,7 +47,8 @@ enum Does {
 }
 
 use Does::{
-    After, Answer, Break, CannotDo, Cut, Hang, Refuse, Silence, Status, StatusWith, Stream, Told,
+    After, Answer, Break, CannotDo, Cut, Hang, Refuse, Silence, Status, StatusWith, Stream,
+    Swallow, Told, Unreached,
 };
 
 /// An upstream that does what it is told, the last thing again and again.
@@ -130,6 +137,13 @@ impl Upstream for Scripted {
                     Ok(Reply::full(status, HeaderMap::new(), body.into()))
                 }
                 Break => Err(UpstreamError::Broken(Box::new(StreamError::Broken))),
+                Unreached => Err(UpstreamError::Connect(Box::new(StreamError::Broken))),
+                Swallow => {
+                    if let CallBody::Stream { body, .. } = attempt.call.body {
+                        drop(body.take());
+                    }
+                    Err(UpstreamError::Connect(Box::new(StreamError::Broken)))
+                }
                 Hang => {
                     tokio::time::sleep_until(deadline).await;
                     Err(UpstreamError::Timeout {
@@ -973,11 +987,60 @@ fn upload() -> Call {
     let body = http_body_util::Empty::new().map_err(|never| -> UploadError { match never {} });
     Call {
         body: CallBody::Stream {
-            body: Box::pin(body),
+            body: Upload::new(Box::pin(body)),
             length: None,
         },
         ..call()
     }
+}
+
+fn without_body(method: Method) -> Call {
+    let mut call = Call {
+        body: CallBody::Empty,
+        ..call()
+    };
+    call.head.method = method;
+    call
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_repeated_is_tried_again_only_if_nothing_was_sent() {
+    let to_switch = || Call {
+        upgrade: Some(hyper::upgrade::on(http::Request::new(()))),
+        ..without_body(Method::GET)
+    };
+    let calls: [&dyn Fn() -> Call; 4] = [
+        &upload,
+        &|| without_body(Method::DELETE),
+        &|| without_body(Method::POST),
+        &to_switch,
+    ];
+    for (index, call) in calls.into_iter().enumerate() {
+        for (first, again) in [
+            (Unreached, true),
+            (Break, false),
+            (Status(503), false),
+            (StatusWith(429, "retry-after", "1"), false),
+        ] {
+            let (one, two) = (Scripted::new(&[first]), Scripted::new(&[Answer]));
+            let one_member = upstream("one", &[&one]).build();
+            let two_member = upstream("two", &[&two]).build();
+            let _ = dispatch(in_turn(vec![one_member, two_member]))
+                .oneshot(call())
+                .await;
+            let expected = if again { (3, 1) } else { (1, 0) };
+            assert_eq!((one.calls(), two.calls()), expected, "{index}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_taken_is_not_sent_again_whatever_the_failure_says() {
+    let (one, two) = (Scripted::new(&[Swallow]), Scripted::new(&[Answer]));
+    let members = [("one", &one), ("two", &two)].map(|(name, at)| upstream(name, &[at]).build());
+    let dispatch = dispatch(in_turn(members.into()));
+    assert!(dispatch.oneshot(upload()).await.is_err());
+    assert_eq!((one.calls(), two.calls()), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
