@@ -1,7 +1,6 @@
 //! The way to an endpoint: straight over TCP, through an HTTP proxy, or to a socket of this machine.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use tower::{Service, ServiceExt};
 
 use super::super::{Address, Params, Proxy};
 use super::{BoxError, RemoteError};
+use crate::proxies;
 
 /// How long a silent peer takes to be found dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -65,12 +65,7 @@ impl Way {
         let destination = proxy.uri().clone();
         if destination.scheme_str() != Some("http") {
             if params.proxy == Proxy::Environment {
-                // It may be meant for others, and is no reason not to start.
-                tracing::warn!(
-                    scheme = destination.scheme_str().unwrap_or_default(),
-                    host = uri.host().unwrap_or_default(),
-                    "the environment names a proxy that is not an HTTP proxy, and it is not used"
-                );
+                // It may be meant for others, and is no reason not to start. The check of the configuration warns of it.
                 return Ok((Self::Tcp(tcp), None));
             }
             return Err(RemoteError::Proxy);
@@ -149,21 +144,13 @@ fn tcp(timeout: Duration) -> HttpConnector {
 fn intercept(proxy: &Proxy, uri: &Uri) -> Result<Option<Intercept>, RemoteError> {
     match proxy {
         Proxy::Direct => Ok(None),
-        // A proxy's loopback is not ours (Go's net/http thinks so too).
-        Proxy::Environment if is_loopback(uri) => Ok(None),
+        Proxy::Environment if proxies::is_loopback(uri) => Ok(None),
         Proxy::Environment => Ok(Matcher::from_env().intercept(uri)),
         Proxy::Http(url) => {
             let matcher = Matcher::builder().all(url.expose()).build();
             matcher.intercept(uri).ok_or(RemoteError::Proxy).map(Some)
         }
     }
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address = host.parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 // === impl Stream ===
@@ -264,19 +251,6 @@ mod tests {
         let stream = tcp.oneshot(uri).await.unwrap();
         let peer = stream.inner().peer_addr().unwrap();
         assert_eq!(peer, listener.local_addr().unwrap());
-    }
-
-    #[test]
-    fn this_machine_is_reached_without_the_environments_proxy() {
-        for (uri, expected) in [
-            ("http://localhost:8000/v1", true),
-            ("http://127.8.0.1/v1", true),
-            ("http://[::1]:8000/v1", true),
-            ("http://10.0.0.1/v1", false),
-            ("http://localhost.example/v1", false),
-        ] {
-            assert_eq!(is_loopback(&Uri::from_static(uri)), expected, "{uri}");
-        }
     }
 
     #[test]
