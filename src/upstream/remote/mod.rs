@@ -15,13 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
 use percent_encoding::utf8_percent_encode;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::body::{Clock, RequestBody};
+use self::body::{Clock, Received, RequestBody};
 use self::connect::Clients;
 pub use self::connect::RemoteError;
 use super::{Attempt, Credential, Timeouts, Upstream, UpstreamError, UpstreamFuture};
@@ -287,7 +286,7 @@ impl Inner {
         path: &str,
         credential: Option<&Credential>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         let mut request = Request::new(RequestBody::empty());
         *request.uri_mut() = request::get(path, &self.params)?;
         request::authorize(request.headers_mut(), credential, &self.params);
@@ -298,7 +297,7 @@ impl Inner {
         &self,
         request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         self.clients.send(request, clock).await
     }
 }

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,7 +21,7 @@ use tower::Service;
 
 pub use self::tls::RemoteError;
 use self::way::{Stream, Way};
-use super::body::{Clock, RequestBody};
+use super::body::{Clock, Received, RequestBody};
 use super::{Params, UpstreamError};
 use crate::upstream::Phase;
 
@@ -39,8 +38,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Bytes read from an upstream's connection at once. An answer's head must fit.
 const READ_BUFFER: usize = 64 << 10;
 
-/// The same, of HTTP/2's headers: names, values, and 32 bytes for each of them.
-const MAX_HEADER_LIST: u32 = 64 << 10;
+/// The same, of HTTP/2's headers: names, values, and 32 bytes for each of them (RFC 9113, section 6.5.2).
+const MAX_HEADERS: usize = 64 << 10;
+
+/// What is read of them. More ends the connection, and with it whatever else goes on there, so that an answer which is
+/// only too large for us should stay below.
+const MAX_HEADER_LIST: u32 = 256 << 10;
 
 /// HTTP/2 flow control towards us, per stream and connection. What a client does not read stays within the first.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -85,7 +88,7 @@ impl Clients {
         &self,
         mut request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         if let Some(value) = &self.proxy_authorization {
             let headers = request.headers_mut();
             headers.insert(header::PROXY_AUTHORIZATION, value.clone());
@@ -98,7 +101,7 @@ impl Clients {
         &self,
         request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         exchange(&self.http1, request, clock).await
     }
 }
@@ -123,7 +126,7 @@ async fn exchange(
     pool: &Pool,
     request: Request<RequestBody>,
     clock: &Clock,
-) -> Result<Response<Incoming>, UpstreamError> {
+) -> Result<Response<Received>, UpstreamError> {
     let upload = request.body().watch();
     let first_byte = clock.timeouts.first_byte;
     let timeout = async {
@@ -138,10 +141,16 @@ async fn exchange(
     };
     tokio::select! {
         biased;
-        response = pool.request(request) => response.map_err(|error| {
-            let fault = upload.as_ref().and_then(|upload| upload.fault.get());
-            fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault))
-        }),
+        response = pool.request(request) => match response {
+            Ok(response) if size(response.headers()) > MAX_HEADERS => {
+                Err(UpstreamError::Invalid("its headers are too large"))
+            }
+            Ok(response) => Ok(Received::of(response)),
+            Err(error) => {
+                let fault = upload.as_ref().and_then(|upload| upload.fault.get());
+                Err(fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault)))
+            }
+        },
         () = timeout => Err(match Instant::now() >= clock.deadline {
             true => UpstreamError::Timeout { phase: Phase::Total, limit: clock.timeouts.total },
             false => UpstreamError::Timeout { phase: Phase::FirstByte, limit: first_byte },
@@ -152,6 +161,14 @@ async fn exchange(
 fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
     if let Some(Slow { phase, limit }) = find(&error) {
         return UpstreamError::Timeout {
+/// Returns the size of headers as HTTP/2 counts it.
+fn size(headers: &HeaderMap) -> usize {
+    let sizes = headers.iter();
+    sizes
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
+}
+
             phase: *phase,
             limit: *limit,
         };
@@ -165,6 +182,10 @@ fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
     UpstreamError::Broken(Box::new(error))
 }
 
+    // What ends a whole connection may be the fault of another answer there, and is no verdict on this one.
+    if find::<h2::Error>(&error).is_some_and(|error| error.is_library() && error.is_reset()) {
+        return UpstreamError::Invalid("not HTTP/2");
+    }
 /// Looks for an error among another one's causes.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut cause = Some(error);
