@@ -94,6 +94,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         }
     };
     environment::proxies(&upstreams, reader);
+    routes::renames(&upstreams, &file.routes, reader);
     // The file's own routes go before the built-in ones of the same name.
     let written: Vec<RouteConfig> = file.routes.into_iter().filter_map(route).collect();
     built_in.retain(|route| written.iter().all(|written| written.model != route.model));
