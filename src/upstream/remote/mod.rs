@@ -51,6 +51,24 @@ pub struct Params {
     pub tunnels: (TaskTracker, CancellationToken),
 }
 
+#[cfg(test)]
+impl Params {
+    /// What there is at an address, and nothing more.
+    fn of(address: Uri) -> Self {
+        Self {
+            address: Address::Http(address),
+            api: Api::OpenAi,
+            headers: Vec::new(),
+            connect: Duration::from_secs(1),
+            handshake: Duration::from_secs(1),
+            tls: Tls::default(),
+            proxy: Proxy::Direct,
+            max_answer: 1,
+            tunnels: Default::default(),
+        }
+    }
+}
+
 /// Where a remote endpoint is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {

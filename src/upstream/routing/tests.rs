@@ -428,14 +428,24 @@ async fn without_retries_the_next_target_is_still_asked() {
 
 #[tokio::test(start_paused = true)]
 async fn retry_after_is_the_least_wait_and_a_long_one_goes_to_the_client() {
-    let one = Scripted::new(&[StatusWith(503, "retry-after", "7"), Answer]);
-    let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
-    let began = Instant::now();
-    assert!(succeeds(&dispatch).await);
-    assert!(began.elapsed() >= 7 * SECOND);
+    for status in [429, 503] {
+        for (name, value, millis) in [
+            ("retry-after", "7", 7000),
+            ("retry-after", "0.9", 900),
+            ("retry-after-ms", "650", 650),
+        ] {
+            let one = Scripted::new(&[StatusWith(status, name, value), Answer]);
+            let dispatch = dispatch(in_turn(vec![upstream("one", &[&one]).build()]));
+            let began = Instant::now();
+            assert!(succeeds(&dispatch).await);
+            // The pause of our own is up to half a second.
+            let waited = began.elapsed().as_millis();
+            assert!((millis..millis + 10).contains(&waited), "{value}: {waited}");
+        }
+    }
 
     let long = Scripted::new(&[StatusWith(429, "retry-after", "31")]);
-    let dispatch = self::dispatch(in_turn(vec![upstream("one", &[&long]).build()]));
+    let dispatch = dispatch(in_turn(vec![upstream("one", &[&long]).build()]));
     let began = Instant::now();
     let reply = ask(&dispatch).await.unwrap();
     assert_eq!(reply.status, 429);

@@ -1,9 +1,12 @@
 //! Connections to an upstream: looked up, opened, secured, pooled, kept warm.
 
+#[cfg(test)]
+mod silence;
 mod tls;
 mod way;
 
 use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -158,9 +161,6 @@ async fn exchange(
     }
 }
 
-fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
-    if let Some(Slow { phase, limit }) = find(&error) {
-        return UpstreamError::Timeout {
 /// Returns the size of headers as HTTP/2 counts it.
 fn size(headers: &HeaderMap) -> usize {
     let sizes = headers.iter();
@@ -169,6 +169,9 @@ fn size(headers: &HeaderMap) -> usize {
         .sum()
 }
 
+fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
+    if let Some(Slow { phase, limit }) = find(&error) {
+        return UpstreamError::Timeout {
             phase: *phase,
             limit: *limit,
         };
@@ -179,13 +182,13 @@ fn size(headers: &HeaderMap) -> usize {
     if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) {
         return UpstreamError::Invalid("not HTTP");
     }
-    UpstreamError::Broken(Box::new(error))
-}
-
     // What ends a whole connection may be the fault of another answer there, and is no verdict on this one.
     if find::<h2::Error>(&error).is_some_and(|error| error.is_library() && error.is_reset()) {
         return UpstreamError::Invalid("not HTTP/2");
     }
+    UpstreamError::Broken(Box::new(error))
+}
+
 /// Looks for an error among another one's causes.
 fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     let mut cause = Some(error);
@@ -225,7 +228,9 @@ impl Connector {
             connect,
             handshake,
         } = self;
-        let slow = |phase, limit| move |_| Slow { phase, limit };
+        fn slow<E>(phase: Phase, limit: Duration) -> impl FnOnce(E) -> Slow {
+            move |_| Slow { phase, limit }
+        }
         let server = match uri.scheme_str() {
             Some("https") => {
                 let host = uri.host().unwrap_or_default();
@@ -234,9 +239,16 @@ impl Connector {
             }
             _ => None,
         };
+        // The connection to a single address has a timer of the same length, which may be the first.
         let stream = timeout(connect, way.open(uri))
             .await
-            .map_err(slow(Phase::Connect, connect))??;
+            .map_err(slow(Phase::Connect, connect))?
+            .map_err(|error| match find::<io::Error>(&*error) {
+                Some(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+                    slow(Phase::Connect, connect)(()).into()
+                }
+                _ => error,
+            })?;
         let Some(server) = server else {
             return Ok(MaybeHttpsStream::Http(stream));
         };
@@ -259,5 +271,73 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().open(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::silence::silent;
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Asks there, and returns why it fails.
+    async fn failure(url: &str, connect: Duration, handshake: Duration) -> UpstreamError {
+        let uri: Uri = url.parse().unwrap();
+        let params = Params {
+            connect,
+            handshake,
+            ..Params::of(uri.clone())
+        };
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = uri;
+        let clients = Clients::new(&params).unwrap();
+        let answer = clients.send(request, &Clock::own()).await;
+        answer.err().expect("nobody answers there")
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_takes_no_longer_than_the_connect_timeout() {
+        let (_socket, address, _waiting) = silent("127.0.0.1:0");
+        for scheme in ["http", "https"] {
+            let error = failure(&format!("{scheme}://{address}"), SHORT, LONG).await;
+            let is_late = matches!(
+                error,
+                UpstreamError::Timeout { phase: Phase::Connect, limit } if limit == SHORT
+            );
+            assert!(is_late, "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_shake_hands_takes_no_longer_than_the_tls_timeout() {
+        // Its system accepts the connection, and nobody reads from it.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let error = failure(&url, LONG, SHORT).await;
+        let is_late = matches!(
+            error,
+            UpstreamError::Timeout { phase: Phase::Tls, limit } if limit == SHORT
+        );
+        assert!(is_late, "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_or_refused_is_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let babbling = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+        });
+        for _ in ["babble", "nobody"] {
+            let error = failure(&url, LONG, LONG).await;
+            assert!(matches!(error, UpstreamError::Connect(_)), "{error:?}");
+        }
+        babbling.await.unwrap();
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -58,7 +59,7 @@ impl Way {
             }
             Address::Http(uri) => uri,
         };
-        let tcp = tcp(params.connect);
+        let tcp = tcp(GaiResolver::new(), params.connect);
         let Some(proxy) = intercept(&params.proxy, uri)? else {
             return Ok((Self::Tcp(tcp), None));
         };
@@ -129,8 +130,9 @@ fn with_port(uri: Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or(uri)
 }
 
-fn tcp(timeout: Duration) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
+/// Connects to what a name stands for now: it is looked up for each connection.
+fn tcp<R>(resolver: R, timeout: Duration) -> HttpConnector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(KEEP_ALIVE));
@@ -228,29 +230,77 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use tokio::net::TcpListener;
     use tower::service_fn;
 
+    use super::super::silence::silent;
     use super::*;
     use crate::secret::Secret;
 
+    async fn listener(at: &str) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// Connects to a name that stands for these addresses; returns which one it was, and after how long.
+    async fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> (SocketAddr, Duration) {
+        let resolver = service_fn(move |_| {
+            let addresses = addresses.clone();
+            async move { Ok::<_, io::Error>(addresses.into_iter()) }
+        });
+        let began = Instant::now();
+        let connecting = tcp(resolver, timeout).oneshot(Uri::from_static("http://name.test"));
+        let peer = connecting.await.unwrap().inner().peer_addr().unwrap();
+        (peer, began.elapsed())
+    }
+
     #[tokio::test]
-    async fn all_addresses_of_a_name_are_tried() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        // The first address answers nobody: its port is closed there.
-        let addresses = move |_| async move {
-            let at = |ip| SocketAddr::new(ip, port);
-            let all = ["127.0.0.3".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-            Ok::<_, io::Error>(all.map(at).into_iter())
-        };
-        let mut tcp = HttpConnector::new_with_resolver(service_fn(addresses));
-        tcp.set_connect_timeout(Some(Duration::from_secs(5)));
-        let uri = format!("http://name.test:{port}").parse().unwrap();
-        let stream = tcp.oneshot(uri).await.unwrap();
-        let peer = stream.inner().peer_addr().unwrap();
-        assert_eq!(peer, listener.local_addr().unwrap());
+    async fn a_name_is_reached_though_one_of_its_addresses_is_silent_and_one_refuses() {
+        let (_socket, silent, _waiting) = silent("127.0.0.1:0");
+        let (closed, refusing) = listener("127.0.0.1:0").await;
+        drop(closed);
+        let (_listener, good) = listener("127.0.0.1:0").await;
+        let timeout = Duration::from_millis(1500);
+        let (peer, time) = connect(vec![silent, refusing, good], timeout).await;
+        assert_eq!(peer, good);
+        assert!(time < timeout, "the silent one has its share: {time:?}");
+    }
+
+    #[tokio::test]
+    async fn the_other_family_is_tried_beside_a_silent_one() {
+        let (_socket, silent, _waiting) = silent("[::1]:0");
+        let (_listener, good) = listener("127.0.0.1:0").await;
+        let (peer, time) = connect(vec![silent, good], Duration::from_secs(60)).await;
+        assert_eq!(peer, good);
+        assert!(time >= HAPPY_EYEBALLS, "{time:?}");
+        assert!(time < Duration::from_secs(10), "{time:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_for_each_connection() {
+        let (_before, before) = listener("127.0.0.1:0").await;
+        let (_after, after) = listener("127.0.0.1:0").await;
+        let moved = Arc::new(AtomicBool::new(false));
+        let now = Arc::clone(&moved);
+        let resolver = service_fn(move |_| {
+            let address = if now.load(Ordering::SeqCst) {
+                after
+            } else {
+                before
+            };
+            async move { Ok::<_, io::Error>([address].into_iter()) }
+        });
+        let tcp = tcp(resolver, Duration::from_secs(5));
+        for (is_moved, expected) in [(false, before), (true, after)] {
+            moved.store(is_moved, Ordering::SeqCst);
+            let stream = tcp.clone().oneshot(Uri::from_static("http://name.test"));
+            let peer = stream.await.unwrap().inner().peer_addr().unwrap();
+            assert_eq!(peer, expected);
+        }
     }
 
     #[test]
@@ -267,9 +317,18 @@ mod tests {
 
     #[test]
     fn a_proxy_of_another_kind_is_refused_and_its_password_not_shown() {
-        let url = Proxy::Http(Secret::new("socks5://user:secret@127.0.0.1:1080"));
-        let uri = Uri::from_static("https://api.openai.com/v1");
-        let found = intercept(&url, &uri);
-        assert!(!format!("{found:?}").contains("secret"));
+        for url in [
+            "socks5://user:secret@127.0.0.1:1080",
+            "https://user:secret@127.0.0.1:1080",
+            "ftp://user:secret@127.0.0.1:1080",
+        ] {
+            let mut params = Params::of(Uri::from_static("https://api.openai.com/v1"));
+            params.proxy = Proxy::Http(Secret::new(url));
+            let Err(error) = Way::to(&params) else {
+                panic!("{url} is taken");
+            };
+            assert!(matches!(error, RemoteError::Proxy), "{error:?}");
+            assert!(!format!("{error} {error:?} {:?}", params.proxy).contains("secret"));
+        }
     }
 }
