@@ -7,10 +7,9 @@ mod inbound;
 mod join;
 mod record;
 mod reply;
+mod upload;
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -23,6 +22,7 @@ pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
 pub use self::record::{Facts, Record, RequestId, Try};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
+pub use self::upload::{Upload, UploadBody, UploadError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;
 use crate::pattern::Pattern;
@@ -86,40 +86,6 @@ pub struct Head {
     pub headers: HeaderMap,
 }
 
-/// A request body on its way from the client.
-pub type UploadBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = UploadError> + Send>>;
-
-/// How a request body can break.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UploadError {
-    /// It grew beyond the configured bound.
-    #[error("larger than {limit} bytes")]
-    TooLarge {
-        /// The bound in bytes.
-        limit: u64,
-    },
-    /// Nothing came for too long.
-    #[error("nothing came for {limit:?}")]
-    Stalled {
-        /// The idle timeout.
-        limit: Duration,
-    },
-    /// The client's connection or framing broke.
-    #[error("the connection or its framing broke")]
-    Broken,
-}
-
-impl UploadError {
-    /// Returns who is to blame: a word of the closed vocabulary `client_*`.
-    pub fn cause(self) -> &'static str {
-        match self {
-            Self::TooLarge { .. } => "client_too_large",
-            Self::Stalled { .. } => "client_slow",
-            Self::Broken => "client_malformed",
-        }
-    }
-}
-
 /// The body of a call.
 pub enum CallBody {
     /// Nothing: the call is in the path alone.
@@ -134,7 +100,7 @@ pub enum CallBody {
     /// A pass-through body on its way.
     Stream {
         /// The bytes to come.
-        body: UploadBody,
+        body: Upload,
         /// Their number, where the client announced it.
         length: Option<u64>,
     },
@@ -151,17 +117,28 @@ impl Call {
         }
     }
 
-    /// Returns the same call once more, where it is replayable.
-    pub fn again(&self) -> Option<Self> {
+    /// Returns whether nothing of its body has been sent: it could be sent for the first time once more.
+    pub fn is_whole(&self) -> bool {
+        match &self.body {
+            CallBody::Json { .. } | CallBody::Empty => true,
+            CallBody::Stream { body, .. } => body.is_whole(),
+        }
+    }
+
+    /// Returns the same call once more. A body on its way is shared with it: whichever is sent first takes it.
+    pub fn again(&self) -> Self {
         let body = match &self.body {
             CallBody::Json { bytes, members } => CallBody::Json {
                 bytes: bytes.clone(),
                 members: members.clone(),
             },
-            CallBody::Empty if self.is_replayable() => CallBody::Empty,
-            CallBody::Empty | CallBody::Stream { .. } => return None,
+            CallBody::Empty => CallBody::Empty,
+            CallBody::Stream { body, length } => CallBody::Stream {
+                body: body.clone(),
+                length: *length,
+            },
         };
-        Some(Self {
+        Self {
             caller: Arc::clone(&self.caller),
             endpoint: self.endpoint.clone(),
             model: self.model.clone(),
@@ -172,9 +149,9 @@ impl Call {
             deadline: self.deadline,
             head: self.head.clone(),
             body,
-            upgrade: None,
+            upgrade: self.upgrade.clone(),
             record: Arc::clone(&self.record),
-        })
+        }
     }
 
     /// Returns the JSON body, or nothing for a pass-through call.

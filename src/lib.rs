@@ -20,6 +20,7 @@ pub mod openai;
 pub mod operator;
 pub mod pattern;
 pub mod prices;
+pub mod proxies;
 pub mod report;
 pub mod secret;
 pub mod server;

@@ -111,6 +111,38 @@ impl Pattern {
         self.matches(&other.0)
     }
 
+    /// Returns whether there is a name that both match, in time linear in the product of their lengths.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.0.as_bytes(), other.0.as_bytes());
+        // Whether a name that is left can match what is left of both, by how much of `theirs` has been matched. A star may
+        // stand for nothing, or swallow whatever the other has next.
+        let mut reached = vec![false; theirs.len() + 1];
+        reached[0] = true;
+        let skip_stars = |reached: &mut [bool]| {
+            for (at, byte) in theirs.iter().enumerate() {
+                reached[at + 1] |= reached[at] && *byte == b'*';
+            }
+        };
+        skip_stars(&mut reached);
+        for byte in ours {
+            let before = reached.clone();
+            if *byte == b'*' {
+                for at in 0..theirs.len() {
+                    reached[at + 1] |= reached[at];
+                }
+                continue;
+            }
+            for at in 0..=theirs.len() {
+                // A star of theirs swallows the byte and stays; their own byte must be the same.
+                let swallowed = before[at] && theirs.get(at) == Some(&b'*');
+                let matched = at > 0 && before[at - 1] && theirs[at - 1] == *byte;
+                reached[at] = swallowed || matched;
+            }
+            skip_stars(&mut reached);
+        }
+        reached[theirs.len()]
+    }
+
     /// Returns the pattern as written, with stars in a row made one.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -219,7 +251,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn overlaps_table() {
+        for (one, two, expected) in [
+            ("ab*", "a*b", true),
+            ("ab*", "*cd", true),
+            ("gpt-*", "*-mini", true),
+            ("gpt-*", "o1-*", false),
+            ("*-mini", "*-nano", false),
+            ("a*c", "ab*", true),
+            ("a*", "a", true),
+            ("a", "b", false),
+            ("*a*", "*b*", true),
+            ("x*a*y", "xb*y", true),
+            ("x*a", "x*b", false),
+        ] {
+            let (a, b) = (pattern(one), pattern(two));
+            assert_eq!(a.overlaps(&b), expected, "{one} {two}");
+            assert_eq!(b.overlaps(&a), expected, "{two} {one}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_both_match_overlaps(a in "[ab*]{1,6}", b in "[ab*]{1,6}", name in "[ab]{0,8}") {
+            let (a, b) = (pattern(&a), pattern(&b));
+            if a.matches(&name) && b.matches(&name) {
+                prop_assert!(a.overlaps(&b));
+            }
+            prop_assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            if a.is_exact() {
+                prop_assert_eq!(a.overlaps(&b), b.matches(a.as_str()));
+            }
+        }
+
         #[test]
         fn agrees_with_the_definition(text in "[ab*]{1,8}", name in "[abc]{0,10}") {
             let chars = |s: &str| s.chars().collect::<Vec<_>>();

@@ -1,5 +1,6 @@
 //! What the fields say of each other: names that must be unique, names that must exist, and what nothing can reach.
 
+mod environment;
 mod reach;
 mod routes;
 
@@ -54,7 +55,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
     expiries(&file.keys, reader);
 
     let mut built_in = Vec::new();
-    let upstreams = match file.upstreams {
+    let upstreams: Vec<UpstreamConfig> = match file.upstreams {
         Some(upstreams) => {
             if upstreams.is_empty() {
                 let at = At {
@@ -92,6 +93,8 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
             defaults
         }
     };
+    environment::proxies(&upstreams, reader);
+    routes::renames(&upstreams, &file.routes, reader);
     // The file's own routes go before the built-in ones of the same name.
     let written: Vec<RouteConfig> = file.routes.into_iter().filter_map(route).collect();
     built_in.retain(|route| written.iter().all(|written| written.model != route.model));

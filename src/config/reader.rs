@@ -239,12 +239,18 @@ impl<'c> Reader<'c> {
         };
         let elements = match field.value {
             DeValue::Array(elements) => elements,
-            DeValue::Table(_) => {
+            DeValue::Table(table) => {
                 self.error(
                     &field.at,
                     format!("is one table; write `[[{name}]]`, since there can be several"),
                 );
-                return Vec::new();
+                // Its own mistakes are worth reporting too, if it is an element and not a table of them.
+                let is_element = table.get(label).is_some();
+                return is_element
+                    .then(|| self.as_table(field))
+                    .flatten()
+                    .into_iter()
+                    .collect();
             }
             other => {
                 self.wrong_type(&field.at, other, "an array of tables");

@@ -189,6 +189,41 @@ fn without_a_key_for_openai_only_the_bundled_model_serves() {
 }
 
 #[test]
+fn a_proxy_of_the_environment_that_cannot_be_used_is_doubted_with_its_variable() {
+    let env = |name: &str| (name == "HTTPS_PROXY").then(|| "socks5://me:word@proxy:1080".into());
+    let context = Context {
+        env: &env,
+        ..context()
+    };
+    let upstream = |name: &str, more: &str| {
+        format!(
+            "[[upstream]]\nname = \"{name}\"\nkind = \"openai\"\nmodels = [\"{name}\"]\n{more}\n"
+        )
+    };
+    let text = [
+        upstream("away", "base_url = \"https://example.org/v1\""),
+        upstream("plain", "base_url = \"http://10.0.0.1/v1\""),
+        upstream("here", "base_url = \"https://localhost/v1\""),
+        upstream(
+            "none",
+            "base_url = \"https://b.example/v1\"\nproxy = \"none\"",
+        ),
+        upstream("too", "base_url = \"https://c.example/v1\""),
+    ];
+    let warnings = |text: &str| {
+        let loaded = parse(text, Path::new("weir.toml"), &context).unwrap();
+        loaded.warnings.to_string()
+    };
+    let found = warnings(&text.concat());
+    let expected = "weir.toml: warning: HTTPS_PROXY: this environment variable names no http:// proxy and is passed over, by \"away\", \"too\"; ";
+    assert!(found.contains(expected), "{found}");
+    assert_eq!(found.matches("PROXY").count(), 1, "{found}");
+    assert!(!found.contains("word"), "{found}");
+    let without = [&text[1], &text[2], &text[3]].map(String::as_str);
+    assert_eq!(warnings(&without.concat()), "");
+}
+
+#[test]
 fn a_key_in_the_environment_is_held_to_the_same_rules() {
     for (key, fine) in [
         ("sk-good-0123", true),

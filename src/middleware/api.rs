@@ -21,7 +21,8 @@ use tower::{Layer, Service, ServiceExt};
 
 use crate::call::headers::keep_end_to_end;
 use crate::call::{
-    Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, UploadBody, UploadError,
+    Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, Upload, UploadBody,
+    UploadError,
 };
 use crate::openai::json::{self, JsonError};
 
@@ -181,7 +182,7 @@ where
             .into());
         }
         CallBody::Stream {
-            body: Upload::new(body, params).boxed(),
+            body: Upload::new(Bounded::new(body, params).boxed()),
             length,
         }
     };
@@ -324,7 +325,7 @@ fn response(reply: Reply, record: &Record) -> Response<ReplyBody> {
 }
 
 /// A pass-through body, guarded.
-struct Upload<B> {
+struct Bounded<B> {
     inner: B,
     left: u64,
     params: Params,
@@ -333,7 +334,7 @@ struct Upload<B> {
     waiting: bool,
 }
 
-impl<B> Upload<B>
+impl<B> Bounded<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
@@ -366,7 +367,7 @@ where
     }
 }
 
-impl<B> Body for Upload<B>
+impl<B> Body for Bounded<B>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
 {
@@ -490,7 +491,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn uploads_break_when_they_stall_or_grow() {
-        let stalled = Upload::new(pieces(vec![(1, "a"), (11, "b")]), PARAMS)
+        let stalled = Bounded::new(pieces(vec![(1, "a"), (11, "b")]), PARAMS)
             .collect()
             .await;
         assert_eq!(
@@ -499,7 +500,7 @@ mod tests {
                 limit: PARAMS.body_idle_timeout
             }
         );
-        let large = Upload::new(pieces(vec![(9, "123456789"), (9, "123456789")]), PARAMS)
+        let large = Bounded::new(pieces(vec![(9, "123456789"), (9, "123456789")]), PARAMS)
             .collect()
             .await;
         assert_eq!(large.unwrap_err(), UploadError::TooLarge { limit: 16 });

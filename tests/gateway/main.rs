@@ -26,6 +26,7 @@ mod faults;
 mod framing;
 mod house;
 mod http2;
+mod http2_faults;
 mod keys;
 mod ledger;
 #[cfg(feature = "local")]

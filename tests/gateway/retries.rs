@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use http::Method;
 use serde_json::Value;
+use tokio::net::TcpListener;
 
 use crate::support::answers::{
     CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta, json_answer,
 };
 use crate::support::gateway::{Config, Gateway};
-use crate::support::upstream::{Received, Script, Upstream};
+use crate::support::upstream::{Received, Script, Upstream, pattern};
 use crate::support::within;
 
 const ERROR: &str = r#"{"error":{"message":"no","type":"t","param":null,"code":"c"}}"#;
@@ -57,36 +59,16 @@ async fn with_keys(keys: &str, retry: &str, script: fn(&str) -> Vec<u8>) -> (Gat
 
 #[tokio::test]
 async fn a_wait_that_the_upstream_asks_for_is_the_least() {
-    for (header, least) in [
-        ("retry-after: 1".to_owned(), 1000),
-        ("retry-after-ms: 300".to_owned(), 300),
-        ("retry-after: 0.4".to_owned(), 400),
-        ("retry-after: DATE".to_owned(), 900),
-        (
-            "x-ratelimit-remaining-requests: 0\r\nx-ratelimit-reset-requests: 350ms".to_owned(),
-            350,
-        ),
-    ] {
-        for line in ["429 Too Many", "503 Unavailable"] {
-            let header = header.replace("DATE", &httpdate_in(2));
-            let upstream = in_turn(vec![told(line, &header), chat()]).await;
-            let gateway = over(&upstream, QUICK).await;
-            let began = Instant::now();
-            let seen = gateway.client().chat(ask()).await;
-            assert_eq!((seen.status, seen.text()), (200, CHAT.into()), "{header}");
-            assert!(began.elapsed() >= Duration::from_millis(least), "{header}");
-            assert_eq!(seen.header("x-weir-attempts"), Some("2"));
-        }
+    // How long, and in which words, is tried without a clock (`advice`, `routing`).
+    for line in ["429 Too Many", "503 Unavailable"] {
+        let upstream = in_turn(vec![told(line, "retry-after-ms: 60"), chat()]).await;
+        let gateway = over(&upstream, QUICK).await;
+        let began = Instant::now();
+        let seen = gateway.client().chat(ask()).await;
+        assert_eq!((seen.status, seen.text()), (200, CHAT.into()), "{line}");
+        assert!(began.elapsed() >= Duration::from_millis(60), "{line}");
+        assert_eq!(seen.header("x-weir-attempts"), Some("2"));
     }
-}
-
-/// A date so many seconds from now, as HTTP writes it.
-fn httpdate_in(seconds: i64) -> String {
-    let now = jiff::Timestamp::now();
-    let then = now + jiff::SignedDuration::from_secs(seconds);
-    jiff::fmt::rfc2822::DateTimePrinter::new()
-        .timestamp_to_rfc9110_string(&then)
-        .unwrap()
 }
 
 #[tokio::test]
@@ -196,6 +178,40 @@ async fn an_upload_is_never_sent_twice_and_a_harmless_get_is() {
         (503, Some("false"))
     );
     assert_eq!(upstream.calls().len(), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_repeated_goes_elsewhere_where_no_connection_comes_about() {
+    let upstream = Upstream::answering(json_answer("200 OK", "{}")).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = closed.local_addr().unwrap();
+    drop(closed);
+    let gateway = Config::new()
+        .table(&format!(
+            "[[upstream]]\nname = \"two\"\nkind = \"openai\"\nbase_urls = [\"http://{nobody}/v1\", \"{}\"]\neject = {{ failures = 1000, share = 1 }}",
+            upstream.base_url()
+        ))
+        .retry(QUICK)
+        .start()
+        .await;
+    let client = gateway.client();
+    let body = pattern(0, 300_000);
+    for _ in 0..8 {
+        let uploaded = client.post("/v1/files", body.clone()).await;
+        let deleted = client.request(Method::DELETE, "/v1/files/f", "").await;
+        let cancelled = client.post("/v1/batches/b/cancel", "").await;
+        for seen in [uploaded, deleted, cancelled] {
+            assert_eq!(seen.status, 200, "{}", seen.text());
+        }
+    }
+    let calls = upstream.calls();
+    assert_eq!(calls.len(), 24, "each was sent once");
+    for upload in calls.iter().filter(|call| call.target == "/v1/files") {
+        assert!(upload.body_is_pattern && upload.body_length == 300_000);
+    }
+    let metrics = gateway.metrics().await;
+    let refused = "weir_upstream_attempts_total{result=\"upstream_connect\"";
+    assert!(metrics.contains(refused), "{metrics}");
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::support::answers::{CHAT, ask, chat};
@@ -154,7 +155,9 @@ async fn nobody_sees_a_failure_that_a_healthy_endpoint_could_have_answered() {
         .await;
 
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let (asked, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (answered, mut seen) = watch::channel(0);
+    let answered = Arc::new(answered);
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
         let (client, url) = (
@@ -176,16 +179,13 @@ async fn nobody_sees_a_failure_that_a_healthy_endpoint_could_have_answered() {
                 let body = response.into_body().collect().await.unwrap().to_bytes();
                 assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
                 assert_eq!(body, CHAT.as_bytes());
-                answered.fetch_add(1, Ordering::SeqCst);
+                answered.send_modify(|count| *count += 1);
             }
         });
     }
     // One after another fails, each time in another way and only when the one before is well again.
-    let reached = async |count: usize| {
-        while answered.load(Ordering::SeqCst) < count {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+    let mut reached = async |count: usize| {
+        seen.wait_for(|answered| *answered >= count).await.unwrap();
     };
     for round in 0..RELOADS {
         let failing = &mut endpoints[round % 3];
@@ -210,7 +210,7 @@ async fn nobody_sees_a_failure_that_a_healthy_endpoint_could_have_answered() {
     while let Some(ended) = clients.join_next().await {
         ended.unwrap();
     }
-    assert_eq!(answered.load(Ordering::SeqCst), REQUESTS);
+    assert_eq!(*answered.borrow(), REQUESTS);
     gateway.idle().await;
     let metrics = gateway.metrics().await;
     assert!(

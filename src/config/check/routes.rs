@@ -2,9 +2,11 @@
 
 use super::super::file::{Route, Target};
 use super::super::reader::{Placed, Reader, Text, quote, suggest};
+use super::super::types::{UpstreamConfig, UpstreamKind};
 use crate::pattern::Pattern;
 
-/// Reports routes that another before them takes everything from.
+/// Reports routes that another before them takes everything from, and doubts those that it takes something from for no
+/// better reason than that it stands before them.
 pub(super) fn patterns(routes: &[Route], reader: &mut Reader<'_>) {
     let patterns: Vec<&Placed<Pattern>> = routes
         .iter()
@@ -25,6 +27,42 @@ pub(super) fn patterns(routes: &[Route], reader: &mut Reader<'_>) {
                 )
             };
             reader.error(&pattern.at, message);
+            continue;
+        }
+        let sharing = patterns[..i].iter().find(|other| {
+            let equal = other.value.specificity() == pattern.value.specificity();
+            equal && other.value.overlaps(&pattern.value)
+        });
+        if let Some(other) = sharing {
+            let message = format!(
+                "is as specific as {} before it, which takes the models that match both; put first what shall have them, or write one of the two more closely",
+                quote(other.value.as_str())
+            );
+            reader.warning(&pattern.at, message);
+        }
+    }
+}
+
+/// Reports targets that ask a local model by a name that it has not: it would answer by another, and nobody would know.
+pub(super) fn renames(upstreams: &[UpstreamConfig], routes: &[Route], reader: &mut Reader<'_>) {
+    for target in routes.iter().flat_map(|route| &route.targets) {
+        let (Some(name), Some(rename)) = (&target.upstream, &target.rename) else {
+            continue;
+        };
+        let upstream = upstreams.iter().find(|other| other.name == name.value);
+        let Some(upstream) = upstream.filter(|of| matches!(of.kind, UpstreamKind::Local(_))) else {
+            continue;
+        };
+        let mut models = upstream.models.iter();
+        if !models.any(|model| model.matches(&rename.value)) {
+            let known: Vec<&str> = upstream.models.iter().map(Pattern::as_str).collect();
+            let message = format!(
+                "the local upstream {} has no model {}; {}",
+                quote(&upstream.name),
+                quote(&rename.raw),
+                suggest(&rename.value, &known)
+            );
+            reader.error(&rename.at, message);
         }
     }
 }

@@ -129,6 +129,7 @@ fn url(text: &str) -> Result<Uri, String> {
     } else {
         let path = uri.path().trim_end_matches('/').to_owned();
         endpoint_at_end(&path)?;
+        no_steps(&path)?;
         return with_path(uri, &path);
     };
     Err(fault.to_owned())
@@ -155,6 +156,18 @@ fn endpoint_at_end(path: &str) -> Result<(), String> {
             "ends in an endpoint; leave out `{end}`, it is added to each request"
         )),
         None => Ok(()),
+    }
+}
+
+/// Refuses steps in a path (RFC 3986, section 3.3): servers read them in different ways, or not at all.
+fn no_steps(path: &str) -> Result<(), String> {
+    let is_step = |segment: &str| {
+        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
+        matches!(segment.as_str(), "." | "..")
+    };
+    match path.split('/').any(is_step) {
+        true => Err("has a `.` or `..` in its path, which every request would keep".to_owned()),
+        false => Ok(()),
     }
 }
 
@@ -207,6 +220,7 @@ fn unix(rest: &str, text: &Text, reader: &mut Reader<'_>) -> Result<EndpointConf
         return Err("has no path behind the socket's that a request could have".to_owned());
     }
     endpoint_at_end(&prefix)?;
+    no_steps(&prefix)?;
     let socket = reader.folder.join(path);
     // The server behind it may start later, so this is no error.
     let doubt = match std::fs::metadata(&socket) {
@@ -227,6 +241,21 @@ fn unix(rest: &str, text: &Text, reader: &mut Reader<'_>) -> Result<EndpointConf
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_has_no_steps() {
+        for (path, fine) in [
+            ("/v1", true),
+            ("/a.b/..v1/...", true),
+            ("/../v1", false),
+            ("/v1/.", false),
+            ("/%2E%2e/v1", false),
+            ("/a/.%2e/v1", false),
+        ] {
+            let read = url(&format!("http://host{path}"));
+            assert_eq!(read.is_ok(), fine, "{path}");
+        }
+    }
 
     #[test]
     fn azure_paths_are_completed() {

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use toml::de::DeValue;
+
 use super::super::defaults;
 use super::super::problem::At;
 use super::super::reader::{Placed, Reader, Table, Text, plain, quote};
@@ -66,13 +68,20 @@ pub(super) fn upstreams(
         root.field("upstream");
         return None;
     }
+    let field = root.field("upstream")?;
+    let is_array = matches!(field.value, DeValue::Array(_));
     let tables = reader.tables(root, "upstream", "name");
-    Some(
-        tables
-            .into_iter()
-            .map(|table| upstream(table, reader))
-            .collect(),
-    )
+    if tables.is_empty() && !is_array {
+        // Something was meant, and that it is no table has been reported.
+        return Some(vec![Upstream {
+            at: field.at,
+            name: None,
+            models: Vec::new(),
+            kind: None,
+        }]);
+    }
+    let tables = tables.into_iter();
+    Some(tables.map(|table| upstream(table, reader)).collect())
 }
 
 fn upstream(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Upstream {
@@ -103,7 +112,11 @@ fn kind(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Kind> {
             "`kind` is missing; write `kind = \"openai\"` (any compatible server), `kind = \"azure\"` or `kind = \"local\"`",
         );
     }
-    let kind = match reader.choice(table, "kind", &kinds)? {
+    let Some(kind) = reader.choice(table, "kind", &kinds) else {
+        of_unknown_kind(table, reader);
+        return None;
+    };
+    let kind = match kind {
         KindName::OpenAi => {
             foreign(table, reader, "openai", &["model", "api_version"]);
             remote(table, reader, ApiConfig::OpenAi)
@@ -120,6 +133,29 @@ fn kind(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Kind> {
     };
     reader.finish(table);
     kind
+}
+
+/// Reports what else is wrong with an upstream of no kind, read as what it looks like. What it would miss, or have too
+/// much of, as a kind that was not meant is not said.
+fn of_unknown_kind(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
+    if table.has("base_url") || table.has("base_urls") {
+        table.field("model");
+        let api = match table.has("api_version") {
+            true => ApiConfig::Azure {
+                version: api_version(table, reader),
+            },
+            false => ApiConfig::OpenAi,
+        };
+        remote(table, reader, api);
+    } else if table.has("model") {
+        for name in REMOTE_ONLY {
+            table.field(name);
+        }
+        local(table, reader);
+    } else {
+        return;
+    }
+    reader.finish(table);
 }
 
 /// Reports fields that belong to another kind.

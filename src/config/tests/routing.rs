@@ -272,3 +272,21 @@ fn sockets_and_certificates_are_found_beside_the_file() {
     assert!(again(&pair.cert.pem()));
     assert!(!again(&format!("# renewed\n{}", pair.cert.pem())));
 }
+
+#[test]
+fn a_local_model_is_renamed_to_a_name_that_it_has() {
+    let with = |rename: &str, upstreams: &str| {
+        let route = format!(
+            "[[route]]\nmodel = \"x\"\ntargets = [{{ upstream = \"local\", model = \"{rename}\" }}]\n"
+        );
+        read(&format!("{upstreams}{route}")).map_err(|report| report.to_string())
+    };
+    let own = "[[upstream]]\nname = \"local\"\nkind = \"local\"\nmodel = \"bundled:poet\"\nmodels = [\"poet\", \"bard\"]\n";
+    for upstreams in ["", own] {
+        assert!(with("poet", upstreams).is_ok());
+        let report = with("pote", upstreams).unwrap_err();
+        let expected = "the local upstream \"local\" has no model \"pote\"; did you mean `poet`?";
+        assert!(report.ends_with(expected), "{report}");
+    }
+    assert!(with("bard", own).is_ok());
+}

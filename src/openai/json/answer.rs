@@ -76,13 +76,26 @@ pub fn validate_object(bytes: &[u8]) -> Result<Answer, AnswerError> {
 /// Returns the value of an object's member, looking no further than to where it stands: what comes behind it is not
 /// checked.
 pub fn top_level_member(object: &[u8], name: &str) -> Option<Range<usize>> {
+    preferred_member(object, &[name])
+}
+
+/// Returns the value of the member whose name comes first in `names`, wherever it stands: one reading finds it, and goes
+/// no further than to the first name of all.
+pub fn preferred_member(object: &[u8], names: &[&str]) -> Option<Range<usize>> {
     let mut members = members(object)?;
-    while let Some(member) = members.next_member().ok()? {
-        if spells(object.get(member.key)?, name) {
-            return Some(member.value);
+    let mut found = None;
+    // Names that count more than what has been found.
+    let mut better = names;
+    while !better.is_empty()
+        && let Ok(Some(member)) = members.next_member()
+    {
+        let key = object.get(member.key)?;
+        if let Some(rank) = better.iter().position(|name| spells(key, name)) {
+            better = &better[..rank];
+            found = Some(member.value);
         }
     }
-    None
+    found
 }
 
 /// Returns whether the bytes are one whole JSON value of a kind that shows its own end: an object, array or string. A

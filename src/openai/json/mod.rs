@@ -11,7 +11,7 @@ mod walk;
 use std::borrow::Cow;
 use std::ops::Range;
 
-pub use self::answer::{Answer, AnswerError, top_level_member, validate_object};
+pub use self::answer::{Answer, AnswerError, preferred_member, top_level_member, validate_object};
 pub(in crate::openai) use self::answer::{is_whole, members};
 pub use self::edit::{Edit, apply};
 use self::scan::{ScanError, Scanner, unescape};

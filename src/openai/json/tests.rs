@@ -199,6 +199,23 @@ fn an_answer_must_be_whole() {
 }
 
 #[test]
+fn the_first_of_several_names_is_preferred_wherever_it_stands() {
+    let names = ["messages", "prompt", "input"];
+    for (object, expected) in [
+        (r#"{"input":1,"prompt":2,"messages":3}"#, Some("3")),
+        (r#"{"messages":3,"input":1}"#, Some("3")),
+        (r#"{"messages":3,"cut"#, Some("3")),
+        (r#"{"input":1,"prompt":2,"input":4}"#, Some("2")),
+        (r#"{"input":1,"input":4}"#, Some("1")),
+        (r#"{"input":1,"cut"#, Some("1")),
+        (r#"{"a":{"prompt":1}}"#, None),
+    ] {
+        let found = preferred_member(object.as_bytes(), &names);
+        assert_eq!(found.map(|range| &object[range]), expected, "{object}");
+    }
+}
+
+#[test]
 fn finds_a_member_of_the_top_level_only() {
     let data = br#"{"x_groq":{"usage":1},"choices":[{"usage":2}],"usage":{"a":3},"cut":"#;
     let range = top_level_member(data, "usage").unwrap();

@@ -6,12 +6,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tower::{Layer, Service, service_fn};
 use tower_http::decompression::DecompressionLayer;
 
 use super::UpstreamError;
-use super::body::{Clock, Timed};
+use super::body::{Clock, Received, Timed};
 use crate::call::headers::keep_end_to_end;
 use crate::call::{BoxBody, Join, Reply, StreamError};
 use crate::openai::endpoint::Endpoint;
@@ -50,7 +49,7 @@ pub(super) fn status_error(status: StatusCode, headers: &HeaderMap) -> UpstreamE
 
 /// Takes off a coding that nobody asked for.
 pub(super) async fn decode(
-    response: Response<Incoming>,
+    response: Response<Received>,
 ) -> Result<Response<BoxBody>, UpstreamError> {
     if !response.headers().contains_key(header::CONTENT_ENCODING) {
         return Ok(response.map(erase));
@@ -191,7 +190,7 @@ fn is_expected(answer: &Answer, body: &[u8], endpoint: &Endpoint) -> bool {
 
 /// Hands an answer on as it comes.
 pub(super) fn pass_through(
-    response: Response<Incoming>,
+    response: Response<Received>,
     clock: Clock,
     head_only: bool,
 ) -> Result<Reply, UpstreamError> {

@@ -5,13 +5,15 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::{Response, Version};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::OWN;
-use crate::call::{Record, StreamError, UploadBody, UploadError};
+use crate::call::{Record, StreamError, Upload, UploadBody, UploadError};
 use crate::upstream::{Attempt, Timeouts};
 
 /// How long the parts of an answer may take, and when it must have begun and ended.
@@ -65,7 +67,9 @@ enum Kind {
         notice: Option<(Arc<Record>, usize)>,
     },
     Upload {
-        body: UploadBody,
+        upload: Upload,
+        /// Taken from `upload` when the connection stands and asks for it.
+        body: Option<UploadBody>,
         length: Option<u64>,
         /// Cancels `sent` when the upload has ended, by whatever way.
         done: Option<DropGuard>,
@@ -102,7 +106,7 @@ impl RequestBody {
         }
     }
 
-    pub(super) fn upload(body: UploadBody, length: Option<u64>) -> Self {
+    pub(super) fn upload(upload: Upload, length: Option<u64>) -> Self {
         let sent = CancellationToken::new();
         let done = Some(sent.clone().drop_guard());
         let watch = UploadWatch {
@@ -111,7 +115,8 @@ impl RequestBody {
         };
         Self {
             kind: Kind::Upload {
-                body,
+                upload,
+                body: None,
                 length,
                 done,
                 watch,
@@ -146,8 +151,19 @@ impl Body for RequestBody {
                 Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))))
             }
             Kind::Upload {
-                body, done, watch, ..
+                upload,
+                body,
+                done,
+                watch,
+                ..
             } => loop {
+                if body.is_none() {
+                    *body = upload.take();
+                }
+                let Some(body) = body else {
+                    // What another try has begun to send must not end here as if it were whole.
+                    return Poll::Ready(Some(Err(UploadError::Broken)));
+                };
                 let frame = ready!(body.as_mut().poll_frame(cx));
                 if let Some(Err(fault)) = &frame {
                     let _ = watch.fault.set(*fault);
@@ -167,7 +183,10 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full { bytes, .. } => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Upload { body, .. } => body.is_end_stream(),
+            Kind::Upload { upload, body, .. } => match body {
+                Some(body) => body.is_end_stream(),
+                None => upload.is_empty(),
+            },
         }
     }
 
@@ -183,6 +202,54 @@ impl Body for RequestBody {
             Kind::Upload { length: None, .. } => SizeHint::default(),
         }
     }
+}
+
+/// An answer's body as it comes from the connection, which must say that it is whole.
+pub(super) struct Received<B = Incoming> {
+    inner: B,
+    /// Whether a reset can look like the end: hyper takes one of HTTP/2 without an error for an early end (RFC 9113,
+    /// section 8.1), however much is missing.
+    doubtful: bool,
+}
+
+impl Received {
+    pub(super) fn of(response: Response<Incoming>) -> Response<Self> {
+        let doubtful = response.version() == Version::HTTP_2;
+        response.map(|inner| Self { inner, doubtful })
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Received<B> {
+    type Data = Bytes;
+    type Error = StreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(match frame {
+            None if self.doubtful && !is_whole(&self.inner) => {
+                self.doubtful = false;
+                Some(Err(StreamError::Broken))
+            }
+            None => None,
+            Some(frame) => Some(frame.map_err(|_| StreamError::Broken)),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Returns whether the end was announced, or all that was announced has come.
+fn is_whole(body: &impl Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
 
 pin_project! {
@@ -260,8 +327,8 @@ impl<B: Body<Data = Bytes>> Body for Timed<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        // All that was announced has come, though HTTP/2 may say that it was the end in a frame of its own.
-        self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0)
+        // HTTP/2 may say that it was the end in a frame of its own.
+        is_whole(&self.inner)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -297,6 +364,51 @@ mod tests {
             if let Err(error) = body.frame().await.expect("it has no end") {
                 return (error, began.elapsed());
             }
+        }
+    }
+
+    /// A body that has ended, as one of HTTP/2 that was reset has: without saying so.
+    struct Ended {
+        says_so: bool,
+        left: Option<u64>,
+    }
+
+    impl Body for Ended {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(None)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.says_so
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            self.left
+                .map_or_else(SizeHint::default, SizeHint::with_exact)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nothing_announced_is_none_where_it_can_be_a_reset() {
+        for (doubtful, says_so, left, whole) in [
+            (true, true, None, true),
+            (true, false, Some(0), true),
+            (true, false, Some(7), false),
+            (true, false, None, false),
+            (false, false, None, true),
+        ] {
+            let inner = Ended { says_so, left };
+            let mut body = Received { inner, doubtful };
+            let end = body.frame().await.map(|frame| frame.map(|_| ()));
+            let expected = (!whole).then_some(Err(StreamError::Broken));
+            assert_eq!(end, expected, "{doubtful} {says_so} {left:?}");
+            assert!(body.frame().await.is_none());
         }
     }
 

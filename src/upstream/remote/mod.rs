@@ -15,13 +15,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use hyper::body::Incoming;
 use percent_encoding::utf8_percent_encode;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::body::{Clock, RequestBody};
+use self::body::{Clock, Received, RequestBody};
 use self::connect::Clients;
 pub use self::connect::RemoteError;
 use super::{Attempt, Credential, Timeouts, Upstream, UpstreamError, UpstreamFuture};
@@ -50,6 +49,24 @@ pub struct Params {
     pub max_answer: u64,
     /// Who waits for the tunnels of upgraded connections, and when they are to end.
     pub tunnels: (TaskTracker, CancellationToken),
+}
+
+#[cfg(test)]
+impl Params {
+    /// What there is at an address, and nothing more.
+    fn of(address: Uri) -> Self {
+        Self {
+            address: Address::Http(address),
+            api: Api::OpenAi,
+            headers: Vec::new(),
+            connect: Duration::from_secs(1),
+            handshake: Duration::from_secs(1),
+            tls: Tls::default(),
+            proxy: Proxy::Direct,
+            max_answer: 1,
+            tunnels: Default::default(),
+        }
+    }
 }
 
 /// Where a remote endpoint is.
@@ -297,7 +314,7 @@ impl Inner {
         path: &str,
         credential: Option<&Credential>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         let mut request = Request::new(RequestBody::empty());
         *request.uri_mut() = request::get(path, &self.params)?;
         request::authorize(request.headers_mut(), credential, &self.params);
@@ -308,7 +325,7 @@ impl Inner {
         &self,
         request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         self.clients.send(request, clock).await
     }
 }

@@ -165,22 +165,13 @@ fn append_query(text: &mut String, query: Option<&str>, version: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::super::{Proxy, Tls};
     use super::*;
 
     fn params(address: Address, api: Api) -> Params {
         Params {
             address,
             api,
-            headers: Vec::new(),
-            connect: Duration::from_secs(1),
-            handshake: Duration::from_secs(1),
-            tls: Tls::default(),
-            proxy: Proxy::Direct,
-            max_answer: 1,
-            tunnels: Default::default(),
+            ..Params::of(Uri::from_static("http://host"))
         }
     }
 

@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_util::io::{InspectReader, InspectWriter};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::body::RequestBody;
+use super::body::{Received, RequestBody};
 use super::{Credential, Params, UpstreamError, answer, request};
 use crate::call::headers::keep_end_to_end;
 use crate::call::{Call, Reply, Traffic, Tunnel};
@@ -36,7 +35,7 @@ pub(super) fn request(
 
 /// Answers the client's request to switch, and joins the two connections as soon as both have.
 pub(super) fn open(
-    response: Response<Incoming>,
+    response: Response<Received>,
     client: Option<OnUpgrade>,
     tunnels: &(TaskTracker, CancellationToken),
 ) -> Reply {

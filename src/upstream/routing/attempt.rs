@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::Service;
 
@@ -69,7 +69,9 @@ impl Service<Planned> for Attempts {
             {
                 hedge.deposit();
             }
-            let hedge = hedge.and_then(|hedge| Some((hedge, Box::new(call.again()?))));
+            let hedge = hedge
+                .filter(|_| call.is_replayable())
+                .map(|hedge| (hedge, Box::new(call.again())));
             let (result, _, which) = match hedge {
                 // Boxed, since it is rare and large: every call would carry it otherwise.
                 Some((hedge, again)) => {
@@ -190,15 +192,8 @@ async fn ask_at(
             }
             // Whatever it is not to blame for tells at most how long it was silent.
             drop(ticket);
-            if let (UpstreamError::Refused(status), Some(index)) = (&error, place.credential)
-                && member.credentials.refused(index, began, Instant::now())
-            {
-                tracing::warn!(
-                    upstream.name = &*member.name,
-                    credential = index + 1,
-                    status = status.as_u16(),
-                    "an upstream refuses a credential"
-                );
+            if let (UpstreamError::Refused(status), Some(index)) = (&error, place.credential) {
+                refused(member, index, *status, began);
             }
             return trying.failed(endpoint, error);
         }
@@ -211,16 +206,7 @@ async fn ask_at(
     let verdict = Verdict::of_reply(&reply);
     trying.answered(reply.status.as_u16(), verdict);
     if let Some(index) = place.credential {
-        let credentials = &member.credentials;
-        match verdict.class {
-            Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
-            _ if credentials.accepted(index, began) => tracing::info!(
-                upstream.name = &*member.name,
-                credential = index + 1,
-                "an upstream accepts a credential again"
-            ),
-            _ => {}
-        }
+        taken(member, index, verdict, began);
     }
     if target.degraded && verdict.class == Class::Final {
         let headers = &mut reply.headers;
@@ -239,6 +225,32 @@ async fn ask_at(
         drop((ticket, pass));
     });
     (Ok(reply), verdict, which)
+}
+
+/// Puts a refused credential aside.
+fn refused(member: &Member, index: usize, status: StatusCode, began: Instant) {
+    if member.credentials.refused(index, began, Instant::now()) {
+        tracing::warn!(
+            upstream.name = &*member.name,
+            credential = index + 1,
+            status = status.as_u16(),
+            "an upstream refuses a credential"
+        );
+    }
+}
+
+/// Notes what an answer says of the credential that was shown: that its limit is spent, or that it is good.
+fn taken(member: &Member, index: usize, verdict: Verdict, began: Instant) {
+    let credentials = &member.credentials;
+    match verdict.class {
+        Class::Limited => credentials.limited(index, verdict.advice.wait, Instant::now()),
+        _ if credentials.accepted(index, began) => tracing::info!(
+            upstream.name = &*member.name,
+            credential = index + 1,
+            "an upstream accepts a credential again"
+        ),
+        _ => {}
+    }
 }
 
 /// Waits for a place at an upstream that takes only so many calls at once.

@@ -116,6 +116,7 @@ mod tests {
             verdict: Verdict {
                 class,
                 advice: Advice::default(),
+                sent: true,
             },
             another_credential: true,
             neighbour: true,
@@ -137,6 +138,7 @@ mod tests {
                 wait,
                 should_retry: None,
             },
+            sent: true,
         }
     }
 

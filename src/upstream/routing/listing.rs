@@ -133,7 +133,7 @@ impl Table {
         note(
             record,
             target.member.as_ref(),
-            choice.label,
+            Arc::clone(choice.label),
             began,
             known.is_ok(),
         );

@@ -43,7 +43,7 @@ use super::UpstreamError;
 use super::member::{Member, RetryBudget};
 use crate::call::{Call, Reply};
 use crate::metrics::{Metrics, Snapshot};
-use crate::openai::json::top_level_member;
+use crate::openai::json::preferred_member;
 use crate::pattern::Pattern;
 
 /// Why a call has no answer.
@@ -183,7 +183,7 @@ impl Service<Call> for Dispatch {
 fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
     let Choice { route, label } = table.choose(call)?;
     if call.model.is_some() {
-        call.record.facts().route = Some(label);
+        call.record.facts().route = Some(Arc::clone(label));
     }
     let total = route.total();
     // Bodies that take their time to come are bounded by their own timeouts; the call's begins with it.
@@ -217,9 +217,8 @@ fn affinity_key(affinity: &Affinity, call: &Call) -> Option<u64> {
         }
         Affinity::PromptPrefix(length) => {
             let (bytes, _) = call.json()?;
-            let prompt = ["messages", "prompt", "input"]
-                .iter()
-                .find_map(|name| bytes.get(top_level_member(bytes, name)?))?;
+            let prompt = preferred_member(bytes, &["messages", "prompt", "input"])?;
+            let prompt = bytes.get(prompt)?;
             let prefix = &prompt[..prompt.len().min(*length)];
             Some(route::hash(1, &[prefix]))
         }

@@ -26,6 +26,8 @@ impl Policy<Planned, Reply, DispatchError> for AsPlanned {
         result: &mut Result<Reply, DispatchError>,
     ) -> Option<Self::Future> {
         match planned.plan.next(Instant::now()) {
+            // What has been sent in part is never sent once more.
+            Next::Try(_) if !planned.call.is_whole() => None,
             Next::Try(wait) => {
                 planned.plan.keep(result);
                 Some(Box::pin(sleep(wait)))
@@ -47,7 +49,7 @@ impl Policy<Planned, Reply, DispatchError> for AsPlanned {
 
     fn clone_request(&mut self, planned: &Planned) -> Option<Planned> {
         Some(Planned {
-            call: Box::new(planned.call.again()?),
+            call: Box::new(planned.call.again()),
             plan: planned.plan.clone(),
         })
     }

@@ -12,18 +12,20 @@ use crate::upstream::member::{Member, RetryBudget};
 
 /// Everything that calls can go to.
 pub(super) struct Table {
-    /// Each with the route that leads to it alone.
     members: Vec<Arc<Member>>,
-    own: Vec<Arc<Route>>,
-    /// The most specific first.
-    routes: Vec<Arc<Route>>,
+    /// For each of the members the route that leads to it alone, and what its patterns of models are called.
+    own: Vec<(Arc<Route>, Vec<Arc<str>>)>,
+    /// The most specific first, each with what it is called.
+    routes: Vec<(Arc<Route>, Arc<str>)>,
+    /// What is called the way of a path without a model.
+    no_model: Arc<str>,
 }
 
 /// Where a call goes.
 pub(super) struct Choice<'a> {
     pub(super) route: &'a Arc<Route>,
-    /// The configured pattern that led there.
-    pub(super) label: Arc<str>,
+    /// The configured pattern that led there, made once: it goes into the record of every call.
+    pub(super) label: &'a Arc<str>,
 }
 
 impl Table {
@@ -33,7 +35,8 @@ impl Table {
             route.targets.sort_by_key(|target| target.priority);
         }
         let own = members.iter().map(|member| {
-            Arc::new(Route {
+            let labels = member.models.iter().map(|model| model.as_str().into());
+            let route = Arc::new(Route {
                 model: Pattern::any(),
                 targets: vec![Target {
                     member: Arc::clone(member),
@@ -48,12 +51,18 @@ impl Table {
                 budget: None,
                 timeouts: Overrides::default(),
                 hedge: None,
-            })
+            });
+            (route, labels.collect())
         });
+        let label = |route: Route| {
+            let label = route.model.as_str().into();
+            (Arc::new(route), label)
+        };
         Self {
             own: own.collect(),
             members,
-            routes: routes.into_iter().map(Arc::new).collect(),
+            routes: routes.into_iter().map(label).collect(),
+            no_model: "none".into(),
         }
     }
 
@@ -63,41 +72,39 @@ impl Table {
 
     /// Returns the routes with a name of their own.
     pub(super) fn named(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.routes.iter().filter(|route| route.model.is_exact())
+        let routes = self.routes.iter().map(|(route, _)| route);
+        routes.filter(|route| route.model.is_exact())
     }
 
     pub(super) fn hedge(&self, model: &Pattern) -> Option<Arc<Hedge>> {
-        let mut routes = self.routes.iter();
-        routes.find(|route| route.model == *model)?.hedge.clone()
+        self.of(model)?.hedge.clone()
     }
 
     pub(super) fn budget(&self, model: &Pattern) -> Option<Arc<RetryBudget>> {
-        let mut routes = self.routes.iter();
-        routes.find(|route| route.model == *model)?.budget.clone()
+        self.of(model)?.budget.clone()
+    }
+
+    fn of(&self, model: &Pattern) -> Option<&Arc<Route>> {
+        let mut routes = self.routes.iter().map(|(route, _)| route);
+        routes.find(|route| route.model == *model)
     }
 
     /// Returns where a model goes.
     pub(super) fn route(&self, model: &str) -> Result<Choice<'_>, DispatchError> {
-        if let Some(route) = self.routes.iter().find(|route| route.model.matches(model)) {
-            let label = route.model.as_str().into();
+        let mut routes = self.routes.iter();
+        let named = routes.find(|(route, _)| route.model.matches(model));
+        if let Some((route, label)) = named {
             return Ok(Choice { route, label });
         }
-        let serving = self
-            .members
-            .iter()
-            .zip(&self.own)
-            .find_map(|(member, own)| {
-                let pattern = member
-                    .models
-                    .iter()
-                    .find(|pattern| pattern.matches(model))?;
-                Some((own, pattern))
-            });
-        let (route, pattern) = serving.ok_or_else(|| DispatchError::NoRoute {
+        let mut members = self.members.iter().zip(&self.own);
+        let serving = members.find_map(|(member, (route, labels))| {
+            let mut patterns = member.models.iter().zip(labels);
+            let (_, label) = patterns.find(|(pattern, _)| pattern.matches(model))?;
+            Some(Choice { route, label })
+        });
+        serving.ok_or_else(|| DispatchError::NoRoute {
             model: model.to_owned(),
-        })?;
-        let label = pattern.as_str().into();
-        Ok(Choice { route, label })
+        })
     }
 
     /// Returns where a call goes.
@@ -107,15 +114,17 @@ impl Table {
         }
         let path = call.head.target.path();
         let claims = self.members.iter().zip(&self.own);
-        let claims =
-            claims.flat_map(|(member, own)| member.paths.iter().map(move |pattern| (pattern, own)));
+        let claims = claims.flat_map(|(member, (own, _))| {
+            let paths = member.paths.iter();
+            paths.map(move |pattern| (pattern, own))
+        });
         let route = most_specific(claims, path).ok_or_else(|| DispatchError::NoClaim {
             method: call.head.method.clone(),
             path: path.to_owned(),
         })?;
         Ok(Choice {
             route,
-            label: "none".into(),
+            label: &self.no_model,
         })
     }
 }

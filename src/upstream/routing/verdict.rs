@@ -17,6 +17,8 @@ pub struct Verdict {
     pub class: Class,
     /// What the upstream said about coming back.
     pub advice: Advice,
+    /// Whether the upstream can have heard of the call.
+    pub sent: bool,
 }
 
 /// The kinds of ends of a try.
@@ -45,6 +47,7 @@ impl Verdict {
         Self {
             class,
             advice: Advice::default(),
+            sent: true,
         }
     }
 
@@ -68,6 +71,7 @@ impl Verdict {
         Self {
             class,
             advice: Advice::read(headers, std::time::SystemTime::now()),
+            sent: true,
         }
     }
 
@@ -78,6 +82,13 @@ impl Verdict {
 
     /// Judges a failure.
     pub fn of_error(error: &UpstreamError) -> Self {
+        Self {
+            sent: !is_unsent(error),
+            ..Self::of_failed(error)
+        }
+    }
+
+    fn of_failed(error: &UpstreamError) -> Self {
         let class = match error {
             UpstreamError::Connect(_)
             | UpstreamError::Broken(_)
@@ -99,28 +110,28 @@ impl Verdict {
                     false => Class::Elsewhere,
                 };
                 return Self {
-                    class,
                     advice: *advice,
+                    ..Self::new(class)
                 };
             }
             UpstreamError::Refused(_) => Class::Refused,
             UpstreamError::Overloaded { retry_after } | UpstreamError::NoPlace { retry_after } => {
                 return Self {
-                    class: Class::Elsewhere,
                     advice: Advice {
                         wait: Some(*retry_after),
                         should_retry: None,
                     },
+                    ..Self::new(Class::Elsewhere)
                 };
             }
             // The model is on its way: a client may well try again.
             UpstreamError::NotLoaded => {
                 return Self {
-                    class: Class::Elsewhere,
                     advice: Advice {
                         wait: Some(Duration::from_secs(1)),
                         should_retry: None,
                     },
+                    ..Self::new(Class::Elsewhere)
                 };
             }
             UpstreamError::Invalid(_)
@@ -165,6 +176,27 @@ impl Verdict {
             | UpstreamError::Overloaded { .. }
             | UpstreamError::NoPlace { .. } => None,
         }
+    }
+}
+
+/// Returns whether a failure came before anything of the call was sent: no connection stands, or none was tried.
+fn is_unsent(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Connect(_)
+        | UpstreamError::Overloaded { .. }
+        | UpstreamError::NoPlace { .. } => true,
+        UpstreamError::Timeout { phase, .. } => matches!(phase, Phase::Connect | Phase::Tls),
+        UpstreamError::Broken(_)
+        | UpstreamError::Status { .. }
+        | UpstreamError::Unexpected(_)
+        | UpstreamError::ErrorEvent { .. }
+        | UpstreamError::Refused(_)
+        | UpstreamError::Invalid(_)
+        | UpstreamError::TooLarge { .. }
+        | UpstreamError::Upload(_)
+        | UpstreamError::NotLoaded
+        | UpstreamError::Engine(_)
+        | UpstreamError::BadRequest { .. } => false,
     }
 }
 
@@ -294,6 +326,25 @@ mod tests {
         ] {
             assert_eq!(Verdict::of_error(&error).class, class, "{error}");
             assert_eq!(Verdict::seen(&error), seen, "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_never_had_a_connection_was_not_sent() {
+        let failed = || Box::new(std::io::Error::other("failed"));
+        let limit = Duration::ZERO;
+        let late = |phase| UpstreamError::Timeout { phase, limit };
+        for (error, sent) in [
+            (UpstreamError::Connect(failed()), false),
+            (late(Phase::Connect), false),
+            (late(Phase::Tls), false),
+            (UpstreamError::Overloaded { retry_after: limit }, false),
+            (UpstreamError::Broken(failed()), true),
+            (late(Phase::FirstByte), true),
+            (late(Phase::Target), true),
+            (UpstreamError::Invalid("not HTTP"), true),
+        ] {
+            assert_eq!(Verdict::of_error(&error).sent, sent, "{error}");
         }
     }
 }

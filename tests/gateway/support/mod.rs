@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod client;
+pub mod frames;
 pub mod gateway;
 pub mod raw;
 pub mod tls;

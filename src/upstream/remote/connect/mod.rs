@@ -1,16 +1,18 @@
 //! Connections to an upstream: looked up, opened, secured, pooled, kept warm.
 
+#[cfg(test)]
+mod silence;
 mod tls;
 mod way;
 
 use std::error::Error as StdError;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, header};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -22,7 +24,7 @@ use tower::Service;
 
 pub use self::tls::RemoteError;
 use self::way::{Stream, Way};
-use super::body::{Clock, RequestBody};
+use super::body::{Clock, Received, RequestBody};
 use super::{Params, UpstreamError};
 use crate::upstream::Phase;
 
@@ -39,8 +41,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Bytes read from an upstream's connection at once. An answer's head must fit.
 const READ_BUFFER: usize = 64 << 10;
 
-/// The same, of HTTP/2's headers: names, values, and 32 bytes for each of them.
-const MAX_HEADER_LIST: u32 = 64 << 10;
+/// The same, of HTTP/2's headers: names, values, and 32 bytes for each of them (RFC 9113, section 6.5.2).
+const MAX_HEADERS: usize = 64 << 10;
+
+/// What is read of them. More ends the connection, and with it whatever else goes on there, so that an answer which is
+/// only too large for us should stay below.
+const MAX_HEADER_LIST: u32 = 256 << 10;
 
 /// HTTP/2 flow control towards us, per stream and connection. What a client does not read stays within the first.
 const STREAM_WINDOW: u32 = 512 << 10;
@@ -85,7 +91,7 @@ impl Clients {
         &self,
         mut request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         if let Some(value) = &self.proxy_authorization {
             let headers = request.headers_mut();
             headers.insert(header::PROXY_AUTHORIZATION, value.clone());
@@ -98,7 +104,7 @@ impl Clients {
         &self,
         request: Request<RequestBody>,
         clock: &Clock,
-    ) -> Result<Response<Incoming>, UpstreamError> {
+    ) -> Result<Response<Received>, UpstreamError> {
         exchange(&self.http1, request, clock).await
     }
 }
@@ -123,7 +129,7 @@ async fn exchange(
     pool: &Pool,
     request: Request<RequestBody>,
     clock: &Clock,
-) -> Result<Response<Incoming>, UpstreamError> {
+) -> Result<Response<Received>, UpstreamError> {
     let upload = request.body().watch();
     let first_byte = clock.timeouts.first_byte;
     let timeout = async {
@@ -138,15 +144,29 @@ async fn exchange(
     };
     tokio::select! {
         biased;
-        response = pool.request(request) => response.map_err(|error| {
-            let fault = upload.as_ref().and_then(|upload| upload.fault.get());
-            fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault))
-        }),
+        response = pool.request(request) => match response {
+            Ok(response) if size(response.headers()) > MAX_HEADERS => {
+                Err(UpstreamError::Invalid("its headers are too large"))
+            }
+            Ok(response) => Ok(Received::of(response)),
+            Err(error) => {
+                let fault = upload.as_ref().and_then(|upload| upload.fault.get());
+                Err(fault.map_or_else(|| classify(error), |fault| UpstreamError::Upload(*fault)))
+            }
+        },
         () = timeout => Err(match Instant::now() >= clock.deadline {
             true => UpstreamError::Timeout { phase: Phase::Total, limit: clock.timeouts.total },
             false => UpstreamError::Timeout { phase: Phase::FirstByte, limit: first_byte },
         }),
     }
+}
+
+/// Returns the size of headers as HTTP/2 counts it.
+fn size(headers: &HeaderMap) -> usize {
+    let sizes = headers.iter();
+    sizes
+        .map(|(name, value)| name.as_str().len() + value.len() + 32)
+        .sum()
 }
 
 fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
@@ -161,6 +181,10 @@ fn classify(error: hyper_util::client::legacy::Error) -> UpstreamError {
     }
     if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) {
         return UpstreamError::Invalid("not HTTP");
+    }
+    // What ends a whole connection may be the fault of another answer there, and is no verdict on this one.
+    if find::<h2::Error>(&error).is_some_and(|error| error.is_library() && error.is_reset()) {
+        return UpstreamError::Invalid("not HTTP/2");
     }
     UpstreamError::Broken(Box::new(error))
 }
@@ -204,7 +228,9 @@ impl Connector {
             connect,
             handshake,
         } = self;
-        let slow = |phase, limit| move |_| Slow { phase, limit };
+        fn slow<E>(phase: Phase, limit: Duration) -> impl FnOnce(E) -> Slow {
+            move |_| Slow { phase, limit }
+        }
         let server = match uri.scheme_str() {
             Some("https") => {
                 let host = uri.host().unwrap_or_default();
@@ -213,9 +239,16 @@ impl Connector {
             }
             _ => None,
         };
+        // The connection to a single address has a timer of the same length, which may be the first.
         let stream = timeout(connect, way.open(uri))
             .await
-            .map_err(slow(Phase::Connect, connect))??;
+            .map_err(slow(Phase::Connect, connect))?
+            .map_err(|error| match find::<io::Error>(&*error) {
+                Some(cause) if cause.kind() == io::ErrorKind::TimedOut => {
+                    slow(Phase::Connect, connect)(()).into()
+                }
+                _ => error,
+            })?;
         let Some(server) = server else {
             return Ok(MaybeHttpsStream::Http(stream));
         };
@@ -238,5 +271,73 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().open(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::silence::silent;
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// Asks there, and returns why it fails.
+    async fn failure(url: &str, connect: Duration, handshake: Duration) -> UpstreamError {
+        let uri: Uri = url.parse().unwrap();
+        let params = Params {
+            connect,
+            handshake,
+            ..Params::of(uri.clone())
+        };
+        let mut request = Request::new(RequestBody::empty());
+        *request.uri_mut() = uri;
+        let clients = Clients::new(&params).unwrap();
+        let answer = clients.send(request, &Clock::own()).await;
+        answer.err().expect("nobody answers there")
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_takes_no_longer_than_the_connect_timeout() {
+        let (_socket, address, _waiting) = silent("127.0.0.1:0");
+        for scheme in ["http", "https"] {
+            let error = failure(&format!("{scheme}://{address}"), SHORT, LONG).await;
+            let is_late = matches!(
+                error,
+                UpstreamError::Timeout { phase: Phase::Connect, limit } if limit == SHORT
+            );
+            assert!(is_late, "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_shake_hands_takes_no_longer_than_the_tls_timeout() {
+        // Its system accepts the connection, and nobody reads from it.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let error = failure(&url, LONG, SHORT).await;
+        let is_late = matches!(
+            error,
+            UpstreamError::Timeout { phase: Phase::Tls, limit } if limit == SHORT
+        );
+        assert!(is_late, "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_or_refused_is_no_connection() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let babbling = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+        });
+        for _ in ["babble", "nobody"] {
+            let error = failure(&url, LONG, LONG).await;
+            assert!(matches!(error, UpstreamError::Connect(_)), "{error:?}");
+        }
+        babbling.await.unwrap();
     }
 }

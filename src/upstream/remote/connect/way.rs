@@ -1,7 +1,6 @@
 //! The way to an endpoint: straight over TCP, through an HTTP proxy, or to a socket of this machine.
 
 use std::io;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -20,6 +20,7 @@ use tower::{Service, ServiceExt};
 
 use super::super::{Address, Params, Proxy};
 use super::{BoxError, RemoteError};
+use crate::proxies;
 
 /// How long a silent peer takes to be found dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -58,19 +59,14 @@ impl Way {
             }
             Address::Http(uri) => uri,
         };
-        let tcp = tcp(params.connect);
+        let tcp = tcp(GaiResolver::new(), params.connect);
         let Some(proxy) = intercept(&params.proxy, uri)? else {
             return Ok((Self::Tcp(tcp), None));
         };
         let destination = proxy.uri().clone();
         if destination.scheme_str() != Some("http") {
             if params.proxy == Proxy::Environment {
-                // It may be meant for others, and is no reason not to start.
-                tracing::warn!(
-                    scheme = destination.scheme_str().unwrap_or_default(),
-                    host = uri.host().unwrap_or_default(),
-                    "the environment names a proxy that is not an HTTP proxy, and it is not used"
-                );
+                // It may be meant for others, and is no reason not to start. The check of the configuration warns of it.
                 return Ok((Self::Tcp(tcp), None));
             }
             return Err(RemoteError::Proxy);
@@ -134,8 +130,9 @@ fn with_port(uri: Uri) -> Uri {
     Uri::from_parts(parts).unwrap_or(uri)
 }
 
-fn tcp(timeout: Duration) -> HttpConnector {
-    let mut tcp = HttpConnector::new();
+/// Connects to what a name stands for now: it is looked up for each connection.
+fn tcp<R>(resolver: R, timeout: Duration) -> HttpConnector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(KEEP_ALIVE));
@@ -149,21 +146,13 @@ fn tcp(timeout: Duration) -> HttpConnector {
 fn intercept(proxy: &Proxy, uri: &Uri) -> Result<Option<Intercept>, RemoteError> {
     match proxy {
         Proxy::Direct => Ok(None),
-        // A proxy's loopback is not ours (Go's net/http thinks so too).
-        Proxy::Environment if is_loopback(uri) => Ok(None),
+        Proxy::Environment if proxies::is_loopback(uri) => Ok(None),
         Proxy::Environment => Ok(Matcher::from_env().intercept(uri)),
         Proxy::Http(url) => {
             let matcher = Matcher::builder().all(url.expose()).build();
             matcher.intercept(uri).ok_or(RemoteError::Proxy).map(Some)
         }
     }
-}
-
-fn is_loopback(uri: &Uri) -> bool {
-    let host = uri.host().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address = host.parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 // === impl Stream ===
@@ -241,41 +230,76 @@ impl Write for Stream {
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use tokio::net::TcpListener;
     use tower::service_fn;
 
+    use super::super::silence::silent;
     use super::*;
     use crate::secret::Secret;
 
-    #[tokio::test]
-    async fn all_addresses_of_a_name_are_tried() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        // The first address answers nobody: its port is closed there.
-        let addresses = move |_| async move {
-            let at = |ip| SocketAddr::new(ip, port);
-            let all = ["127.0.0.3".parse().unwrap(), "127.0.0.1".parse().unwrap()];
-            Ok::<_, io::Error>(all.map(at).into_iter())
-        };
-        let mut tcp = HttpConnector::new_with_resolver(service_fn(addresses));
-        tcp.set_connect_timeout(Some(Duration::from_secs(5)));
-        let uri = format!("http://name.test:{port}").parse().unwrap();
-        let stream = tcp.oneshot(uri).await.unwrap();
-        let peer = stream.inner().peer_addr().unwrap();
-        assert_eq!(peer, listener.local_addr().unwrap());
+    async fn listener(at: &str) -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
     }
 
-    #[test]
-    fn this_machine_is_reached_without_the_environments_proxy() {
-        for (uri, expected) in [
-            ("http://localhost:8000/v1", true),
-            ("http://127.8.0.1/v1", true),
-            ("http://[::1]:8000/v1", true),
-            ("http://10.0.0.1/v1", false),
-            ("http://localhost.example/v1", false),
-        ] {
-            assert_eq!(is_loopback(&Uri::from_static(uri)), expected, "{uri}");
+    /// Connects to a name that stands for these addresses; returns which one it was, and after how long.
+    async fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> (SocketAddr, Duration) {
+        let resolver = service_fn(move |_| {
+            let addresses = addresses.clone();
+            async move { Ok::<_, io::Error>(addresses.into_iter()) }
+        });
+        let began = Instant::now();
+        let connecting = tcp(resolver, timeout).oneshot(Uri::from_static("http://name.test"));
+        let peer = connecting.await.unwrap().inner().peer_addr().unwrap();
+        (peer, began.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_name_is_reached_though_one_of_its_addresses_is_silent_and_one_refuses() {
+        let (_socket, silent, _waiting) = silent("127.0.0.1:0");
+        let (closed, refusing) = listener("127.0.0.1:0").await;
+        drop(closed);
+        let (_listener, good) = listener("127.0.0.1:0").await;
+        let timeout = Duration::from_millis(1500);
+        let (peer, time) = connect(vec![silent, refusing, good], timeout).await;
+        assert_eq!(peer, good);
+        assert!(time < timeout, "the silent one has its share: {time:?}");
+    }
+
+    #[tokio::test]
+    async fn the_other_family_is_tried_beside_a_silent_one() {
+        let (_socket, silent, _waiting) = silent("[::1]:0");
+        let (_listener, good) = listener("127.0.0.1:0").await;
+        let (peer, time) = connect(vec![silent, good], Duration::from_secs(60)).await;
+        assert_eq!(peer, good);
+        assert!(time >= HAPPY_EYEBALLS, "{time:?}");
+        assert!(time < Duration::from_secs(10), "{time:?}");
+    }
+
+    #[tokio::test]
+    async fn a_name_is_looked_up_for_each_connection() {
+        let (_before, before) = listener("127.0.0.1:0").await;
+        let (_after, after) = listener("127.0.0.1:0").await;
+        let moved = Arc::new(AtomicBool::new(false));
+        let now = Arc::clone(&moved);
+        let resolver = service_fn(move |_| {
+            let address = if now.load(Ordering::SeqCst) {
+                after
+            } else {
+                before
+            };
+            async move { Ok::<_, io::Error>([address].into_iter()) }
+        });
+        let tcp = tcp(resolver, Duration::from_secs(5));
+        for (is_moved, expected) in [(false, before), (true, after)] {
+            moved.store(is_moved, Ordering::SeqCst);
+            let stream = tcp.clone().oneshot(Uri::from_static("http://name.test"));
+            let peer = stream.await.unwrap().inner().peer_addr().unwrap();
+            assert_eq!(peer, expected);
         }
     }
 
@@ -293,9 +317,18 @@ mod tests {
 
     #[test]
     fn a_proxy_of_another_kind_is_refused_and_its_password_not_shown() {
-        let url = Proxy::Http(Secret::new("socks5://user:secret@127.0.0.1:1080"));
-        let uri = Uri::from_static("https://api.openai.com/v1");
-        let found = intercept(&url, &uri);
-        assert!(!format!("{found:?}").contains("secret"));
+        for url in [
+            "socks5://user:secret@127.0.0.1:1080",
+            "https://user:secret@127.0.0.1:1080",
+            "ftp://user:secret@127.0.0.1:1080",
+        ] {
+            let mut params = Params::of(Uri::from_static("https://api.openai.com/v1"));
+            params.proxy = Proxy::Http(Secret::new(url));
+            let Err(error) = Way::to(&params) else {
+                panic!("{url} is taken");
+            };
+            assert!(matches!(error, RemoteError::Proxy), "{error:?}");
+            assert!(!format!("{error} {error:?} {:?}", params.proxy).contains("secret"));
+        }
     }
 }
