@@ -7,8 +7,9 @@ use crate::config::{self, BudgetConfig, BudgetLimit, Config, KeyConfig, Secret, 
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::store::budgets::{Budget, Limit, Period, Window};
-use crate::store::directory::{Configured, ConfiguredKey};
+use crate::store::directory::{Configured, ConfiguredKey, ConfiguredLimits};
 use crate::store::keys::{KeyTerms, TeamTerms};
+use crate::store::limits::Holder;
 
 /// The one key of a configuration without keys.
 pub(super) enum MadeKey {
@@ -51,11 +52,31 @@ pub(super) fn access(
     Ok((configured, Some(made)))
 }
 
-/// Returns the keys and teams of the configuration.
+/// Returns the keys, teams and limits of the configuration.
 pub(super) fn configured(config: &Config) -> Configured {
     Configured {
         keys: config.keys.iter().map(key).collect(),
         teams: config.teams.iter().map(team).collect(),
+        limits: limits(config),
+    }
+}
+
+fn limits(config: &Config) -> ConfiguredLimits {
+    let keys = config.keys.iter();
+    let keys = keys.map(|key| (Holder::Key((*key.name).into()), key.limits.clone()));
+    let teams = config.teams.iter();
+    let teams = teams.map(|team| (Holder::Team((*team.name).into()), team.limits.clone()));
+    let routes = config.routes.iter();
+    let routes = routes.map(|route| {
+        (
+            Holder::Route(route.model.as_str().into()),
+            route.limits.clone(),
+        )
+    });
+    let gateway = (Holder::Gateway, config.limits.gateway.clone());
+    ConfiguredLimits {
+        own: keys.chain(teams).chain(routes).chain([gateway]).collect(),
+        keys: config.limits.keys.clone(),
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn routes(upstreams: &[UpstreamConfig]) -> Vec<RouteConfig> {
         retry: None,
         timeouts: TimeoutOverrides::default(),
         hedge: None,
+        limits: Vec::new(),
     };
     patterns.map(route).collect()
 }

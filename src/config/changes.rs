@@ -1,9 +1,10 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, Config, KeyConfig, LedgerConfig, LocalConfig, LogConfig, RemoteConfig,
-    RetryConfig, RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
+    AdminConfig, ApiConfig, Config, KeyConfig, LedgerConfig, LimitsConfig, LocalConfig, LogConfig,
+    RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
 };
+use crate::store::limits::{Dimension, Entry};
 
 /// The differences between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -133,6 +134,7 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
     changes.table("retry", Vec::new(), retry(&old.retry, &new.retry));
     changes.list("team", &old.teams, &new.teams, |item| &item.name, team);
     changes.list("key", &old.keys, &new.keys, |item| &item.name, key);
+    changes.table("limits", Vec::new(), limits(&old.limits, &new.limits));
     changes.table(
         "ledger",
         ledger(&started.ledger, &new.ledger),
@@ -226,6 +228,7 @@ fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
         retry => "retry",
         timeouts => "timeouts",
         hedge => "hedge",
+        limits => "limits",
     }, old, new)
 }
 
@@ -245,6 +248,7 @@ fn team(old: &TeamConfig, new: &TeamConfig) -> Vec<&'static str> {
         name => "name",
         models => "models",
         budgets => "budgets",
+        limits => "limits",
     }, old, new)
 }
 
@@ -257,7 +261,35 @@ fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
         paths => "paths",
         expires => "expires",
         budgets => "budgets",
+        limits => "limits",
     }, old, new)
+}
+
+/// The limits of keys stand at the top of the table: their own fields are named.
+fn limits(old: &LimitsConfig, new: &LimitsConfig) -> Vec<&'static str> {
+    let own = |config: &LimitsConfig| config.keys.first().cloned().unwrap_or_default();
+    let (before, after) = (own(old), own(new));
+    let dimensions = Dimension::ALL.into_iter();
+    let mut fields: Vec<&'static str> = dimensions
+        .filter(|dimension| before.size(*dimension) != after.size(*dimension))
+        .map(Dimension::as_str)
+        .collect();
+    let (before, after) = (&before, &after);
+    fields.extend(differing!(Entry {
+        burst => "burst",
+        models => "models",
+        shadow => "shadow",
+        // Named one by one above.
+        sizes => "",
+    }, before, after));
+    fields.extend(differing!(LimitsConfig {
+        keys => "",
+        gateway => "gateway",
+        stop_stream => "stop_stream",
+        stop_overshoot => "stop_overshoot",
+    }, old, new));
+    fields.retain(|field| !field.is_empty());
+    fields
 }
 
 fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {

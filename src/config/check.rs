@@ -106,6 +106,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         retry: file.retry,
         teams: file.teams.into_iter().filter_map(team).collect(),
         keys: file.keys.into_iter().filter_map(key).collect(),
+        limits: file.limits,
         ledger: file.ledger,
         log: file.log,
     }
@@ -251,6 +252,7 @@ fn route(route: Route) -> Option<RouteConfig> {
         retry: route.retry,
         timeouts: route.timeouts,
         hedge: route.hedge,
+        limits: route.limits,
     })
 }
 
@@ -259,6 +261,7 @@ fn team(team: Team) -> Option<TeamConfig> {
         name: team.name?.value,
         models: team.models,
         budgets: team.budgets,
+        limits: team.limits,
     })
 }
 
@@ -271,6 +274,7 @@ fn key(key: Key) -> Option<KeyConfig> {
         paths: key.paths,
         expires: key.expires.map(|expires| expires.value),
         budgets: key.budgets,
+        limits: key.limits,
     })
 }
 

@@ -96,6 +96,11 @@ pub const HOLD: Duration = Duration::from_millis(100);
 /// What the 95th percentile leaves over.
 pub const HEDGE_BUDGET: f64 = 0.05;
 
+/// A client that is told why its answer ends can say so; one that is cut off cannot.
+pub const STOP_STREAM: bool = true;
+/// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
+pub const STOP_OVERSHOOT: u32 = 64;
+
 /// In the data directory, where other programs find it by its end.
 pub const LEDGER_PATH: &str = "weir.db";
 /// A year, and time to close its books.

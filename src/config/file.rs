@@ -6,6 +6,7 @@ mod budget;
 mod endpoint;
 mod failure;
 mod ledger;
+mod limits;
 mod proxy;
 mod remote;
 mod route;
@@ -22,7 +23,7 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{LedgerConfig, LogConfig, RetryConfig};
+use super::types::{LedgerConfig, LimitsConfig, LogConfig, RetryConfig};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -37,6 +38,7 @@ pub(super) struct File {
     pub(super) retry: RetryConfig,
     pub(super) teams: Vec<Team>,
     pub(super) keys: Vec<Key>,
+    pub(super) limits: LimitsConfig,
     pub(super) ledger: LedgerConfig,
     pub(super) log: LogConfig,
 }
@@ -57,10 +59,10 @@ impl File {
             retry,
             teams: access::teams(&mut root, reader),
             keys: access::keys(&mut root, reader),
+            limits: limits::section(&mut root, reader),
             ledger: ledger::ledger(&mut root, reader),
             log: server::log(&mut root, reader),
         };
-        reader.not_built(&mut root, "limits");
         cache(&mut root, reader);
         reader.not_built(&mut root, "redis");
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::*;
+use crate::store::limits::limits_to_json;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -100,6 +102,8 @@ fn an_empty_file_is_complete() {
     assert_eq!(ledger.retention, Some(Duration::from_secs(400 * 86_400)));
     assert_eq!(ledger.prices.tables().len(), 1);
     assert_eq!(ledger.client_gone, ClientGoneConfig::Cancel);
+    let limits = &config.limits;
+    assert!(limits.keys.is_empty() && limits.gateway.is_empty() && limits.stop_stream);
 }
 
 #[test]
@@ -300,10 +304,12 @@ fn every_field_arrives() {
         model = "gpt-*"
         targets = [{ upstream = "own", model = "poet", priority = 0, weight = 1 }]
         balance = "p2c"
+        limits = { tokens_per_minute = 600_000_000 }
         [[team]]
         name = "research"
         models = ["a*"]
         budgets = [{ tokens = 5_000_000, per = "day", window = "rolling", warn_at = 0.5 }]
+        limits = [{ input_tokens_per_minute = 1, output_tokens_per_minute = 2 }, { concurrent = 3, models = ["a*"] }]
         [[key]]
         name = "alice"
         team = "research"
@@ -312,6 +318,7 @@ fn every_field_arrives() {
         paths = ["/v1/chat/*"]
         expires = 2027-12-31T00:00:00+01:00
         budgets = [{ amount = "0.15 USD", per = "total" }, { amount = "50USD", per = "month" }]
+        limits = { requests_per_minute = 60, requests_per_day = 10_000, burst = 10, shadow = true }
         [[key]]
         name = "bob"
         hash = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -325,6 +332,12 @@ fn every_field_arrives() {
         drain_tokens = 10
         max_open = 100
         encodings = { "z*" = "cl100k_base", "a-model" = "o200k_base" }
+        [limits]
+        requests_per_minute = 600
+        burst = 600
+        stop_stream = true
+        stop_overshoot = 9
+        gateway = { input_tokens_per_day = 4_294_967_295, output_tokens_per_day = 4 }
         [cache]
         enabled = false
         [retry]
@@ -427,7 +440,31 @@ fn every_field_arrives() {
         config.teams[0].budgets,
         [budget(tokens, Period::Day, Window::Rolling, 500)]
     );
-    assert!(bob.budgets.is_empty());
+    assert!(bob.budgets.is_empty() && bob.limits.is_empty());
+    let limits = [
+        &alice.limits,
+        &config.teams[0].limits,
+        &config.routes[0].limits,
+        &config.limits.keys,
+        &config.limits.gateway,
+    ];
+    assert_eq!(
+        limits.map(|limits| limits_to_json(limits)),
+        [
+            json!([{ "requests_per_minute": 60, "requests_per_day": 10_000, "burst": 10, "shadow": true }]),
+            json!([
+                { "input_tokens_per_minute": 1, "output_tokens_per_minute": 2 },
+                { "concurrent": 3, "models": ["a*"] },
+            ]),
+            json!([{ "tokens_per_minute": 600_000_000 }]),
+            json!([{ "requests_per_minute": 600, "burst": 600 }]),
+            json!([{ "input_tokens_per_day": 4_294_967_295u32, "output_tokens_per_day": 4 }]),
+        ]
+    );
+    assert_eq!(
+        (config.limits.stop_stream, config.limits.stop_overshoot),
+        (true, 9)
+    );
     let ledger = &config.ledger;
     assert_eq!(ledger.path, Path::new("/var/lib/weir/book.db"));
     assert_eq!(

@@ -8,13 +8,16 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, Uri};
 
 mod ledger;
+mod limits;
 
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
     Period, SyncConfig, Window,
 };
+pub use self::limits::LimitsConfig;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
+use crate::store::limits::Entry;
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +37,8 @@ pub struct Config {
     pub teams: Vec<TeamConfig>,
     /// The gateway keys; with none, one is made at start. Names and digests are unique.
     pub keys: Vec<KeyConfig>,
+    /// What keys without limits of their own may use, and all of them together.
+    pub limits: LimitsConfig,
     /// What was used, and what it cost.
     pub ledger: LedgerConfig,
     /// What is logged, and how.
@@ -299,6 +304,8 @@ pub struct RouteConfig {
     pub timeouts: TimeoutOverrides,
     /// A second attempt for slow answers. Default: none.
     pub hedge: Option<HedgeConfig>,
+    /// How much the calls that it serves may use together, whoever makes them. Default: no bound.
+    pub limits: Vec<Entry>,
 }
 
 /// A target of a route.
@@ -370,6 +377,8 @@ pub struct TeamConfig {
     pub models: Vec<Pattern>,
     /// What all its keys may use up together; no two alike. Default: no bound.
     pub budgets: Vec<BudgetConfig>,
+    /// How fast all its keys may use it together; no two overlap. Default: no bound.
+    pub limits: Vec<Entry>,
 }
 
 /// `[[key]]`: a gateway key.
@@ -389,6 +398,8 @@ pub struct KeyConfig {
     pub expires: Option<jiff::Timestamp>,
     /// What it may use up, within its team's budgets; no two alike. Default: no bound.
     pub budgets: Vec<BudgetConfig>,
+    /// How fast it may use it, within its team's limits; no two overlap. Default: [`LimitsConfig::keys`].
+    pub limits: Vec<Entry>,
 }
 
 /// `[log]`: what is logged to standard error, and how.

@@ -116,7 +116,7 @@ async fn each_bad_config_is_refused() {
         ("[log]\nformat = \"xml\"\n", &["format"]),
         ("[cache]\nenabled = true\n", &["cache"]),
         ("[redis]\nurl = \"redis://127.0.0.1\"\n", &["redis"]),
-        ("[limits]\nrequests_per_minute = 5\n", &["limits"]),
+        ("[limits]\nrequests_per_minute = 0\n", &["limits"]),
         ("[retry]\nattempts = 50\n", &["retry"]),
         ("[ledger]\nsync = \"sometimes\"\n", &["ledger.sync"]),
         ("[ledger]\nprices = \"none.toml\"\n", &["none.toml"]),

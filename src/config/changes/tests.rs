@@ -66,7 +66,7 @@ fn what_differs_is_named_without_its_values() {
         .replace("a-very-secret-word", "another-secret-word")
         .replace(
             "name = \"research\"",
-            "name = \"research\"\nmodels = [\"a*\"]\nbudgets = [{ tokens = 1, per = \"day\" }]",
+            "name = \"research\"\nmodels = [\"a*\"]\nbudgets = [{ tokens = 1, per = \"day\" }]\nlimits = { concurrent = 1 }",
         );
     let new = format!(
         "{new}\n[[key]]\nname = \"bob\"\nsecret = \"12345678\"\n[retry]\nattempts = 1\nbackoff = {{ base = \"1s\", max = \"9s\" }}\n"
@@ -81,12 +81,41 @@ fn what_differs_is_named_without_its_values() {
             "route.gpt-4o: removed",
             "route.gpt-4*: added",
             "retry: changed (attempts, backoff)",
-            "team.research: changed (models, budgets)",
+            "team.research: changed (models, budgets, limits)",
             "key.alice: changed (secret)",
             "key.bob: added",
         ]
     );
     assert!(restart.is_empty());
+}
+
+#[test]
+fn limits_are_named_by_their_fields() {
+    let key = "[[key]]\nname = \"a\"\nsecret = \"a-secret-word\"\n";
+    let route = "[[route]]\nmodel = \"poet\"\ntargets = [{ upstream = \"local\" }]\n";
+    let old = format!(
+        "{key}limits = {{ concurrent = 1 }}\n{route}[limits]\nrequests_per_minute = 1\nrequests_per_day = 1\ngateway = {{ concurrent = 1 }}\n"
+    );
+    let new = format!(
+        "{key}limits = {{ concurrent = 2 }}\n{route}limits = {{ concurrent = 1 }}\n[limits]\nrequests_per_minute = 2\nrequests_per_day = 1\nburst = 1\nstop_overshoot = 1\ngateway = {{ concurrent = 2 }}\n"
+    );
+    let changes = differences(&old, &new);
+    assert_eq!(
+        changes.applied,
+        [
+            "route.poet: changed (limits)",
+            "key.a: changed (limits)",
+            "limits: changed (requests_per_minute, burst, gateway, stop_overshoot)",
+        ]
+    );
+    assert!(changes.restart.is_empty() && differences(&new, &new).is_empty());
+    let none = differences(&new, "").applied;
+    assert_eq!(
+        none.last().map(String::as_str),
+        Some(
+            "limits: changed (requests_per_minute, requests_per_day, burst, gateway, stop_overshoot)"
+        )
+    );
 }
 
 #[test]

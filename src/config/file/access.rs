@@ -5,15 +5,18 @@ use toml::de::DeValue;
 use super::super::reader::{Field, Placed, Reader, Table, Text};
 use super::super::types::BudgetConfig;
 use super::budget::budgets;
+use super::limits::limits;
 use super::{name, paths, secret_problem};
 use crate::keys;
 use crate::pattern::Pattern;
+use crate::store::limits::Entry;
 
 /// One `[[team]]`, as far as it could be read.
 pub(in super::super) struct Team {
     pub(in super::super) name: Option<Text>,
     pub(in super::super) models: Vec<Pattern>,
     pub(in super::super) budgets: Vec<BudgetConfig>,
+    pub(in super::super) limits: Vec<Entry>,
 }
 
 /// One `[[key]]`, as far as it could be read.
@@ -25,6 +28,7 @@ pub(in super::super) struct Key {
     pub(in super::super) paths: Vec<Pattern>,
     pub(in super::super) expires: Option<Placed<jiff::Timestamp>>,
     pub(in super::super) budgets: Vec<BudgetConfig>,
+    pub(in super::super) limits: Vec<Entry>,
 }
 
 const MODELS: &str = "patterns such as [\"gpt-*\"]";
@@ -43,8 +47,8 @@ fn team(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Team {
         name: name(table, reader, "`name = \"research\"`"),
         models: models(table, reader),
         budgets: budgets(table, reader),
+        limits: limits(table, "limits", reader),
     };
-    reader.not_built(table, "limits");
     reader.finish(table);
     team
 }
@@ -72,8 +76,8 @@ fn key(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Key {
             .field("expires")
             .and_then(|field| expires(&field, reader)),
         budgets: budgets(table, reader),
+        limits: limits(table, "limits", reader),
     };
-    reader.not_built(table, "limits");
     reader.finish(table);
     key
 }

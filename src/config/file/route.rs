@@ -8,8 +8,9 @@ use super::super::reader::{Field, Placed, Reader, Table, Text, quote};
 use super::super::types::{
     AffinityConfig, BalanceConfig, HedgeConfig, RetryConfig, TimeoutOverrides,
 };
-use super::{failure, timeouts};
+use super::{failure, limits, timeouts};
 use crate::pattern::Pattern;
+use crate::store::limits::Entry;
 
 /// More levels than anybody tells apart.
 const LAST_PRIORITY: u64 = 10_000;
@@ -33,6 +34,7 @@ pub(in super::super) struct Route {
     pub(in super::super) retry: Option<RetryConfig>,
     pub(in super::super) timeouts: TimeoutOverrides,
     pub(in super::super) hedge: Option<HedgeConfig>,
+    pub(in super::super) limits: Vec<Entry>,
 }
 
 /// One target of a route, as far as it could be read.
@@ -77,6 +79,7 @@ fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>, retry: &RetryConfig)
     let hedge = reader.table(table, "hedge");
     let hedge = hedge.map(|table| failure::hedge(table, reader));
     let timeouts = timeouts::overrides(table, reader);
+    let limits = limits::limits(table, "limits", reader);
     reader.not_built(table, "cache");
     reader.finish(table);
     Route {
@@ -87,6 +90,7 @@ fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>, retry: &RetryConfig)
         retry: own_retry,
         timeouts,
         hedge,
+        limits,
     }
 }
 

@@ -1,4 +1,4 @@
-//! One ring and one list of budgets of the configuration's keys and teams and of those made at run time.
+//! One ring, one list of budgets and one of limits, of the configuration's keys and teams and of those made at run time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,16 +6,18 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use super::{ConfiguredKey, Entries};
+use super::{ConfiguredKey, ConfiguredLimits, Entries};
 use crate::call::Caller;
 use crate::store::budgets::{Budget, Holder};
 use crate::store::keyring::{KeyParams, Keyring};
 use crate::store::keys::{KeyTerms, Refusal, RuntimeKey, TeamTerms};
+use crate::store::limits::{self, Entry};
 
 /// What counts.
 pub(super) struct Merged {
     pub(super) ring: Keyring,
     pub(super) budgets: Vec<(Holder, Vec<Budget>)>,
+    pub(super) limits: Vec<(limits::Holder, Vec<Entry>)>,
 }
 
 impl Entries {
@@ -123,10 +125,32 @@ impl Entries {
             budgets.push((Holder::Team(Arc::clone(&team.name)), team.budgets.clone()));
         }
         budgets.retain(|(_, budgets)| !budgets.is_empty());
+        let limits = self.limits(ring.iter().map(|key| &key.caller.key));
         Merged {
             ring: Keyring::new(ring),
             budgets,
+            limits,
         }
+    }
+
+    /// Returns all limits, those of each key that counts among them.
+    fn limits<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k Arc<str>>,
+    ) -> Vec<(limits::Holder, Vec<Entry>)> {
+        let ConfiguredLimits { own, keys: default } = &self.configured.limits;
+        let own = own.iter().filter(|(_, entries)| !entries.is_empty());
+        let mut limits: Vec<_> = own.cloned().collect();
+        let mut known: HashSet<limits::Holder> =
+            limits.iter().map(|(holder, _)| holder.clone()).collect();
+        for key in keys {
+            // A rotated key is there twice.
+            let holder = limits::Holder::Key(Arc::clone(key));
+            if !default.is_empty() && known.insert(holder.clone()) {
+                limits.push((holder, default.clone()));
+            }
+        }
+        limits
     }
 
     /// Tells of everything that was made at run time and does not count.

@@ -1,10 +1,10 @@
 //! All keys and teams there are: the configuration's, which a reload replaces, and those made at run time, which stand in
-//! the ledger. From both together come the ring that opens the gateway, and the list of budgets.
+//! the ledger. From both together come the ring that opens the gateway, and the lists of budgets and of limits.
 //!
 //! Where both have a key or a team of one name, or a key of one digest, the configuration's counts, and the other one is
 //! *shadowed* until that changes. A key whose team has gone opens nothing: its team's bounds would be gone with it.
 //!
-//! A change is first made in the ledger, then on the ring, then in the budgets, and answered when all three have it. A
+//! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
 mod merge;
@@ -31,6 +31,7 @@ use super::keys::{
     TeamTerms,
 };
 use super::ledger::{ChangeError, Ledger, LedgerError, ReadError};
+use super::limits::{self, Entry, Limits};
 use crate::secret::Secret;
 
 /// The keys and teams of the configuration.
@@ -40,6 +41,17 @@ pub struct Configured {
     pub keys: Vec<ConfiguredKey>,
     /// The teams. Names are unique.
     pub teams: Vec<TeamTerms>,
+    /// The limits.
+    pub limits: ConfiguredLimits,
+}
+
+/// The limits of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct ConfiguredLimits {
+    /// What its keys, teams and routes may use, and all of them together. A holder stands there once.
+    pub own: Vec<(limits::Holder, Vec<Entry>)>,
+    /// What each key may use that has no limits of its own, wherever it was made.
+    pub keys: Vec<Entry>,
 }
 
 /// A key of the configuration.
@@ -77,6 +89,7 @@ pub struct Directory {
     actor: &'static str,
     ledger: Ledger,
     budgets: Arc<Budgets>,
+    limits: Arc<Limits>,
     ring: CurrentKeyring,
     entries: Mutex<Entries>,
     /// Held for as long as one change takes: they come one by one. Inside are the budgets that were set last.
@@ -127,13 +140,17 @@ impl Directory {
         let Merged {
             ring,
             budgets: list,
+            limits: limits_list,
         } = entries.merge();
         entries.warn();
         reader.read_now(|file| budgets.replace(list.clone(), file, Timestamp::now()))?;
+        let limits = Limits::default();
+        limits.replace(&limits_list);
         Ok(Arc::new(Self {
             actor,
             ledger: ledger.clone(),
             budgets: Arc::clone(budgets),
+            limits: Arc::new(limits),
             ring: Arc::new(ArcSwap::from_pointee(ring)),
             entries: Mutex::new(entries),
             changing: AsyncMutex::new(list),
@@ -148,6 +165,11 @@ impl Directory {
     /// Returns the budgets, which follow each change.
     pub fn budgets(&self) -> &Arc<Budgets> {
         &self.budgets
+    }
+
+    /// Returns the limits, which follow each change.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
     }
 
     /// Returns the ledger that it all stands in.
@@ -396,11 +418,17 @@ impl Directory {
         changing.await.map_err(|_| DirectoryError::BrokeOff)?
     }
 
-    /// Changes what is there, puts a new ring in the place of the old one, and returns the budgets to set.
+    /// Changes what is there, puts a new ring and new limits in the place of the old ones, and returns the budgets to set.
     fn update(&self, change: impl FnOnce(&mut Entries)) -> Vec<(Holder, Vec<Budget>)> {
         let mut entries = self.entries();
         change(&mut entries);
-        let Merged { ring, budgets } = entries.merge();
+        let Merged {
+            ring,
+            budgets,
+            limits,
+        } = entries.merge();
+        // Before the ring: no new key is ever without its limits.
+        self.limits.replace(&limits);
         self.ring.store(Arc::new(ring));
         budgets
     }

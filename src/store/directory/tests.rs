@@ -75,6 +75,7 @@ fn configured(keys: &[(&str, &str)], teams: &[&str]) -> Configured {
     Configured {
         keys: keys.iter().map(key).collect(),
         teams: teams.iter().map(team).collect(),
+        limits: ConfiguredLimits::default(),
     }
 }
 
@@ -255,6 +256,62 @@ async fn budgets_count_at_once() {
     );
     house.directory.revoke_key("alice").await.unwrap();
     assert_eq!(house.directory.budgets().balances(Timestamp::now()), []);
+}
+
+#[tokio::test]
+async fn limits_count_at_once_and_stay_used() {
+    let entries = |value: Value| limits::limits_from_json(&value, "limits").unwrap();
+    let key = |name: &str| limits::Holder::Key(name.into());
+    let configured = |default: u32, own: u32| Configured {
+        limits: ConfiguredLimits {
+            own: vec![
+                (key("file"), entries(json!({ "requests_per_day": own }))),
+                (
+                    limits::Holder::Team("t".into()),
+                    entries(json!({ "concurrent": 7 })),
+                ),
+            ],
+            keys: entries(json!({ "requests_per_day": default })),
+        },
+        ..configured(
+            &[("file", "config-secret"), ("other", "other-secret")],
+            &["t"],
+        )
+    };
+    let house = House::new(configured(3, 2));
+    house
+        .make(json!({ "name": "alice", "team": "t" }))
+        .await
+        .unwrap();
+    let ask = |key: &str| {
+        let who = limits::Who {
+            key,
+            team: Some("t"),
+            route: None,
+            model: None,
+        };
+        let now = limits::Time::from_micros(0);
+        let admitted =
+            house
+                .directory
+                .limits()
+                .admit(&who, &limits::Amount::default(), now, || Ok::<_, ()>(()));
+        admitted.map(|admitted| admitted.reservation.keep()).is_ok()
+    };
+    for (key, times) in [("file", 2), ("other", 3), ("alice", 3)] {
+        for _ in 0..times {
+            assert!(ask(key), "{key}");
+        }
+        assert!(!ask(key), "{key}");
+    }
+    house
+        .directory
+        .rotate_key("alice", Duration::from_secs(9))
+        .await
+        .unwrap();
+    assert!(!ask("alice") && !ask("file"));
+    house.directory.reconfigure(configured(4, 2)).await.unwrap();
+    assert!(ask("alice") && !ask("alice") && ask("other") && !ask("file"));
 }
 
 #[tokio::test]

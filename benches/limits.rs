@@ -1,0 +1,95 @@
+//! What deciding costs: a call that counts towards six limits of three holders, let in and settled, and one refused.
+//!
+//! `cargo bench --no-default-features --bench limits`
+
+#![expect(clippy::unwrap_used, reason = "a benchmark is a test")]
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use serde_json::{Value, json};
+use weir::store::limits::{Amount, Holder, Limits, Time, Who, limits_from_json};
+
+const WHO: Who<'_> = Who {
+    key: "alice",
+    team: Some("research"),
+    route: Some("gpt-*"),
+    model: Some("gpt-4o-mini"),
+};
+
+/// Tokens that fit, whichever limits there are.
+const WANT: Amount = Amount {
+    input: 30,
+    output: 30,
+};
+
+/// A thousand keys like this one, so that it has to be found.
+fn limits(of_key: &Value) -> Limits {
+    let entries = |value: &Value| limits_from_json(value, "limits").unwrap();
+    let mut all: Vec<_> = (0..1000)
+        .map(|i| (Holder::Key(format!("key-{i}").into()), entries(of_key)))
+        .collect();
+    all.push((Holder::Key("alice".into()), entries(of_key)));
+    all.push((
+        Holder::Team("research".into()),
+        entries(
+            &json!({ "requests_per_day": 4_000_000_000u32, "tokens_per_day": 4_000_000_000u32 }),
+        ),
+    ));
+    all.push((
+        Holder::Gateway,
+        entries(&json!({ "requests_per_minute": 600_000_000 })),
+    ));
+    let limits = Limits::default();
+    limits.replace(&all);
+    limits
+}
+
+fn decisions(c: &mut Criterion) {
+    let roomy = limits(&json!([
+        { "requests_per_minute": 600_000_000, "concurrent": 4_000_000_000u32 },
+        { "tokens_per_minute": 600_000_000, "models": ["gpt-*"] },
+    ]));
+    // Half of a millisecond each: what is taken is restored before the next.
+    let mut micros = 0;
+    let mut now = || {
+        micros += 500;
+        Time::from_micros(micros)
+    };
+    let mut group = c.benchmark_group("limits of six dimensions");
+    group.bench_function("let in", |b| {
+        b.iter_batched(
+            &mut now,
+            |now| roomy.admit(&WHO, &WANT, now, || Ok::<_, ()>(())).unwrap(),
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("let in and settle", |b| {
+        b.iter(|| {
+            let now = now();
+            let admitted = roomy.admit(black_box(&WHO), &WANT, now, || Ok::<_, ()>(()));
+            admitted.unwrap().reservation.settle(WANT, now);
+        });
+    });
+    group.bench_function("what is left", |b| {
+        b.iter(|| roomy.headroom(black_box(&WHO), Time::from_micros(1)));
+    });
+    let tight = limits(&json!([
+        { "requests_per_minute": 1, "concurrent": 1000 },
+        { "tokens_per_minute": 600_000_000, "models": ["gpt-*"] },
+    ]));
+    let at = Time::from_micros(0);
+    let first = tight.admit(&WHO, &WANT, at, || Ok::<_, ()>(()));
+    first.unwrap().reservation.keep();
+    group.bench_function("refuse", |b| {
+        b.iter(|| {
+            tight
+                .admit(black_box(&WHO), &WANT, at, || Ok::<_, ()>(()))
+                .unwrap_err()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);
