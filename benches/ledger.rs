@@ -3,6 +3,12 @@
 //!
 //! `cargo bench --no-default-features --bench ledger`
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark is a test, and prints what it measured"
+)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +43,7 @@ type Calls = BoxCloneSyncService<Call, Reply, GatewayError>;
 
 fn call() -> Call {
     let bytes = Bytes::from_static(BODY);
-    let members = inspect(&bytes, 128).expect("it is JSON");
+    let members = inspect(&bytes, 128).unwrap();
     let caller = Caller {
         key: "alice".into(),
         team: Some("research".into()),
@@ -54,7 +60,7 @@ fn call() -> Call {
         deadline: None,
         head: Head {
             method: Method::POST,
-            target: "/v1/chat/completions".parse().expect("it is a path"),
+            target: "/v1/chat/completions".parse().unwrap(),
             headers: HeaderMap::new(),
         },
         body: CallBody::Json { bytes, members },
@@ -82,7 +88,7 @@ async fn answer(call: Call) -> Result<Reply, GatewayError> {
 
 /// Processor time of this process so far, all of its threads together.
 fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux tells it");
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     // The second field may hold spaces; user and system time are the 14th and 15th, in hundredths of a second.
     let fields: Vec<&str> = stat
         .rsplit(") ")
@@ -115,7 +121,7 @@ async fn run(calls: &Calls) -> (Duration, Vec<Duration>) {
             });
         }
         while let Some(time) = under_way.try_join_next() {
-            times.push(time.expect("it does not panic"));
+            times.push(time.unwrap());
         }
     }
     times.extend(under_way.join_all().await);
@@ -129,7 +135,7 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
 }
 
 fn main() {
-    let folder = tempfile::tempdir().expect("there is room");
+    let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&Params {
         path: folder.path().join("weir.db"),
         sync: Sync::EverySecond,
@@ -137,7 +143,7 @@ fn main() {
         retention: None,
         vacuum: false,
     })
-    .expect("the ledger opens");
+    .unwrap();
     let table = Arc::new(prices());
     let rules = Rules {
         budgets: Arc::default(),
@@ -149,7 +155,7 @@ fn main() {
         prices: table,
         encodings: Encodings::new(Vec::new()),
         means: Arc::default(),
-        metrics: Arc::new(Metrics::new().expect("the names differ")),
+        metrics: Arc::new(Metrics::new().unwrap()),
         on_failure: OnFailure::Refuse,
         client_gone: ClientGone::Cancel,
         deadline: CancellationToken::new(),
@@ -163,7 +169,7 @@ fn main() {
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("threads");
+        .unwrap();
     runtime.block_on(async {
         for (name, calls) in [("bare", &bare), ("booked", &booked), ("bare", &bare), ("booked", &booked)] {
             let (cpu, times) = run(calls).await;
@@ -183,7 +189,7 @@ fn main() {
 fn prices() -> Prices {
     let price = Price::plain(Nanos::dollars(2), Nanos::dollars(10));
     Prices::new(vec![PriceTable {
-        date: "2026-11-25".parse().expect("it is a date"),
-        prices: vec![(Pattern::parse("gpt-4o").expect("it is a pattern"), price)],
+        date: "2026-11-25".parse().unwrap(),
+        prices: vec![(Pattern::parse("gpt-4o").unwrap(), price)],
     }])
 }
