@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Nano-dollars in a dollar.
 const DOLLAR: u64 = 1_000_000_000;
 /// Digits behind the point that a nano-dollar is the last of.
@@ -13,7 +15,10 @@ const FEWEST_DECIMALS: usize = 2;
 
 /// An amount of US dollars, in billionths. It is never negative and never wraps: what would be more than [`Nanos::MAX`]
 /// is that, and what would be less than nothing is nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
 pub struct Nanos(u64);
 
 /// Why a text is no amount of money.

@@ -27,12 +27,12 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// Token counts of one answer, in disjoint classes: each token is in one, and the sum is all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// Prompt tokens that are in no other class: text and images, read anew.
     pub input: u64,

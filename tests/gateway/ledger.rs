@@ -241,6 +241,13 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         let path = gateway.dir.path().join(".local/share/weir/weir.db");
         let other = rusqlite::Connection::open(path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let promised = gateway.client().chat(ask()).await;
+        assert_eq!(promised.status, 200, "the journal holds it");
+        eventually("the failure is noticed", async || {
+            let metrics = gateway.metrics().await;
+            metrics.contains("weir_ledger_failing 1").then_some(())
+        })
+        .await;
         let calls = upstream.calls().len();
         let answer = gateway.client().chat(ask()).await;
         assert_eq!(answer.status, status, "{policy}: {}", answer.text());
@@ -255,7 +262,6 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         }
         let ready = gateway.operator().get("/readyz").await.status;
         assert_eq!(ready, if status == 503 { 503 } else { 200 });
-        assert!(gateway.metrics().await.contains("weir_ledger_failing 1"));
         other.execute_batch("COMMIT").unwrap();
         eventually("the ledger is well again", async || {
             gateway
@@ -268,7 +274,7 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         assert_eq!(gateway.client().chat(ask()).await.status, 200);
         let rows = gateway.ledger("SELECT count(*) FROM request WHERE status = 'complete'");
         // What was served meanwhile has been written down since.
-        assert_eq!(rows, [if status == 503 { "1" } else { "2" }], "{policy}");
+        assert_eq!(rows, [if status == 503 { "2" } else { "3" }], "{policy}");
     }
 }
 

@@ -162,12 +162,12 @@ impl Booking {
         let entry = Entry {
             status: end.status,
             http_status: end.http_status,
-            error: end.error,
+            error: end.error.map(Into::into),
             served_from: (!attempts.is_empty()).then_some(ServedFrom::Upstream),
             served_model,
             upstream,
             counts: total,
-            cache: "bypass",
+            cache: "bypass".into(),
             degraded,
             received_bytes: received,
             sent_bytes: self.sent,
@@ -331,7 +331,7 @@ fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
         model: attempt.model,
         began: attempt.began,
         time: attempt.time,
-        result: attempt.result,
+        result: attempt.result.into(),
         http_status: attempt.status,
         counts,
     }
@@ -377,7 +377,7 @@ mod tests {
             model: None,
             began: Duration::ZERO,
             time: None,
-            result: "answered",
+            result: "answered".into(),
             http_status: None,
             counts: billed.then(|| Counts {
                 usage: Usage {

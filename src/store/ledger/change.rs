@@ -4,7 +4,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::LedgerError;
-use super::writer::Op;
+use super::queue::Op;
 
 /// A change of its own making.
 pub(super) trait Change: Send {

@@ -1,13 +1,16 @@
 //! What the ledger says of a request.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
 
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
 /// What is known of a request before it goes anywhere.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Intent {
     /// Its id: the client's, or ours. Clients may send one twice.
     pub request_id: Arc<str>,
@@ -28,7 +31,7 @@ pub struct Intent {
 }
 
 /// Counted tokens, and what they cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// The tokens.
     pub usage: Usage,
@@ -39,7 +42,7 @@ pub struct Counts {
 }
 
 /// How counts are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Provenance {
     /// The upstream's own usage object.
     Upstream,
@@ -52,7 +55,7 @@ pub enum Provenance {
 }
 
 /// How a request ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
     /// With an answer, whole; a refusal by the upstream is one, too.
     Complete,
@@ -65,7 +68,7 @@ pub enum Status {
 }
 
 /// Where an answer came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServedFrom {
     /// An attempt of its own.
     Upstream,
@@ -76,14 +79,14 @@ pub enum ServedFrom {
 }
 
 /// How a request ended and what it used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// How it ended.
     pub status: Status,
     /// The HTTP status of the answer; `None` when its client left before there was one.
     pub http_status: Option<u16>,
     /// Why it failed: a word of the closed vocabulary of causes.
-    pub error: Option<&'static str>,
+    pub error: Option<Cow<'static, str>>,
     /// The name by which the upstream was asked for the model.
     pub served_model: Option<Arc<str>>,
     /// The upstream that answered last.
@@ -93,7 +96,7 @@ pub struct Entry {
     /// Where the answer came from; `None`: from the gateway itself.
     pub served_from: Option<ServedFrom>,
     /// What the cache did.
-    pub cache: &'static str,
+    pub cache: Cow<'static, str>,
     /// Whether the local model answered in the place of others.
     pub degraded: bool,
     /// Bytes of the request's body, as far as they are known.
@@ -107,7 +110,7 @@ pub struct Entry {
 }
 
 /// How long the parts of a request took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Times {
     /// Waiting for a place at an upstream.
     pub queue: Duration,
@@ -120,7 +123,7 @@ pub struct Times {
 }
 
 /// One try at an upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attempt {
     /// The upstream.
     pub upstream: Arc<str>,
@@ -133,7 +136,7 @@ pub struct Attempt {
     /// How long it took to begin an answer, or to fail.
     pub time: Option<Duration>,
     /// `answered`, `abandoned`, or the cause of its failure.
-    pub result: &'static str,
+    pub result: Cow<'static, str>,
     /// The HTTP status that the upstream answered.
     pub http_status: Option<u16>,
     /// What it used, where it was billed.

@@ -8,13 +8,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
-use tokio::sync::mpsc::WeakUnboundedSender;
 use tokio::sync::oneshot;
 
 use super::change::change_op;
+use super::queue::Queue;
 use super::run::micros;
 use super::schema::BUSY_TIMEOUT;
-use super::writer::{Op, Shared};
+use super::writer::Shared;
 use super::{LedgerError, Params, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);
@@ -38,14 +38,20 @@ pub(super) struct Keeper {
     log: PathBuf,
     sync: Sync,
     shared: Arc<Shared>,
-    /// Weak, so that the keeper does not keep the writer.
-    ops: WeakUnboundedSender<Op>,
+    queue: Arc<Queue>,
+    /// The journal's files.
+    journal: Option<[File; 2]>,
     connection: Option<Connection>,
     last_retention: Option<Instant>,
 }
 
 impl Keeper {
-    pub(super) fn new(params: &Params, shared: &Arc<Shared>, ops: WeakUnboundedSender<Op>) -> Self {
+    pub(super) fn new(
+        params: &Params,
+        shared: &Arc<Shared>,
+        queue: Arc<Queue>,
+        journal: Option<[File; 2]>,
+    ) -> Self {
         shared.set_retention(params.retention, params.vacuum);
         let mut log = params.path.as_os_str().to_owned();
         log.push("-wal");
@@ -54,7 +60,8 @@ impl Keeper {
             log: log.into(),
             sync: params.sync,
             shared: Arc::clone(shared),
-            ops,
+            queue,
+            journal,
             connection: None,
             last_retention: None,
         }
@@ -84,6 +91,12 @@ impl Keeper {
     }
 
     fn sync_log(&self) {
+        // While commits fail, what was promised is in the journal for longer than a moment.
+        if self.shared.failing.load(Ordering::Relaxed) {
+            for file in self.journal.iter().flatten() {
+                let _ = file.sync_data();
+            }
+        }
         if !self.shared.dirty.swap(false, Ordering::AcqRel) {
             return;
         }
@@ -177,7 +190,7 @@ impl Keeper {
     ) -> Option<T> {
         let (done, receipt) = oneshot::channel::<Result<Result<T, ()>, LedgerError>>();
         let op = change_op(move |connection| change(connection).map(Ok), done);
-        self.ops.upgrade()?.send(op).ok()?;
+        self.queue.ask(op).ok()?;
         receipt.blocking_recv().ok()?.ok()?.ok()
     }
 }

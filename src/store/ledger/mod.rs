@@ -30,10 +30,13 @@
 
 mod change;
 mod entry;
+mod journal;
 mod keeper;
 mod open;
 mod own;
+mod queue;
 mod read;
+mod receipt;
 mod report;
 mod rows;
 mod run;
@@ -53,15 +56,18 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
 pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
+use self::journal::Journal;
 use self::keeper::Keeper;
 pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
+use self::queue::Queue;
 pub use self::read::{ReadError, Reader};
+pub use self::receipt::Receipt;
 pub use self::report::{GroupBy, Query, Report, Sums};
 pub use self::schema::{OpenError, VERSION, check_file};
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
-use self::writer::{Op, Shared, Writer};
-pub use self::writer::{Receipt, Snapshot};
+pub use self::writer::Snapshot;
+use self::writer::{Shared, Writer};
 
 /// How the ledger is kept.
 #[derive(Clone, Debug)]
@@ -119,11 +125,21 @@ pub enum ChangeError<E> {
 #[derive(Clone)]
 pub struct Ledger {
     path: Arc<Path>,
-    ops: tokio::sync::mpsc::UnboundedSender<Op>,
+    queue: Arc<Queue>,
+    /// Ends the threads with the last handle, should nobody have closed the ledger.
+    _end: Arc<End>,
     /// Bounds what can stand in the queue: each row that is open holds one of these.
     places: Arc<Semaphore>,
     shared: Arc<Shared>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+struct End(Arc<Queue>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Ledger {
@@ -134,10 +150,20 @@ impl Ledger {
     pub fn open(params: &Params) -> Result<Self, OpenError> {
         let opened = schema::open(params)?;
         let shared = Arc::new(Shared::new(opened.interrupted));
-        let (ops, queue) = tokio::sync::mpsc::unbounded_channel();
+        let journal = opened.journal.as_ref().map(Journal::files).transpose();
+        let journal = journal.map_err(|source| OpenError::Run {
+            path: params.path.clone(),
+            source,
+        })?;
+        let queue = Arc::new(Queue::new(opened.journal));
         let places = Arc::new(Semaphore::new(params.max_open.min(Semaphore::MAX_PERMITS)));
-        let writer = Writer::new(opened.connection, opened.run, queue, Arc::clone(&shared));
-        let keeper = Keeper::new(params, &shared, ops.downgrade());
+        let writer = Writer::new(
+            opened.connection,
+            opened.run,
+            Arc::clone(&queue),
+            Arc::clone(&shared),
+        );
+        let keeper = Keeper::new(params, &shared, Arc::clone(&queue), journal);
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread
@@ -150,7 +176,8 @@ impl Ledger {
         ];
         Ok(Self {
             path: params.path.clone().into(),
-            ops,
+            _end: Arc::new(End(Arc::clone(&queue))),
+            queue,
             places,
             shared,
             threads: Arc::new(Mutex::new(threads)),
@@ -166,17 +193,14 @@ impl Ledger {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             return Err((LedgerError::Crowded, None));
         };
-        let (done, begun) = oneshot::channel();
-        let _ = self.ops.send(Op::Begin {
-            intent: Arc::new(intent),
-            place,
-            ops: self.ops.clone(),
-            done,
-        });
-        match begun.await {
-            Ok(Ok(row)) => Ok(row.taken()),
-            Ok(Err((error, row))) => Err((error, Some(row.taken()))),
-            Err(_) => Err((LedgerError::Closed, None)),
+        let mut row = OpenRow::new(intent, place, &self.queue);
+        if !self.is_ready() {
+            return Err((LedgerError::Unwritable, Some(row.taken())));
+        }
+        match row.open().await {
+            Ok(()) => Ok(row.taken()),
+            Err(LedgerError::Closed) => Err((LedgerError::Closed, None)),
+            Err(error) => Err((error, Some(row.taken()))),
         }
     }
 
@@ -184,10 +208,10 @@ impl Ledger {
     /// nothing was spent.
     pub fn note(&self, intent: Intent, entry: Entry) -> Receipt {
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => {
-                OpenRow::new(None, Arc::new(intent), place, self.ops.clone()).settle(entry)
-            }
-            Err(_) => Receipt::failed(LedgerError::Crowded),
+            Ok(place) => OpenRow::new(intent, place, &self.queue)
+                .taken()
+                .settle(entry),
+            Err(_) => Receipt::new(Err(LedgerError::Crowded)),
         }
     }
 
@@ -204,10 +228,7 @@ impl Ledger {
         E: Send + 'static,
     {
         let (done, receipt) = oneshot::channel();
-        let sent = self.ops.send(change::change_op(change, done));
-        if sent.is_err() {
-            return Err(LedgerError::Closed.into());
-        }
+        self.queue.ask(change::change_op(change, done))?;
         match receipt.await {
             Ok(Ok(result)) => result.map_err(ChangeError::Refused),
             Ok(Err(error)) => Err(error.into()),
@@ -217,7 +238,7 @@ impl Ledger {
 
     /// Returns a way to read, which never holds up writing.
     pub fn reader(&self) -> Reader {
-        Reader::new(&self.path)
+        Reader::new(&self.path, &self.queue)
     }
 
     /// Returns whether calls can be taken: the last attempt to write succeeded, or nothing is refused if it did not.
@@ -243,7 +264,7 @@ impl Ledger {
 
     /// Writes what is still to be written, and ends. Blocks for as long as that takes.
     pub fn close(&self) {
-        let _ = self.ops.send(Op::Close);
+        self.queue.close();
         self.shared.stop_keeper();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {

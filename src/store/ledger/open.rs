@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::LedgerError;
 use super::entry::{Entry, Intent, Status, Times};
-use super::writer::{Op, Receipt, Settled};
+use super::queue::{Promise, Queue, Settled};
+use super::receipt::Receipt;
 
 /// An open row. Dropped without being settled, it is settled as interrupted, at its estimate; or, as long as nobody has
 /// taken it, as a request whose client left before anything was done for it.
@@ -17,29 +18,42 @@ pub struct OpenRow {
 }
 
 struct Inner {
-    /// `None` where it could not be written yet.
-    id: Option<i64>,
+    serial: u64,
+    /// Whether an open row was asked for.
+    is_open: bool,
     intent: Arc<Intent>,
     place: OwnedSemaphorePermit,
-    ops: UnboundedSender<Op>,
+    queue: Arc<Queue>,
 }
 
 impl OpenRow {
-    pub(super) fn new(
-        id: Option<i64>,
-        intent: Arc<Intent>,
-        place: OwnedSemaphorePermit,
-        ops: UnboundedSender<Op>,
-    ) -> Self {
+    /// Makes a row that nothing is written of before it is settled.
+    pub(super) fn new(intent: Intent, place: OwnedSemaphorePermit, queue: &Arc<Queue>) -> Self {
         Self {
             inner: Some(Inner {
-                id,
-                intent,
+                serial: queue.serial(),
+                is_open: false,
+                intent: Arc::new(intent),
                 place,
-                ops,
+                queue: Arc::clone(queue),
             }),
             taken: false,
         }
+    }
+
+    /// Has it opened, and waits until that is safe.
+    pub(super) async fn open(&mut self) -> Result<(), LedgerError> {
+        let Some(inner) = &mut self.inner else {
+            return Err(LedgerError::Closed);
+        };
+        let promise = inner.queue.open(inner.serial, &inner.intent)?;
+        inner.is_open = true;
+        let opened = match promise {
+            Promise::Kept => Ok(()),
+            Promise::Later(commit) => commit.await.unwrap_or(Err(LedgerError::Closed)),
+        };
+        inner.is_open = opened.is_ok();
+        opened
     }
 
     /// Notes that somebody holds the row who will settle it.
@@ -50,7 +64,7 @@ impl OpenRow {
 
     /// Gives up a row that could not be written: nothing was done, and nothing need be said of it.
     pub fn forget(mut self) {
-        if self.inner.as_ref().is_some_and(|inner| inner.id.is_none()) {
+        if self.inner.as_ref().is_some_and(|inner| !inner.is_open) {
             self.inner = None;
         }
     }
@@ -60,26 +74,20 @@ impl OpenRow {
         match self.inner.take() {
             Some(inner) => inner.settle(entry),
             // Taken only here and by `drop`, which come once and in this order.
-            None => Receipt::failed(super::LedgerError::Closed),
+            None => Receipt::new(Err(LedgerError::Closed)),
         }
     }
 }
 
 impl Inner {
     fn settle(self, entry: Entry) -> Receipt {
-        let (done, receipt) = oneshot::channel();
         let settled = Settled {
-            id: self.id,
+            serial: self.serial,
             intent: self.intent,
             entry,
             place: self.place,
         };
-        // A closed ledger drops it, and the receipt tells.
-        let _ = self.ops.send(Op::Settle {
-            settled: Box::new(settled),
-            done: Some(done),
-        });
-        Receipt::new(receipt)
+        Receipt::new(self.queue.settle(Box::new(settled)))
     }
 }
 
@@ -88,7 +96,7 @@ impl Drop for OpenRow {
         let Some(inner) = self.inner.take() else {
             return;
         };
-        if !self.taken && inner.id.is_none() {
+        if !self.taken && !inner.is_open {
             return;
         }
         let (status, error, counts) = match self.taken {
@@ -103,12 +111,12 @@ impl Drop for OpenRow {
         let entry = Entry {
             status,
             http_status: None,
-            error: Some(error),
+            error: Some(error.into()),
             served_model: None,
             upstream: None,
             counts,
             served_from: None,
-            cache: "bypass",
+            cache: "bypass".into(),
             degraded: false,
             received_bytes: 0,
             sent_bytes: 0,

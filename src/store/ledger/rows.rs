@@ -5,31 +5,31 @@ use std::time::Duration;
 use rusqlite::{Transaction, params};
 
 use super::ServedFrom;
-use super::entry::{Attempt, Counts, Intent};
+use super::entry::{Attempt, Counts, Entry, Intent};
 use super::run::micros;
-use super::writer::Settled;
 use crate::openai::usage::Usage;
 
 /// Writes an open row under the first number that is free from the time of its arrival on.
 pub(super) fn open_row(
     transaction: &Transaction<'_>,
     run: i64,
+    serial: u64,
     intent: &Intent,
 ) -> Result<i64, rusqlite::Error> {
     let mut insert = transaction.prepare_cached(
-        "INSERT INTO request (id, request_id, run, key, team, endpoint, model, stream, status, input_tokens,
+        "INSERT INTO request (id, request_id, run, serial, key, team, endpoint, model, stream, status, input_tokens,
             cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens, reasoning_tokens,
             output_audio_tokens, provenance, cost, tokens)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'open', ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'open', ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
          ON CONFLICT (id) DO NOTHING",
     )?;
     let (usage, provenance, cost) = columns(intent.estimate);
-    let mut id = micros(intent.received);
-    loop {
-        let inserted = insert.execute(params![
+    first_free(intent, |id| {
+        insert.execute(params![
             id,
             &*intent.request_id,
             run,
+            integer(serial),
             &*intent.key,
             intent.team.as_deref(),
             &*intent.endpoint,
@@ -45,24 +45,16 @@ pub(super) fn open_row(
             provenance,
             cost,
             integer(usage.total()),
-        ])?;
-        if inserted == 1 {
-            return Ok(id);
-        }
-        id += 1;
-    }
+        ])
+    })
 }
 
-pub(super) fn settle_row(
+/// Writes the end of a request into its open row.
+pub(super) fn update_settled(
     transaction: &Transaction<'_>,
-    run: i64,
-    settled: &mut Settled,
+    id: i64,
+    entry: &Entry,
 ) -> Result<i64, rusqlite::Error> {
-    let id = match settled.id {
-        Some(id) => id,
-        None => open_row(transaction, run, &settled.intent)?,
-    };
-    let entry = &settled.entry;
     let (usage, provenance, cost) = columns(entry.counts);
     let mut update = transaction.prepare_cached(
         "UPDATE request SET served_model = ?2, upstream = ?3, status = ?4, http_status = ?5, error = ?6,
@@ -78,7 +70,7 @@ pub(super) fn settle_row(
         entry.upstream.as_deref(),
         entry.status.as_str(),
         entry.http_status,
-        entry.error,
+        entry.error.as_deref(),
         integer(usage.input),
         integer(usage.cached_input),
         integer(usage.cache_write),
@@ -89,7 +81,7 @@ pub(super) fn settle_row(
         provenance,
         cost,
         entry.served_from.map(ServedFrom::as_str),
-        entry.cache,
+        &*entry.cache,
         entry.degraded,
         integer(entry.attempts.len() as u64),
         integer(entry.received_bytes),
@@ -100,10 +92,91 @@ pub(super) fn settle_row(
         duration(entry.times.total),
         integer(entry.tokens()),
     ])?;
-    for (index, attempt) in entry.attempts.iter().enumerate() {
-        attempt_row(transaction, id, index + 1, attempt)?;
+    attempt_rows(transaction, id, entry)?;
+    Ok(id)
+}
+
+/// Writes all of a request at once.
+pub(super) fn insert_settled(
+    transaction: &Transaction<'_>,
+    run: i64,
+    serial: u64,
+    intent: &Intent,
+    entry: &Entry,
+) -> Result<i64, rusqlite::Error> {
+    let (usage, provenance, cost) = columns(entry.counts);
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO request (id, request_id, run, serial, key, team, endpoint, model, stream, served_model, upstream,
+            status, http_status, error, input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens,
+            output_tokens, reasoning_tokens, output_audio_tokens, provenance, cost, served_from, cache, degraded,
+            attempts, received_bytes, sent_bytes, queue_time, upstream_time, first_token_time, total_time, tokens)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34)
+         ON CONFLICT (id) DO NOTHING",
+    )?;
+    let id = first_free(intent, |id| {
+        insert.execute(params![
+            id,
+            &*intent.request_id,
+            run,
+            integer(serial),
+            &*intent.key,
+            intent.team.as_deref(),
+            &*intent.endpoint,
+            intent.model.as_deref(),
+            intent.stream,
+            entry.served_model.as_deref(),
+            entry.upstream.as_deref(),
+            entry.status.as_str(),
+            entry.http_status,
+            entry.error.as_deref(),
+            integer(usage.input),
+            integer(usage.cached_input),
+            integer(usage.cache_write),
+            integer(usage.input_audio),
+            integer(usage.output),
+            integer(usage.reasoning),
+            integer(usage.output_audio),
+            provenance,
+            cost,
+            entry.served_from.map(ServedFrom::as_str),
+            &*entry.cache,
+            entry.degraded,
+            integer(entry.attempts.len() as u64),
+            integer(entry.received_bytes),
+            integer(entry.sent_bytes),
+            duration(entry.times.queue),
+            entry.times.upstream.map(duration),
+            entry.times.first_token.map(duration),
+            duration(entry.times.total),
+            integer(entry.tokens()),
+        ])
+    })?;
+    attempt_rows(transaction, id, entry)?;
+    Ok(id)
+}
+
+/// Tries numbers from the time of a request's arrival on, until one is taken.
+fn first_free(
+    intent: &Intent,
+    mut insert: impl FnMut(i64) -> Result<usize, rusqlite::Error>,
+) -> Result<i64, rusqlite::Error> {
+    let mut id = micros(intent.received);
+    while insert(id)? == 0 {
+        id += 1;
     }
     Ok(id)
+}
+
+fn attempt_rows(
+    transaction: &Transaction<'_>,
+    request: i64,
+    entry: &Entry,
+) -> Result<(), rusqlite::Error> {
+    for (index, attempt) in entry.attempts.iter().enumerate() {
+        attempt_row(transaction, request, index + 1, attempt)?;
+    }
+    Ok(())
 }
 
 fn attempt_row(
@@ -127,7 +200,7 @@ fn attempt_row(
         attempt.model.as_deref(),
         duration(attempt.began),
         attempt.time.map(duration),
-        attempt.result,
+        &*attempt.result,
         attempt.http_status,
         integer(usage.input),
         integer(usage.cached_input),

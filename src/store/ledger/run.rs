@@ -1,21 +1,25 @@
 //! Which process wrote what: each one holds a lock for as long as it lives, and whoever finds a lock free knows that its
 //! owner has died.
 
-use std::fs::{self, File, TryLockError};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rusqlite::{Connection, Transaction, params};
 
+use super::journal::{self, Journal, Record};
+use super::rows::{insert_settled, open_row, update_settled};
 use super::schema::OpenError;
 
 /// This process, as the ledger knows it.
 pub(super) struct Run {
     pub(super) id: i64,
     path: PathBuf,
-    /// Held for as long as the process lives.
-    _lock: File,
+    /// Held for as long as the process lives. What it has promised stands in the file.
+    lock: File,
 }
 
 impl Run {
@@ -34,28 +38,33 @@ impl Run {
         let id = transaction.last_insert_rowid();
         let path = lock_path(ledger, id);
         let lock = || {
-            let file = File::create(&path)?;
+            // A number that was used before a file was put back from a copy comes again: what it left is not ours.
+            let file = OpenOptions::new().create(true).append(true).open(&path)?;
             file.try_lock().map_err(io::Error::from)?;
+            file.set_len(0)?;
             Ok(file)
         };
         let lock = lock().map_err(|source| OpenError::Run {
             path: ledger.to_owned(),
             source,
         })?;
-        Ok(Self {
-            id,
-            path,
-            _lock: lock,
-        })
+        Ok(Self { id, path, lock })
     }
 
-    /// Settles what processes left open that live no more. Returns how many rows that were.
+    /// Begins the journal of this process.
+    pub(super) fn journal(&self) -> io::Result<Journal> {
+        Journal::begin(&self.lock, &self.path)
+    }
+
+    /// Writes what processes have promised that live no more, and settles what they left open. Returns how many rows
+    /// that were, and the files to [`journal::remove`] once it is committed.
     pub(super) fn settle_the_dead(
         &self,
         transaction: &Transaction<'_>,
         ledger: &Path,
-    ) -> Result<u64, OpenError> {
-        let settle = || {
+    ) -> Result<(u64, Vec<PathBuf>), OpenError> {
+        let mut dead = Vec::new();
+        let mut settle = || {
             let mut others =
                 transaction.prepare("SELECT id FROM run WHERE ended IS NULL AND id <> ?")?;
             let others: Vec<i64> = others
@@ -67,20 +76,30 @@ impl Run {
                 if is_held(&lock) {
                     continue;
                 }
+                let left = journal::read(&lock).unwrap_or_else(|error| {
+                    tracing::error!(%error, "what a process that died has left cannot be read");
+                    Vec::new()
+                });
+                replay(transaction, run, left)?;
                 settled += interrupt(transaction, run)?;
                 end(transaction, run)?;
-                let _ = fs::remove_file(lock);
+                dead.push(lock);
             }
             Ok(settled)
         };
-        settle().map_err(|source| OpenError::Unwritable {
+        let settled = settle().map_err(|source| OpenError::Unwritable {
             path: ledger.to_owned(),
             source,
-        })
+        })?;
+        Ok((settled, dead))
     }
 
-    /// Notes the end, and settles what is open even now: whoever holds it will not be heard any more.
-    pub(super) fn finish(self, connection: &mut Connection) {
+    /// Notes the end, and settles what is open even now: whoever holds it will not be heard any more. Where not all of
+    /// the journal is written, the next start does it.
+    pub(super) fn finish(self, connection: &mut Connection, is_all: bool) {
+        if !is_all {
+            return;
+        }
         let mut finish = || {
             let transaction = connection.transaction()?;
             interrupt(&transaction, self.id)?;
@@ -89,9 +108,64 @@ impl Run {
         };
         // Should it fail, the next start finds the lock free and does it.
         if finish().is_ok() {
-            let _ = fs::remove_file(&self.path);
+            journal::remove(&self.path);
         }
     }
+}
+
+/// Writes what a process had promised and not committed.
+fn replay(
+    transaction: &Transaction<'_>,
+    run: i64,
+    records: Vec<Record<'_>>,
+) -> Result<(), rusqlite::Error> {
+    let arrivals = records.iter().map(|record| match record {
+        Record::Open { intent, .. } | Record::Settled { intent, .. } => {
+            micros(intent.get().received)
+        }
+    });
+    let Some(first) = arrivals.min() else {
+        return Ok(());
+    };
+    let mut known = HashMap::new();
+    let mut select = transaction.prepare(
+        "SELECT serial, id, status = 'open' FROM request WHERE run = ?1 AND id >= ?2 AND serial IS NOT NULL",
+    )?;
+    let mut rows = select.query(params![run, first])?;
+    while let Some(row) = rows.next()? {
+        let (serial, id, is_open): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        known.insert(serial.cast_unsigned(), (id, is_open));
+    }
+    let (settled, open): (Vec<_>, Vec<_>) = records
+        .into_iter()
+        .partition(|record| matches!(record, Record::Settled { .. }));
+    for record in settled.into_iter().chain(open) {
+        match record {
+            Record::Settled {
+                serial,
+                intent,
+                entry,
+            } => match known.get(&serial) {
+                // Committed, and the process died before the journal could be emptied.
+                Some((_, false)) => {}
+                Some((id, true)) => {
+                    update_settled(transaction, *id, entry.get())?;
+                    known.insert(serial, (*id, false));
+                }
+                None => {
+                    let id = insert_settled(transaction, run, serial, intent.get(), entry.get())?;
+                    known.insert(serial, (id, false));
+                }
+            },
+            Record::Open { serial, intent } => {
+                if let Entry::Vacant(unknown) = known.entry(serial) {
+                    let id = open_row(transaction, run, serial, intent.get())?;
+                    unknown.insert((id, true));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Settles the open rows of a run at their estimates, each with an attempt that says the same.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
+use super::journal::{self, Journal};
 use super::run::Run;
 use super::{Params, Sync};
 
@@ -91,6 +92,8 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) run: Run,
+    /// `None`: everybody waits for commits.
+    pub(super) journal: Option<Journal>,
     /// How many rows of dead processes were settled.
     pub(super) interrupted: u64,
 }
@@ -143,11 +146,23 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         ))
         .map_err(read_failure)?;
     let run = Run::begin(&transaction, path)?;
-    let interrupted = run.settle_the_dead(&transaction, path)?;
+    let (interrupted, dead) = run.settle_the_dead(&transaction, path)?;
     transaction.commit().map_err(read_failure)?;
+    dead.iter().for_each(|path| journal::remove(path));
+    // Where each commit reaches the disk, each request waits for its own.
+    let journal = match params.sync {
+        Sync::Always => None,
+        Sync::EverySecond | Sync::Never => {
+            Some(run.journal().map_err(|source| OpenError::Run {
+                path: path.clone(),
+                source,
+            })?)
+        }
+    };
     Ok(Opened {
         connection,
         run,
+        journal,
         interrupted,
     })
 }

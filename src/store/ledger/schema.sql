@@ -13,6 +13,7 @@ CREATE TABLE request (
     id INTEGER PRIMARY KEY,   -- when its head had arrived; a few microseconds later where that was taken
     request_id TEXT NOT NULL, -- the header x-request-id
     run INTEGER NOT NULL,
+    serial INTEGER,           -- its number in the run
     key TEXT NOT NULL,        -- the name of the gateway key
     team TEXT,
     endpoint TEXT NOT NULL,

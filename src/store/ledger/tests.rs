@@ -2,6 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
+use super::journal::{Record, Shared};
 use super::*;
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
@@ -53,7 +54,7 @@ fn entry(counts: Option<Counts>) -> Entry {
         upstream: Some("openai".into()),
         counts,
         served_from: Some(ServedFrom::Upstream),
-        cache: "bypass",
+        cache: "bypass".into(),
         degraded: false,
         received_bytes: 3,
         sent_bytes: 4,
@@ -64,7 +65,7 @@ fn entry(counts: Option<Counts>) -> Entry {
             model: Some("gpt-4o".into()),
             began: Duration::ZERO,
             time: Some(Duration::from_millis(5)),
-            result: "answered",
+            result: "answered".into(),
             http_status: Some(200),
             counts,
         }],
@@ -141,6 +142,8 @@ async fn places_are_bounded_and_given_back() {
     let second = ledger.begin(intent("b")).await;
     assert!(matches!(second, Err((LedgerError::Crowded, None))));
     first.settle(entry(None)).await.unwrap();
+    // A place is given back with the commit.
+    assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 1);
     begin(&ledger, "c").await.settle(entry(None)).await.unwrap();
     ledger.close();
 }
@@ -248,18 +251,21 @@ async fn rows_that_cannot_be_written_are_written_later() {
     let other = Connection::open(&params(&folder).path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let receipt = row.settle(entry(Some(counts(1, 1))));
-    assert_eq!(receipt.await, Err(LedgerError::Unwritable));
+    assert_eq!(receipt.await, Ok(()), "the journal holds it");
+    let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+    assert!(matches!(
+        change,
+        Err(ChangeError::Ledger(LedgerError::Unwritable))
+    ));
     assert!(!ledger.is_ready());
-    ledger.set_refuses(false);
-    assert!(ledger.is_ready());
     let (error, unopened) = ledger.begin(intent("b")).await.map(|_| ()).unwrap_err();
     assert_eq!(error, LedgerError::Unwritable);
+    unopened.unwrap().forget();
+    ledger.set_refuses(false);
+    assert!(ledger.is_ready());
+    let row = begin(&ledger, "c").await;
+    row.settle(entry(Some(counts(2, 2)))).await.unwrap();
     other.execute_batch("COMMIT").unwrap();
-    unopened
-        .unwrap()
-        .settle(entry(Some(counts(2, 2))))
-        .await
-        .unwrap();
     ledger.close();
     assert_eq!(
         count(
@@ -421,8 +427,14 @@ async fn a_row_that_the_file_refuses_holds_up_no_other() {
         .await
         .unwrap();
     let (poison, well) = (poison.settle(entry(None)), well.settle(entry(None)));
-    assert_eq!(poison.await, Err(LedgerError::Unwritable));
-    assert_eq!(well.await, Ok(()));
+    assert_eq!((poison.await, well.await), (Ok(()), Ok(())));
+    assert_eq!(
+        strings(
+            &ledger,
+            "SELECT request_id FROM request WHERE status = 'complete'"
+        ),
+        ["well"]
+    );
     let seen = ledger.snapshot();
     assert_eq!((seen.rows, seen.given_up, seen.owed), (1, 1, 0));
     assert!(!seen.failing);
@@ -451,7 +463,8 @@ async fn tables_of_the_first_version_become_todays() {
     let connection = Connection::open(&params.path).unwrap();
     connection
         .execute_batch(
-            "DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE team DROP COLUMN limits;
+            "DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
+             ALTER TABLE team DROP COLUMN limits;
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
         .unwrap();
@@ -459,5 +472,116 @@ async fn tables_of_the_first_version_become_todays() {
     let ledger = Ledger::open(&params).unwrap();
     assert_eq!(described(&ledger), today);
     assert_eq!(count(&ledger, "SELECT tokens FROM request"), 12);
+    ledger.close();
+}
+
+/// Leaves the journal of a process that died, in two files.
+fn leave_behind(params: &Params, run: i64, files: [&[&[u8]]; 2]) {
+    for (file, name) in files.iter().zip(["", "-2"]) {
+        let path = format!("{}-run-{run}{name}", params.path.display());
+        std::fs::write(path, file.concat()).unwrap();
+    }
+    let connection = Connection::open(&params.path).unwrap();
+    connection
+        .execute(
+            "INSERT INTO run (id, began) VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET ended = NULL",
+            [run],
+        )
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_a_dead_process_had_promised_is_written_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    let open = |serial, intent: &Intent| {
+        let intent = Shared::Borrowed(intent);
+        Record::Open { serial, intent }.to_line().unwrap()
+    };
+    let settled = |serial, intent: &Intent, tokens| {
+        let (intent, entry) = (
+            Shared::Borrowed(intent),
+            &entry(Some(counts(tokens, tokens))),
+        );
+        let entry = Shared::Borrowed(entry);
+        let record = Record::Settled {
+            serial,
+            intent,
+            entry,
+        };
+        record.to_line().unwrap()
+    };
+    let [a, b, c] = ["a", "b", "c"].map(intent);
+    let torn = open(4, &intent("torn"));
+    let first: &[&[u8]] = &[&open(1, &a), &open(2, &b), &settled(3, &c, 7)];
+    let second: &[&[u8]] = &[&settled(1, &a, 5), &torn[..torn.len() / 2]];
+    let rows = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
+    let expected = ["a complete 5 1", "b interrupted 9 1", "c complete 7 1"];
+    for time in 0..3 {
+        // The second time it is as if the files had not been removed; the third, as if a part were committed already.
+        if time == 2 {
+            let connection = Connection::open(&params.path).unwrap();
+            connection
+                .execute("DELETE FROM request WHERE request_id <> 'a'", [])
+                .unwrap();
+        }
+        leave_behind(&params, 99, [first, second]);
+        let ledger = Ledger::open(&params).unwrap();
+        assert_eq!(strings(&ledger, rows), expected, "time {time}");
+        ledger.close();
+        let left = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 1, "the ledger alone is left");
+    }
+}
+
+#[tokio::test]
+async fn the_journal_is_empty_when_all_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let size = || {
+        let files = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
+        let files = files.map(Result::unwrap);
+        let journal = files.filter(|file| file.file_name().to_string_lossy().contains("-run-"));
+        journal
+            .map(|file| file.metadata().unwrap().len())
+            .sum::<u64>()
+    };
+    for _ in 0..3 {
+        let row = begin(&ledger, "a").await;
+        row.settle(entry(None)).await.unwrap();
+        assert!(size() > 0);
+        assert_eq!(
+            count(
+                &ledger,
+                "SELECT count(*) FROM request WHERE status = 'open'"
+            ),
+            0
+        );
+        assert_eq!(size(), 0);
+    }
+    ledger.close();
+}
+
+#[tokio::test]
+async fn with_every_commit_on_disk_each_request_waits_for_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = Params {
+        sync: Sync::Always,
+        ..params(&folder)
+    };
+    let ledger = Ledger::open(&params).unwrap();
+    let status = || {
+        let file = Connection::open(&params.path).unwrap();
+        file.query_row("SELECT status FROM request", [], |row| {
+            row.get::<_, String>(0)
+        })
+        .unwrap()
+    };
+    let row = begin(&ledger, "a").await;
+    assert_eq!(status(), "open");
+    row.settle(entry(None)).await.unwrap();
+    assert_eq!(status(), "complete");
     ledger.close();
 }

@@ -4,66 +4,21 @@
 //! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
 //! places of open rows bound how many those can be.
 
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::LedgerError;
-use super::change::Change;
-use super::entry::{Entry, Intent};
-use super::open::OpenRow;
-use super::rows::{open_row, settle_row};
+use super::queue::{Op, Queue, Settled, Taken};
+use super::rows::{insert_settled, open_row, update_settled};
 use super::run::Run;
 
-/// How many rows one commit holds at most; more wait for the next one, so that the first of them need not wait long.
-const BATCH: usize = 512;
 /// How long after a failure rows that are owed are tried again.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// What the thread is asked for.
-pub(super) enum Op {
-    /// Open a row.
-    Begin {
-        intent: Arc<Intent>,
-        place: OwnedSemaphorePermit,
-        /// By which the row will be settled.
-        ops: UnboundedSender<Op>,
-        done: oneshot::Sender<Begun>,
-    },
-    /// Settle a row, or write one that was never opened.
-    Settle {
-        settled: Box<Settled>,
-        /// Taken once it has been told.
-        done: Option<Done<()>>,
-    },
-    /// Change what stands beside the rows.
-    Change(Box<dyn Change>),
-    /// Write what has been asked for, and end.
-    Close,
-}
-
-/// A row, or why it could not be written; then it has no number yet.
-pub(super) type Begun = Result<OpenRow, (LedgerError, OpenRow)>;
-
-type Done<T> = oneshot::Sender<Result<T, LedgerError>>;
-
-/// A row with its end.
-pub(super) struct Settled {
-    pub(super) id: Option<i64>,
-    pub(super) intent: Arc<Intent>,
-    pub(super) entry: Entry,
-    /// Given back when the row is written.
-    #[expect(dead_code, reason = "held, not read")]
-    pub(super) place: OwnedSemaphorePermit,
-}
 
 /// What others may see of the thread's work.
 #[derive(Debug)]
@@ -108,54 +63,24 @@ pub struct Snapshot {
     pub interrupted: u64,
 }
 
-/// Tells when a row is safe. Dropping it changes nothing: the row is written all the same.
-#[derive(Debug)]
-pub struct Receipt(Told);
-
-#[derive(Debug)]
-enum Told {
-    Already(Result<(), LedgerError>),
-    Later(oneshot::Receiver<Result<(), LedgerError>>),
-}
-
 pub(super) struct Writer {
     connection: Connection,
     run: Run,
-    queue: UnboundedReceiver<Op>,
+    queue: Arc<Queue>,
     shared: Arc<Shared>,
-    /// Settled rows that could not be written.
+    /// The rows of requests that are under way, by their serial numbers.
+    open: HashMap<u64, i64>,
+    /// Rows that could not be written.
     owed: Vec<Op>,
+    last_commit: Option<Instant>,
     last_failure: Option<Instant>,
 }
 
-// === impl Receipt ===
-
-impl Receipt {
-    pub(super) fn new(receiver: oneshot::Receiver<Result<(), LedgerError>>) -> Self {
-        Self(Told::Later(receiver))
-    }
-
-    pub(super) fn failed(error: LedgerError) -> Self {
-        Self(Told::Already(Err(error)))
-    }
-
-    /// Returns the receipt of a row that needs no writing any more.
-    pub fn written() -> Self {
-        Self(Told::Already(Ok(())))
-    }
-}
-
-impl Future for Receipt {
-    type Output = Result<(), LedgerError>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.get_mut().0 {
-            Told::Later(receiver) => Pin::new(receiver)
-                .poll(cx)
-                .map(|told| told.unwrap_or(Err(LedgerError::Closed))),
-            Told::Already(told) => Poll::Ready(*told),
-        }
-    }
+/// What one commit has done.
+struct Written {
+    /// For each thing that was asked whether it was done; what was not never can be.
+    done: Vec<bool>,
+    opened: HashMap<u64, i64>,
 }
 
 // === impl Shared ===
@@ -221,7 +146,7 @@ impl Writer {
     pub(super) fn new(
         connection: Connection,
         run: Run,
-        queue: UnboundedReceiver<Op>,
+        queue: Arc<Queue>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
@@ -229,152 +154,154 @@ impl Writer {
             run,
             queue,
             shared,
+            open: HashMap::new(),
             owed: Vec::new(),
+            last_commit: None,
             last_failure: None,
         }
     }
 
     /// Writes until the ledger is closed.
     pub(super) fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        let mut open = true;
-        while open {
-            open = self.gather(&mut batch);
-            self.commit(&mut batch);
+        loop {
+            let retry = match self.owed.is_empty() {
+                true => None,
+                false => Some(self.last_failure.map_or_else(Instant::now, |at| at + RETRY)),
+            };
+            match self.queue.take(self.last_commit, retry) {
+                Taken::Ops(ops) => self.commit(ops),
+                Taken::Time => self.commit(Vec::new()),
+                Taken::Last(ops) => {
+                    self.commit(ops);
+                    break;
+                }
+            }
         }
         // What is owed still has one more chance: perhaps there is room again.
-        self.commit(&mut batch);
+        self.commit(Vec::new());
         if !self.owed.is_empty() {
             tracing::error!(
                 rows = self.owed.len(),
                 "the ledger ends with rows that could not be written"
             );
         }
-        self.run.finish(&mut self.connection);
+        self.run.finish(&mut self.connection, self.owed.is_empty());
         // A file without its log is easier to copy.
         let _ = self
             .connection
             .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     }
 
-    /// Waits for the next thing to do, and takes what else is there. Returns whether more can come.
-    fn gather(&mut self, batch: &mut Vec<Op>) -> bool {
-        let first = if self.owed.is_empty() {
-            self.queue.blocking_recv()
-        } else {
-            match self.wait_a_second() {
-                Some(op) => op,
-                None => return true,
-            }
-        };
-        let mut next = first;
-        loop {
-            match next {
-                // What has been asked for by now is written.
-                Some(Op::Close) => {
-                    while let Ok(op) = self.queue.try_recv() {
-                        batch.push(op);
-                    }
-                    return false;
-                }
-                None => return false,
-                Some(op) => batch.push(op),
-            }
-            if batch.len() == BATCH {
-                return true;
-            }
-            next = match self.queue.try_recv() {
-                Ok(op) => Some(op),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => None,
-            };
-        }
-    }
-
-    /// Waits for the next thing to do while rows are owed: `None` when it is time to try those again.
-    fn wait_a_second(&mut self) -> Option<Option<Op>> {
-        let until = self.last_failure.map_or_else(Instant::now, |at| at + RETRY);
-        loop {
-            match self.queue.try_recv() {
-                Ok(op) => return Some(Some(op)),
-                Err(TryRecvError::Disconnected) => return Some(None),
-                Err(TryRecvError::Empty) if Instant::now() >= until => return None,
-                // The queue has no wait with a bound; while the disk is full nobody minds these.
-                Err(TryRecvError::Empty) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-    }
-
-    /// Writes all of a batch, or nothing, and tells everyone.
-    fn commit(&mut self, batch: &mut Vec<Op>) {
+    /// Writes all of it, or nothing, and tells everyone.
+    fn commit(&mut self, ops: Vec<Op>) {
         let owed_before = self.owed.len();
         // Those who have waited longest come first.
-        let mut ops = std::mem::take(&mut self.owed);
-        ops.append(batch);
-        if ops.is_empty() {
+        let mut all = std::mem::take(&mut self.owed);
+        all.extend(ops);
+        if all.is_empty() {
             return;
         }
-        match write(&mut self.connection, self.run.id, &mut ops) {
-            Ok(ids) => {
+        match self.write(&mut all) {
+            Ok(written) => {
                 self.shared.dirty.store(true, Ordering::Release);
                 self.succeeded(owed_before);
-                for (op, id) in ops.into_iter().zip(ids) {
-                    self.tell(op, id);
+                self.queue.committed();
+                self.open.extend(written.opened);
+                for (op, done) in all.into_iter().zip(written.done) {
+                    self.tell(op, done);
                 }
             }
             Err(error) => {
                 self.failed(&error);
-                ops.into_iter().for_each(|op| self.refuse(op));
+                all.into_iter().for_each(|op| self.refuse(op));
             }
         }
+        self.last_commit = Some(Instant::now());
         self.shared
             .owed
             .store(self.owed.len() as u64, Ordering::Relaxed);
     }
 
-    fn tell(&self, op: Op, id: Option<i64>) {
+    /// Writes all of it in one transaction.
+    fn write(&mut self, ops: &mut [Op]) -> Result<Written, rusqlite::Error> {
+        // What ends in the commit that it begins in is written once.
+        let settled: HashSet<u64> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::Settle { settled, .. } => Some(settled.serial),
+                _ => None,
+            })
+            .collect();
+        let mut opened = HashMap::new();
+        let mut done = Vec::with_capacity(ops.len());
+        let behavior = TransactionBehavior::Immediate;
+        let mut transaction = self.connection.transaction_with_behavior(behavior)?;
+        for op in ops {
+            done.push(match op {
+                Op::Open { serial, .. } if settled.contains(serial) => true,
+                Op::Open { serial, intent, .. } => {
+                    let row = open_row(&transaction, self.run.id, *serial, intent);
+                    let row = unless_refused(row)?;
+                    opened.extend(row.map(|row| (*serial, row)));
+                    row.is_some()
+                }
+                Op::Settle { settled, .. } => {
+                    let row = self.open.get(&settled.serial).copied();
+                    unless_refused(settle(&transaction, self.run.id, row, settled))?.is_some()
+                }
+                Op::Change(change) => {
+                    // What one change breaks must not undo the rows beside it.
+                    let part = transaction.savepoint()?;
+                    let made = catch_unwind(AssertUnwindSafe(|| change.make(&part)));
+                    match made {
+                        Ok(Ok(())) => part.commit()?,
+                        Ok(Err(error)) if is_the_files(&error) => return Err(error),
+                        Ok(Err(_)) | Err(_) => drop(part),
+                    }
+                    true
+                }
+                Op::Barrier(_) => true,
+            });
+        }
+        transaction.commit()?;
+        Ok(Written { done, opened })
+    }
+
+    fn tell(&mut self, op: Op, is_done: bool) {
+        let told = match is_done {
+            true => Ok(()),
+            false => Err(LedgerError::Unwritable),
+        };
         match op {
-            Op::Begin {
-                intent,
-                place,
-                ops,
-                done,
-            } => {
-                let is_open = id.is_some();
-                let row = OpenRow::new(id, intent, place, ops);
-                // Should nobody wait for it any more, it settles itself.
-                drop(done.send(match is_open {
-                    true => Ok(row),
-                    false => Err((LedgerError::Unwritable, row)),
-                }));
+            Op::Open { done, .. } => {
+                if let Some(done) = done {
+                    let _ = done.send(told);
+                }
             }
             Op::Settle { settled, done } => {
-                let written = id.map(|_| ()).ok_or(LedgerError::Unwritable);
-                match written {
-                    Ok(()) => self.shared.rows.fetch_add(1, Ordering::Relaxed),
-                    Err(_) => self.shared.given_up.fetch_add(1, Ordering::Relaxed),
+                match is_done {
+                    true => self.shared.rows.fetch_add(1, Ordering::Relaxed),
+                    false => self.shared.given_up.fetch_add(1, Ordering::Relaxed),
                 };
+                self.open.remove(&settled.serial);
                 drop(settled);
                 if let Some(done) = done {
-                    let _ = done.send(written);
+                    let _ = done.send(told);
                 }
             }
             Op::Change(change) => change.tell(Ok(())),
-            Op::Close => {}
+            Op::Barrier(call) => call(),
         }
     }
 
     fn refuse(&mut self, op: Op) {
         let error = LedgerError::Unwritable;
         match op {
-            Op::Begin {
-                intent,
-                place,
-                ops,
-                done,
-            } => {
-                drop(done.send(Err((error, OpenRow::new(None, intent, place, ops)))));
-            }
+            // Whoever waits is told, and opens nothing.
+            Op::Open {
+                done: Some(done), ..
+            } => drop(done.send(Err(error))),
+            promised @ Op::Open { done: None, .. } => self.owed.push(promised),
             Op::Settle { settled, done } => {
                 if let Some(done) = done {
                     let _ = done.send(Err(error));
@@ -385,7 +312,7 @@ impl Writer {
                 });
             }
             Op::Change(change) => change.tell(Err(error)),
-            Op::Close => {}
+            Op::Barrier(call) => call(),
         }
     }
 
@@ -406,34 +333,23 @@ impl Writer {
     }
 }
 
-/// Writes all of it in one transaction. Returns each one's row; `None` where it can never be written.
-fn write(
-    connection: &mut Connection,
+/// Settles the row of a request that is under way, or writes all of it at once.
+fn settle(
+    transaction: &Transaction<'_>,
     run: i64,
-    ops: &mut [Op],
-) -> Result<Vec<Option<i64>>, rusqlite::Error> {
-    let mut transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let mut ids = Vec::with_capacity(ops.len());
-    for op in ops {
-        ids.push(match op {
-            Op::Begin { intent, .. } => unless_refused(open_row(&transaction, run, intent))?,
-            Op::Settle { settled, .. } => unless_refused(settle_row(&transaction, run, settled))?,
-            Op::Change(change) => {
-                // What one change breaks must not undo the rows beside it.
-                let part = transaction.savepoint()?;
-                let made = catch_unwind(AssertUnwindSafe(|| change.make(&part)));
-                match made {
-                    Ok(Ok(())) => part.commit()?,
-                    Ok(Err(error)) if is_the_files(&error) => return Err(error),
-                    Ok(Err(_)) | Err(_) => drop(part),
-                }
-                Some(0)
-            }
-            Op::Close => Some(0),
-        });
+    row: Option<i64>,
+    settled: &Settled,
+) -> Result<i64, rusqlite::Error> {
+    let Settled {
+        serial,
+        intent,
+        entry,
+        ..
+    } = settled;
+    match row {
+        Some(row) => update_settled(transaction, row, entry),
+        None => insert_settled(transaction, run, *serial, intent, entry),
     }
-    transaction.commit()?;
-    Ok(ids)
 }
 
 /// A row that the file refuses for what is in it would be refused each time, and all others with it: it is given up.

@@ -381,10 +381,10 @@ fn threads_take_exactly_what_there_is() {
     });
     let admitted = admitted.into_inner();
     assert!((990..=1000).contains(&admitted), "{admitted}");
-    assert_eq!(
-        left(&limits, Time::from_micros(1)),
-        [1000 - admitted, 3, 5000 - 5 * admitted]
-    );
+    let left = left(&limits, Time::from_micros(1));
+    assert_eq!(left[..2], [1000 - admitted, 3]);
+    // A thread that was held up between its two steps may be given back less, never more.
+    assert!(left[2] <= 5000 - 5 * admitted, "{left:?}");
 }
 
 /// What is done in a property test.

@@ -198,6 +198,7 @@ impl Gateway {
     /// Reads the ledger: each row of the query as text, its columns with a space between them, NULL as `-`.
     pub fn ledger(&self, query: &str) -> Vec<String> {
         let path = self.dir.path().join(".local/share/weir/weir.db");
+        self.committed(path.parent().unwrap());
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         let ledger = rusqlite::Connection::open_with_flags(path, flags).unwrap();
         let mut select = ledger.prepare(query).unwrap();
@@ -216,6 +217,22 @@ impl Gateway {
             Ok(columns?.join(" "))
         });
         rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// Waits until what the gateway has promised is in its ledger: its journal is empty then. One that cannot write is
+    /// not waited for.
+    fn committed(&self, folder: &std::path::Path) {
+        let is_empty = || {
+            let files = std::fs::read_dir(folder).unwrap();
+            let files = files.filter_map(Result::ok);
+            let mut journals =
+                files.filter(|file| file.file_name().to_string_lossy().contains("-run-"));
+            journals.all(|file| file.metadata().map_or(0, |file| file.len()) == 0)
+        };
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
+        while !is_empty() && std::time::Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 
     async fn listening(&mut self) {

@@ -1,0 +1,256 @@
+//! What waits to be written, and the way in: whatever is asked for is promised here, by the journal, and committed by the
+//! writer soon after, together with all else that has come by then.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::LedgerError;
+use super::change::Change;
+use super::entry::{Entry, Intent};
+use super::journal::{Journal, Record, Shared};
+
+/// How many rows one commit holds at most.
+const BATCH: usize = 1024;
+
+/// How long a commit that nobody waits for may be put off, so that others join it.
+const PACE: Duration = Duration::from_millis(10);
+
+/// What the writer is asked for.
+pub(super) enum Op {
+    /// Open a row.
+    Open {
+        serial: u64,
+        intent: Arc<Intent>,
+        /// Who waits for the commit; `None`: the journal holds it.
+        done: Option<Done>,
+    },
+    /// Settle a row, or write one that was never opened.
+    Settle {
+        settled: Box<Settled>,
+        /// Who waits for the commit; `None`: the journal holds it, or they have been told.
+        done: Option<Done>,
+    },
+    /// Change what stands beside the rows.
+    Change(Box<dyn Change>),
+    /// Call when all before it is committed, or could not be.
+    Barrier(Box<dyn FnOnce() + Send>),
+}
+
+/// Who waits for a commit.
+pub(super) type Done = oneshot::Sender<Result<(), LedgerError>>;
+
+/// A row with its end.
+pub(super) struct Settled {
+    pub(super) serial: u64,
+    pub(super) intent: Arc<Intent>,
+    pub(super) entry: Entry,
+    /// Given back when the row is written.
+    #[expect(dead_code, reason = "held, not read")]
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+/// The queue. What can stand in it is bounded by the places of open rows.
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    woken: Condvar,
+    serials: AtomicU64,
+}
+
+struct Inner {
+    waiting: Vec<Op>,
+    /// Whether somebody waits for the commit.
+    urgent: bool,
+    closed: bool,
+    /// `None`: everybody waits for commits.
+    journal: Option<Journal>,
+}
+
+/// What the writer takes.
+pub(super) enum Taken {
+    /// This, in the order in which it was asked for.
+    Ops(Vec<Op>),
+    /// Nothing: it is time to try again what is owed.
+    Time,
+    /// What was left; nothing comes any more.
+    Last(Vec<Op>),
+}
+
+impl Queue {
+    pub(super) fn new(journal: Option<Journal>) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                waiting: Vec::new(),
+                urgent: false,
+                closed: false,
+                journal,
+            }),
+            woken: Condvar::new(),
+            serials: AtomicU64::new(1),
+        }
+    }
+
+    /// Returns a number that no other request of this process has.
+    pub(super) fn serial(&self) -> u64 {
+        self.serials.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Asks for a row to be opened. Where the journal cannot promise it there is a commit to be waited for.
+    pub(super) fn open(&self, serial: u64, intent: &Arc<Intent>) -> Result<Promise, LedgerError> {
+        let record = Record::Open {
+            serial,
+            intent: Shared::Borrowed(intent),
+        };
+        self.promise(&record, |done| Op::Open {
+            serial,
+            intent: Arc::clone(intent),
+            done,
+        })
+    }
+
+    /// Asks for a row to be settled.
+    pub(super) fn settle(&self, settled: Box<Settled>) -> Result<Promise, LedgerError> {
+        let record = Record::Settled {
+            serial: settled.serial,
+            intent: Shared::Borrowed(&settled.intent),
+            entry: Shared::Borrowed(&settled.entry),
+        };
+        let line = self.line(&record);
+        self.push(line, |done| Op::Settle { settled, done })
+    }
+
+    /// Asks for anything else; somebody waits for it.
+    pub(super) fn ask(&self, op: Op) -> Result<(), LedgerError> {
+        let mut inner = self.inner();
+        if inner.closed {
+            return Err(LedgerError::Closed);
+        }
+        inner.waiting.push(op);
+        inner.urgent = true;
+        drop(inner);
+        self.woken.notify_one();
+        Ok(())
+    }
+
+    fn promise(
+        &self,
+        record: &Record<'_>,
+        op: impl FnOnce(Option<Done>) -> Op,
+    ) -> Result<Promise, LedgerError> {
+        let line = self.line(record);
+        self.push(line, op)
+    }
+
+    /// Encodes a record before the lock is taken; `None` where there is no journal to write it to.
+    fn line(&self, record: &Record<'_>) -> Option<Vec<u8>> {
+        let has_journal = self.inner().journal.is_some();
+        // Strings and numbers: there is nothing in a record that JSON cannot hold.
+        has_journal.then(|| record.to_line().ok()).flatten()
+    }
+
+    fn push(
+        &self,
+        line: Option<Vec<u8>>,
+        op: impl FnOnce(Option<Done>) -> Op,
+    ) -> Result<Promise, LedgerError> {
+        let mut inner = self.inner();
+        if inner.closed {
+            return Err(LedgerError::Closed);
+        }
+        let promised = match (&mut inner.journal, line) {
+            (Some(journal), Some(line)) => journal.append(&line).is_ok(),
+            _ => false,
+        };
+        let (done, promise) = match promised {
+            true => (None, Promise::Kept),
+            false => {
+                let (done, receiver) = oneshot::channel();
+                inner.urgent = true;
+                (Some(done), Promise::Later(receiver))
+            }
+        };
+        inner.waiting.push(op(done));
+        let is_awaited = inner.urgent || inner.waiting.len() == 1 || inner.waiting.len() >= BATCH;
+        drop(inner);
+        if is_awaited {
+            self.woken.notify_one();
+        }
+        Ok(promise)
+    }
+
+    /// Lets nothing more in.
+    pub(super) fn close(&self) {
+        self.inner().closed = true;
+        self.woken.notify_one();
+    }
+
+    /// Waits for what is to be done: until somebody waits for it, or `PACE` after the last commit. With a `retry` no
+    /// longer than until then.
+    pub(super) fn take(&self, last_commit: Option<Instant>, retry: Option<Instant>) -> Taken {
+        let due = last_commit.map(|at| at + PACE);
+        let mut inner = self.inner();
+        loop {
+            let now = Instant::now();
+            if inner.closed {
+                return Taken::Last(inner.take());
+            }
+            let is_due = due.is_none_or(|due| now >= due);
+            let has_work = !inner.waiting.is_empty();
+            if has_work && (inner.urgent || is_due || inner.waiting.len() >= BATCH) {
+                return Taken::Ops(inner.take());
+            }
+            if retry.is_some_and(|retry| now >= retry) {
+                return Taken::Time;
+            }
+            let until = match has_work {
+                true => due.into_iter().chain(retry).min(),
+                false => retry,
+            };
+            inner = match until {
+                Some(until) => {
+                    let pause = until.saturating_duration_since(now);
+                    let waited = self.woken.wait_timeout(inner, pause);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.woken.wait(inner);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+
+    /// Forgets what the journal holds of all that was taken: it is committed.
+    pub(super) fn committed(&self) {
+        if let Some(journal) = &mut self.inner().journal
+            && let Err(error) = journal.empty()
+        {
+            // It is tried again with the next commit; what is written twice is found by its number.
+            tracing::warn!(%error, "the journal of the ledger cannot be emptied");
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn take(&mut self) -> Vec<Op> {
+        self.urgent = false;
+        if let Some(journal) = &mut self.journal {
+            journal.turn();
+        }
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+/// How it is known that a row will be written.
+pub(super) enum Promise {
+    /// By the journal.
+    Kept,
+    /// By the commit.
+    Later(oneshot::Receiver<Result<(), LedgerError>>),
+}
