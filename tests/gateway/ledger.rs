@@ -245,7 +245,7 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         assert_eq!(promised.status, 200, "the journal holds it");
         eventually("the failure is noticed", async || {
             let metrics = gateway.metrics().await;
-            metrics.contains("weir_ledger_failing 1").then_some(())
+            metrics.contains("\nweir_ledger_failing 1\n").then_some(())
         })
         .await;
         let calls = upstream.calls().len();
@@ -267,7 +267,7 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
             gateway
                 .metrics()
                 .await
-                .contains("weir_ledger_failing 0")
+                .contains("\nweir_ledger_failing 0\n")
                 .then_some(())
         })
         .await;
