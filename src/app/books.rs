@@ -10,6 +10,7 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::limits::Limits;
 use crate::store::means::Means;
 use crate::tokens::{Encoding, Encodings};
 
@@ -56,6 +57,7 @@ impl Stores {
         config: &Config,
         metrics: &Arc<Metrics>,
         drain: &Drain,
+        limits: &Arc<Limits>,
     ) -> (Arc<Rules>, Arc<Books>) {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
@@ -70,6 +72,7 @@ impl Stores {
         });
         let prices = Arc::new(ledger.prices.clone());
         let rules = Rules {
+            limits: Arc::clone(limits),
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&prices),
             means: Arc::clone(&self.means),
