@@ -159,6 +159,7 @@ fn main() {
     .unwrap();
     let table = Arc::new(prices());
     let rules = Rules {
+        metrics: Arc::new(Metrics::new().unwrap()),
         limits: Arc::default(),
         budgets: Arc::default(),
         prices: Arc::clone(&table),

@@ -72,6 +72,7 @@ impl Stores {
         });
         let prices = Arc::new(ledger.prices.clone());
         let rules = Rules {
+            metrics: Arc::clone(metrics),
             limits: Arc::clone(limits),
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&prices),

@@ -5,6 +5,9 @@
 //! inwards with the call, to be settled by whoever keeps the books of it, at what was really used; should nobody take it,
 //! it is given back. A place among the concurrent ones is kept until the answer's end, whatever way it ends.
 //!
+//! What is left of the tightest limits is noted for the head of the answer, whatever that is: an answer that is whole when
+//! its head goes is settled by then, any other one counts at its estimate.
+//!
 //! It stands where waiting begins: nothing is told to a client before it is admitted. Nothing here waits, and nothing can
 //! fail: limits and budgets live in memory.
 
@@ -23,6 +26,7 @@ use tower::{Layer, Service};
 
 use self::desk::{Desk, Now};
 use crate::call::{Call, Reply};
+use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::store::budgets::{Budgets, Spent};
 use crate::store::limits::{Limits, Refusal};
@@ -37,6 +41,8 @@ pub struct Rules {
     pub limits: Arc<Limits>,
     /// How much may be used.
     pub budgets: Arc<Budgets>,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
     /// What tokens cost.
     pub prices: Arc<Prices>,
     /// How much the models generate for whom.
@@ -115,13 +121,20 @@ where
 
     fn call(&mut self, mut call: Call) -> Self::Future {
         let whose = self.desk.whose(&call);
+        let record = Arc::clone(&call.record);
         let warning = match self.desk.admit(&mut call, &whose, Now::read()) {
             Ok(warning) => warning,
-            Err(error) => return Either::Right(std::future::ready(Err(error.into()))),
+            Err(error) => {
+                self.desk.note(&whose, &record);
+                return Either::Right(std::future::ready(Err(error.into())));
+            }
         };
         let answering = self.inner.call(call);
+        let desk = Arc::clone(&self.desk);
         Either::Left(Box::pin(async move {
-            let mut reply = answering.await?;
+            let answered = answering.await;
+            desk.note(&whose, &record);
+            let mut reply = answered?;
             if let Some(warning) = warning {
                 reply.headers.insert(BUDGET_WARNING, warning);
             }

@@ -7,11 +7,13 @@ use jiff::Timestamp;
 
 use super::room::{Kept, of_budgets, of_limits};
 use super::{AdmissionError, Rules, Ways};
-use crate::call::{Call, Caller, Estimate, Priced};
+use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
 use crate::store::budgets::Balance;
-use crate::store::limits::{Amount, Denied, Headroom, Measure, Time, Who};
+use crate::store::limits::{
+    Amount, Denied, Headroom, Measure, Refusal, Time, Who, tightest_requests, tightest_tokens,
+};
 use crate::store::means::FIRST_MEAN;
 use crate::tokens;
 
@@ -102,9 +104,15 @@ impl Desk {
                 .map(Some),
         });
         let admitted = admitted.map_err(|denied| match denied {
-            Denied::Limit(refusal) => AdmissionError::Limited(refusal),
+            Denied::Limit(refusal) => {
+                self.count(&refusal, false);
+                AdmissionError::Limited(refusal)
+            }
             Denied::Other(spent) => AdmissionError::Spent(spent),
         })?;
+        for refusal in &admitted.shadow {
+            self.count(refusal, true);
+        }
         let budgets = admitted.also;
         let warning = budgets.as_ref().and_then(|budgets| budgets.warning());
         let warning = warning.and_then(warning_header);
@@ -114,6 +122,28 @@ impl Desk {
             reserved: amount,
         }));
         Ok(warning)
+    }
+
+    fn count(&self, refusal: &Refusal, shadow: bool) {
+        let (holder, dimension) = (refusal.holder.kind(), refusal.dimension.as_str());
+        self.rules.metrics.limit_refused(holder, dimension, shadow);
+    }
+
+    /// Notes what a client may still do.
+    pub(super) fn note(&self, whose: &Whose, record: &Record) {
+        let left = self.rules.limits.headroom(&whose.who(), Time::now());
+        if left.is_empty() {
+            return;
+        }
+        let allowance = |room: &Headroom| Allowance {
+            limit: room.size.get(),
+            remaining: room.remaining,
+            reset: room.reset,
+        };
+        record.facts().allowances = Allowances {
+            requests: tightest_requests(&left).map(allowance),
+            tokens: tightest_tokens(&left).map(allowance),
+        };
     }
 
     /// Guesses what a call will use. Exact counting would cost more than most calls do: it is done at the end, where the
