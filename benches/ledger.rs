@@ -164,6 +164,7 @@ fn main() {
         budgets: Arc::default(),
         prices: Arc::clone(&table),
         means: Arc::default(),
+        stop: None,
     };
     let books = Books {
         ledger: ledger.clone(),

@@ -1,5 +1,6 @@
 //! Opens the ledger, and sets up what accounting goes by.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::AppError;
@@ -77,6 +78,8 @@ impl Stores {
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&prices),
             means: Arc::clone(&self.means),
+            stop: NonZeroU32::new(config.limits.stop_overshoot)
+                .filter(|_| config.limits.stop_stream),
         };
         let books = Books {
             ledger: self.ledger.clone(),

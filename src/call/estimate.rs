@@ -27,6 +27,10 @@ pub trait Room: Send {
     /// Notes that the call goes to an upstream now.
     fn sent(&mut self);
 
+    /// Keeps room for so many generated tokens, all in all, and returns whether there is some. There is none where a limit
+    /// or a budget has run out, and the answer is to end there.
+    fn holds(&mut self, generated: u64) -> bool;
+
     /// Settles it at what was really used, all tries together. Where that is a guess, if only in part, limits of rates
     /// give nothing back.
     fn settle(self: Box<Self>, used: &Priced, is_guess: bool);

@@ -16,6 +16,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -47,6 +48,9 @@ pub struct Rules {
     pub prices: Arc<Prices>,
     /// How much the models generate for whom.
     pub means: Arc<Means>,
+    /// Whether streams end where a limit or a budget has run out, and if so, how many more tokens a stream that has used
+    /// its own takes of them at a time.
+    pub stop: Option<NonZeroU32>,
 }
 
 /// Where models go.

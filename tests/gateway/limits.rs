@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::answers::{
     CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta, json_answer,
@@ -362,4 +362,109 @@ async fn every_answer_tells_our_limits_in_the_place_of_the_upstreams() {
         assert!(reset.contains('h') && reset.ends_with('s'), "{reset}");
         assert_eq!(told(&answer, "limit-tokens"), tokens, "{id}");
     }
+}
+
+/// A stream of so many words, a token each, that then waits for ever.
+async fn talking(words: usize) -> Upstream {
+    let mut events = STREAM_HEAD.as_bytes().to_vec();
+    for _ in 0..words {
+        events.extend(chunk(delta(" word")));
+    }
+    Upstream::start(move |_| Script::new().send(events.clone()).stall()).await
+}
+
+/// The data of a stream's events, `[DONE]` last.
+fn events(text: &str) -> Vec<Value> {
+    let mut data: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .collect();
+    assert_eq!(data.pop(), Some("[DONE]"), "{text}");
+    let read = |data: &&str| serde_json::from_str(data).unwrap();
+    data.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn a_stream_that_runs_out_of_its_limit_is_finished_properly() {
+    for limits in [
+        "limits = { output_tokens_per_day = 200 }",
+        "budgets = [{ tokens = 200, per = \"day\" }]\nlimits = { output_tokens_per_day = 100_000, models = [\"gpt-*\"], shadow = true }",
+    ] {
+        let upstream = talking(2000).await;
+        let alice = format!("[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\n{limits}\n");
+        let gateway = Config::over(&upstream)
+            .without_key()
+            .table(&alice)
+            .table("[limits]\nstop_overshoot = 32\n")
+            .start()
+            .await;
+        let mut body = ask_stream();
+        body["stream_options"] = json!({ "include_usage": true });
+        // Nothing is known of the model yet; a budget alone would reserve a thousand.
+        if limits.starts_with("budgets") {
+            body["max_tokens"] = json!(10);
+        }
+        let client = gateway.client();
+        let mut stream = client.stream("/v1/chat/completions", body).await;
+        assert_eq!(stream.status, 200);
+        let (text, ended_well) = stream.rest().await;
+        assert!(ended_well);
+        let mut events = events(&text);
+        let usage = events.pop().unwrap();
+        let last = events.pop().unwrap();
+        assert_eq!(last["choices"][0]["finish_reason"], "length");
+        assert_eq!(last["choices"][0]["delta"], json!({}));
+        assert_eq!(
+            (&last["id"], &last["model"]),
+            (&json!("chatcmpl-1"), &json!("m"))
+        );
+        assert_eq!(usage["choices"], json!([]));
+        let generated = usage["usage"]["completion_tokens"].as_u64().unwrap();
+        let words = events.len() as u64;
+        assert_eq!(generated, words);
+        assert!((180..=232).contains(&words), "{words}");
+        upstream.left().await;
+        assert_eq!(
+            gateway.ledger("SELECT status, error, http_status, output_tokens FROM request"),
+            [format!("complete - 200 {words}")]
+        );
+        assert_eq!(gateway.client().chat(asking_for(20)).await.status, 429);
+        let metrics = gateway.metrics().await;
+        assert!(metrics.contains(r#"cause="policy_stopped""#), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_a_wish_for_usage_ends_without_it_or_is_let_go_on() {
+    let upstream = talking(300).await;
+    let limits = "{ output_tokens_per_day = 100 }";
+    let gateway = limited(&upstream, limits).start().await;
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/chat/completions", ask_stream()).await;
+    let (text, ended_well) = stream.rest().await;
+    assert!(ended_well && !text.contains("\"usage\""), "{text}");
+    let last = events(&text).pop().unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "length");
+
+    let gateway = limited(&upstream, limits)
+        .table("[limits]\nstop_stream = false\n")
+        .start()
+        .await;
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/chat/completions", ask_stream()).await;
+    let mut words = 0;
+    while words < 300 {
+        let piece = stream.next().await.unwrap().expect("it goes on");
+        words += std::str::from_utf8(&piece)
+            .unwrap()
+            .matches(" word")
+            .count();
+    }
+    drop(stream);
+    // What it used is owed.
+    eventually("it is settled", async || {
+        let answer = gateway.client().chat(asking_for(1)).await;
+        (answer.status == 429 && told(&answer, "remaining-tokens") == Some(0)).then_some(())
+    })
+    .await;
 }

@@ -120,6 +120,17 @@ impl Booking {
         }
     }
 
+    /// Returns whether there is room for so many generated tokens, all in all.
+    pub(super) fn holds(&mut self, generated: u64) -> bool {
+        self.room.as_mut().is_none_or(|room| room.holds(generated))
+    }
+
+    /// Returns the tokens of prompt and answer.
+    pub(super) fn usage(&self, used: Used) -> Option<Usage> {
+        let served = self.served();
+        Some(self.counts(used, served.as_ref())?.usage)
+    }
+
     /// Forgets a request that was refused before anything was asked for it.
     pub(super) fn forget(mut self) {
         self.room = None;

@@ -77,6 +77,7 @@ impl Kept {
             budgets: Arc::new(all),
             prices: Arc::clone(&prices),
             means: Arc::clone(&means),
+            stop: None,
         };
         let books = Books {
             ledger,

@@ -75,7 +75,7 @@ impl Desk {
 
     /// Keeps room for a call, and returns what its client is to be warned of.
     pub(super) fn admit(
-        &self,
+        self: &Arc<Self>,
         call: &mut Call,
         whose: &Whose,
         now: Now,
@@ -117,6 +117,8 @@ impl Desk {
         let warning = budgets.as_ref().and_then(|budgets| budgets.warning());
         let warning = warning.and_then(warning_header);
         call.room = Some(Box::new(Kept {
+            desk: Arc::clone(self),
+            model: call.model.clone(),
             limits: admitted.reservation,
             budgets,
             reserved: amount,

@@ -37,6 +37,7 @@ fn desk(prices: &[(&str, u64)], names: &'static [&str]) -> Desk {
         budgets: Arc::default(),
         prices: Arc::new(Prices::new(vec![table])),
         means: Arc::default(),
+        stop: None,
     };
     Desk {
         rules: Arc::new(rules),
