@@ -24,7 +24,7 @@ use weir::call::{Call, CallBody, Caller, Head, Record, Reply, RequestId, Try};
 use weir::error::GatewayError;
 use weir::metrics::Metrics;
 use weir::middleware::accounting::{AccountingLayer, Books, ClientGone, OnFailure};
-use weir::middleware::admission::{AdmissionLayer, Rules};
+use weir::middleware::admission::{AdmissionLayer, Rules, Ways};
 use weir::money::Nanos;
 use weir::openai::endpoint::Endpoint;
 use weir::openai::json::inspect;
@@ -157,6 +157,19 @@ fn percentile(times: &[Duration], percent: usize) -> Duration {
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
+/// Every model goes somewhere, under its own name.
+struct Anywhere;
+
+impl Ways for Anywhere {
+    fn label(&self, _: &str) -> Option<Arc<str>> {
+        Some("*".into())
+    }
+
+    fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
+        see(model);
+    }
+}
+
 fn main() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&Params {
@@ -169,9 +182,12 @@ fn main() {
     .unwrap();
     let table = Arc::new(prices());
     let rules = Rules {
+        metrics: Arc::new(Metrics::new().unwrap()),
+        limits: Arc::default(),
         budgets: Arc::default(),
         prices: Arc::clone(&table),
         means: Arc::default(),
+        stop: None,
     };
     let books = Books {
         ledger: ledger.clone(),
@@ -186,8 +202,8 @@ fn main() {
     };
     let bare = Calls::new(service_fn(answer));
     let accounted = AccountingLayer::new(Arc::new(books)).layer(service_fn(answer));
-    let names = Arc::new(|model: &str, see: &mut dyn FnMut(&str)| see(model));
-    let booked = Calls::new(AdmissionLayer::new(Arc::new(rules), names).layer(accounted));
+    let admission = AdmissionLayer::new(Arc::new(rules), Arc::new(Anywhere));
+    let booked = Calls::new(admission.layer(accounted));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

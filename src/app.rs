@@ -128,7 +128,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         directory::ADMIN,
     )?;
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
-    let books = stores.books(&config, &metrics, &data_drain);
+    let books = stores.books(&config, &metrics, &data_drain, directory.limits());
     let parts = build::parts(
         &config,
         &metrics,

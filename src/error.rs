@@ -131,7 +131,9 @@ impl Explanation {
 
     /// Whole seconds for everyone, milliseconds for the SDKs that read them.
     fn retry_after(self, wait: Duration) -> Self {
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        // Upwards: whoever comes back then does not come too early.
+        let millis = wait.as_nanos().div_ceil(1_000_000).max(1);
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
         self.header(
             header::RETRY_AFTER,
             HeaderValue::from(millis.div_ceil(1000)),

@@ -43,6 +43,7 @@ pub struct Metrics {
     ready: IntGauge,
     upstreams: Upstreams,
     books: Books,
+    limited: IntCounterVec,
     reloads: IntCounterVec,
     reloaded: IntGauge,
 }
@@ -151,6 +152,12 @@ impl Metrics {
             )?,
             upstreams: Upstreams::new(&registry)?,
             books: Books::new(&registry)?,
+            limited: counters(
+                &registry,
+                "weir_limit_refusals_total",
+                "Calls that a limit had no room for, by whose limit it is and what it counts; those of mode shadow were let in all the same.",
+                &["holder", "dimension", "mode"],
+            )?,
             reloads: counters(
                 &registry,
                 "weir_config_reloads_total",
@@ -245,6 +252,14 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// Counts a call that a limit had no room for: `holder` is `key`, `team`, `route` or `gateway`.
+    pub fn limit_refused(&self, holder: &'static str, dimension: &'static str, shadow: bool) {
+        let mode = if shadow { "shadow" } else { "refuse" };
+        self.limited
+            .with_label_values(&[holder, dimension, mode])
+            .inc();
     }
 
     /// Counts a panic.

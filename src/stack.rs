@@ -15,7 +15,7 @@ use crate::call::{Call, Reply};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::accounting::{AccountingLayer, Books};
-use crate::middleware::admission::{AdmissionLayer, Rules};
+use crate::middleware::admission::{AdmissionLayer, Rules, Ways};
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::AuthLayer;
 use crate::middleware::explain::Explain;
@@ -57,9 +57,7 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let metrics = Arc::clone(&parts.metrics);
     let (ledger, budgets) = (parts.books.ledger.reader(), &parts.rules.budgets);
     let own_usage = OwnUsageLayer::new(ledger, Arc::clone(budgets));
-    let routes = parts.dispatch.clone();
-    let names =
-        Arc::new(move |model: &str, see: &mut dyn FnMut(&str)| routes.each_name(model, see));
+    let ways = Arc::new(parts.dispatch.clone());
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
@@ -72,8 +70,8 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let accounted = AccountingLayer::new(parts.books).layer(innermost);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
     let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
-    // A call that may not be made is turned away before it waits for anything or leaves a row.
-    let admitted = AdmissionLayer::new(parts.rules, names).layer(alive);
+    // A call that may not be made, by a limit or a budget, is turned away before it waits for anything or leaves a row.
+    let admitted = AdmissionLayer::new(parts.rules, ways).layer(alive);
     // What a key has used is told from the ledger: it goes to no upstream, and costs nothing itself.
     let told = own_usage.layer(admitted);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
@@ -91,6 +89,16 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let catch_panic = CatchPanicLayer::custom(move |_| panicked(&metrics)).layer(respond);
     // Outermost: one id, one count and one log line for whatever happens.
     TelemetryLayer::new(parts.metrics, parts.access_log).layer(catch_panic)
+}
+
+impl Ways for Dispatch {
+    fn label(&self, model: &str) -> Option<Arc<str>> {
+        Self::label(self, model)
+    }
+
+    fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
+        Self::each_name(self, model, see);
+    }
 }
 
 fn panicked(metrics: &Metrics) -> Response<Full<Bytes>> {

@@ -47,6 +47,7 @@ pub(super) fn access(
             paths: vec![Pattern::any()],
             expires: None,
             budgets: Vec::new(),
+            limits: Vec::new(),
         },
     });
     Ok((configured, Some(made)))
@@ -62,10 +63,6 @@ pub(super) fn configured(config: &Config) -> Configured {
 }
 
 fn limits(config: &Config) -> ConfiguredLimits {
-    let keys = config.keys.iter();
-    let keys = keys.map(|key| (Holder::Key((*key.name).into()), key.limits.clone()));
-    let teams = config.teams.iter();
-    let teams = teams.map(|team| (Holder::Team((*team.name).into()), team.limits.clone()));
     let routes = config.routes.iter();
     let routes = routes.map(|route| {
         (
@@ -75,7 +72,7 @@ fn limits(config: &Config) -> ConfiguredLimits {
     });
     let gateway = (Holder::Gateway, config.limits.gateway.clone());
     ConfiguredLimits {
-        own: keys.chain(teams).chain(routes).chain([gateway]).collect(),
+        own: routes.chain([gateway]).collect(),
         keys: config.limits.keys.clone(),
     }
 }
@@ -90,6 +87,7 @@ fn key(key: &KeyConfig) -> ConfiguredKey {
             paths: key.paths.clone(),
             expires: key.expires,
             budgets: key.budgets.iter().map(budget).collect(),
+            limits: key.limits.clone(),
         },
     }
 }
@@ -99,6 +97,7 @@ fn team(team: &TeamConfig) -> TeamTerms {
         name: (*team.name).into(),
         models: team.models.clone(),
         budgets: team.budgets.iter().map(budget).collect(),
+        limits: team.limits.clone(),
     }
 }
 

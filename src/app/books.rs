@@ -1,5 +1,6 @@
 //! Opens the ledger, and sets up what accounting goes by.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use super::AppError;
@@ -10,6 +11,7 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::limits::Limits;
 use crate::store::means::Means;
 use crate::tokens::{Encoding, Encodings};
 
@@ -56,6 +58,7 @@ impl Stores {
         config: &Config,
         metrics: &Arc<Metrics>,
         drain: &Drain,
+        limits: &Arc<Limits>,
     ) -> (Arc<Rules>, Arc<Books>) {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
@@ -70,9 +73,13 @@ impl Stores {
         });
         let prices = Arc::new(ledger.prices.clone());
         let rules = Rules {
+            metrics: Arc::clone(metrics),
+            limits: Arc::clone(limits),
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&prices),
             means: Arc::clone(&self.means),
+            stop: NonZeroU32::new(config.limits.stop_overshoot)
+                .filter(|_| config.limits.stop_stream),
         };
         let books = Books {
             ledger: self.ledger.clone(),

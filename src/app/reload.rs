@@ -221,7 +221,7 @@ impl Reloader {
             }),
         };
         let dispatch = builder.dispatch().map_err(because)?;
-        let books = stores.books(config, metrics, drain);
+        let books = stores.books(config, metrics, drain, directory.limits());
         let parts = build::parts(config, metrics, drain, directory.ring(), books, dispatch);
         Ok(Next {
             loaded,

@@ -21,8 +21,17 @@ pub struct Priced {
     pub cost: Option<Nanos>,
 }
 
-/// Room that is kept for a call where what it may use is bounded. Dropped, it is given back: nothing was used.
+/// Room that is kept for a call where what it may use is bounded. Dropped before the call has gone to an upstream, all of
+/// it is given back.
 pub trait Room: Send {
-    /// Settles it at what was really used, all tries together.
-    fn settle(self: Box<Self>, used: &Priced);
+    /// Notes that the call goes to an upstream now.
+    fn sent(&mut self);
+
+    /// Keeps room for so many generated tokens, all in all, and returns whether there is some. There is none where a limit
+    /// or a budget has run out, and the answer is to end there.
+    fn holds(&mut self, generated: u64) -> bool;
+
+    /// Settles it at what was really used, all tries together. Where that is a guess, if only in part, limits of rates
+    /// give nothing back.
+    fn settle(self: Box<Self>, used: &Priced, is_guess: bool);
 }

@@ -25,6 +25,8 @@ pub struct Facts {
     pub route: Option<Arc<str>>,
     /// The upstream that answered.
     pub upstream: Option<Arc<str>>,
+    /// What the client may still do.
+    pub allowances: Allowances,
     /// Whether the head of the answer had to go before it was known who answers.
     pub head_first: bool,
     /// Bytes of the JSON body that the client sent.
@@ -53,6 +55,26 @@ pub struct Facts {
     pub detail: Option<String>,
     /// The upstream's own request id.
     pub upstream_request_id: Option<String>,
+}
+
+/// What the client of a request may still do, by the tightest of the limits that it counts towards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allowances {
+    /// Requests; `None`: there is no limit.
+    pub requests: Option<Allowance>,
+    /// Tokens; `None`: there is no limit.
+    pub tokens: Option<Allowance>,
+}
+
+/// What is left of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// How many there are in its time.
+    pub limit: u32,
+    /// How many are left.
+    pub remaining: u32,
+    /// When all of them will be, if nobody takes any.
+    pub reset: Duration,
 }
 
 /// One try at an upstream.

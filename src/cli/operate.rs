@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use super::{ConfigArgs, EXIT_HELP, HashArgs};
 use crate::operator::{Format, KeysOptions, Op, UsageOptions, Wanted};
 use crate::report::parse_time;
-use crate::store::keys::budget::words_to_json;
+use crate::store::keys::budget;
 use crate::store::keys::form::parse_grace;
 use crate::store::ledger::GroupBy;
+use crate::store::limits;
 
 const PLACE: &str = "Where";
 
@@ -22,6 +23,9 @@ Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 const KEYS_HELP: &str = "\
 A budget is written \"50 USD/month\" or \"5000000 tokens/day\"; day, month or total, from midnight UTC or the first of
 the month, or with \"/rolling\" behind it for the last 24 hours or 30 days.
+A limit is written \"60 requests/minute\" or \"40000 tokens/day\" (also \"input tokens\", \"output tokens\"; minute or
+day), or \"10 concurrent\"; behind it may stand \"burst 10\" (requests of a minute that may come at once), \"for gpt-*,o1\"
+(calls of those models alone) and \"shadow\" (it counts and reports, and refuses nothing).
 With --ledger the file itself is changed. A gateway that runs on it does not notice before it starts anew; keys of the
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
@@ -132,8 +136,11 @@ struct CommonArgs {
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     models: Vec<String>,
     /// A budget such as "50 USD/month"; may be there several times; "none" for none
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = or_none(budget::words_to_json))]
     budgets: Vec<Value>,
+    /// A limit such as "60 requests/minute"; may be there several times; "none" for none
+    #[arg(long = "limit", value_name = "LIMIT", value_parser = or_none(limits::words_to_json))]
+    limits: Vec<Value>,
 }
 
 /// What is said of a key.
@@ -228,10 +235,13 @@ fn expires(text: &str) -> Result<Value, String> {
     }
 }
 
-fn budget(text: &str) -> Result<Value, String> {
-    match text {
+/// Reads a value that may be `none`.
+fn or_none(
+    read: fn(&str) -> Result<Value, String>,
+) -> impl Fn(&str) -> Result<Value, String> + Clone {
+    move |text| match text {
         "none" => Ok(Value::Null),
-        text => words_to_json(text),
+        text => read(text),
     }
 }
 
@@ -322,6 +332,10 @@ impl CommonArgs {
             let budgets = self.budgets.into_iter().filter(|budget| !budget.is_null());
             form.insert("budgets".into(), budgets.collect());
         }
+        if !self.limits.is_empty() {
+            let limits = self.limits.into_iter().filter(|limit| !limit.is_null());
+            form.insert("limits".into(), limits.collect());
+        }
         form
     }
 }
@@ -371,10 +385,15 @@ mod tests {
             "50 USD/month",
             "--budget",
             "5 tokens/day/rolling",
+            "--limit",
+            "60 requests/minute burst 5",
+            "--limit",
+            "9 tokens/day for gpt-*",
         ]);
         let expected = json!({
             "name": "alice", "team": "r&d", "models": ["gpt-*", "poet"], "expires": "2027-01-01T00:00:00Z",
             "budgets": [{ "amount": "50 USD", "per": "month" }, { "tokens": 5, "per": "day", "window": "rolling" }],
+            "limits": [{ "requests_per_minute": 60, "burst": 5 }, { "tokens_per_day": 9, "models": ["gpt-*"] }],
         });
         assert_eq!(made, Op::New(form(expected)));
         let edited = op(&[
@@ -386,8 +405,10 @@ mod tests {
             "never",
             "--budget",
             "none",
+            "--limit",
+            "none",
         ]);
-        let expected = json!({ "team": null, "expires": null, "budgets": [] });
+        let expected = json!({ "team": null, "expires": null, "budgets": [], "limits": [] });
         assert_eq!(edited, Op::Edit("alice".into(), form(expected)));
         let day = Duration::from_secs(86_400);
         assert_eq!(op(&["rotate", "alice"]), Op::Rotate("alice".into(), day));
@@ -407,6 +428,7 @@ mod tests {
             &["usage", "--admin", "http://x", "--ledger", "x"],
             &["keys", "new"],
             &["keys", "new", "a", "--budget", "much"],
+            &["keys", "new", "a", "--limit", "60 requests"],
             &["keys", "new", "a", "--expires", "soon"],
             &["keys", "rotate", "a", "--grace", "5"],
         ] {

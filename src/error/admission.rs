@@ -4,18 +4,65 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::explain;
+use super::{cut, explain};
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::explain::Explanation;
 use crate::money::Nanos;
 use crate::store::budgets::{Limit, Spent};
+use crate::store::limits::{Holder, Measure, Refusal, Spelled};
 
-/// How long a client stays away from a budget that comes back bit by bit, or never.
-const BUDGET_RETRY: Duration = Duration::from_secs(3600);
+/// How long a client stays away from a budget that comes back bit by bit, or never, and with a call that no limit will
+/// ever have room for.
+const LONG: Duration = Duration::from_secs(3600);
+/// How many of a limit's patterns are told.
+const TOLD_MODELS: usize = 8;
 
 pub(super) fn admission(error: &AdmissionError) -> Explanation {
     match error {
+        AdmissionError::Limited(refusal) => limit(refusal),
         AdmissionError::Spent(spent) => budget(spent, Timestamp::now()),
+    }
+}
+
+fn limit(refusal: &Refusal) -> Explanation {
+    let kind = match refusal.dimension.measure() {
+        Measure::Requests => "requests",
+        Measure::Tokens | Measure::InputTokens | Measure::OutputTokens => "tokens",
+        Measure::Concurrent => "concurrency",
+    };
+    let holder = match &refusal.holder {
+        Holder::Gateway => "the gateway".to_owned(),
+        Holder::Key(name) | Holder::Team(name) | Holder::Route(name) => {
+            format!("the {} `{}`", refusal.holder.kind(), cut(name))
+        }
+    };
+    let models = refusal.models.iter().take(TOLD_MODELS);
+    let models: Vec<_> = models.map(|model| cut(model.as_str())).collect();
+    let models = match models.is_empty() {
+        true => String::new(),
+        false => format!(" of {}", models.join(", ")),
+    };
+    let Refusal {
+        size, wanted, left, ..
+    } = refusal;
+    let limit = format!("{size} {}{models}", refusal.dimension.words());
+    let explanation = |message| {
+        explain(429, kind, "rate_limit_exceeded", "policy_limit", message)
+            .detail(refusal.to_string())
+    };
+    match refusal.retry_after {
+        Some(wait) => {
+            let when = Spelled(wait);
+            explanation(format!(
+                "Rate limit reached for {holder}: {limit}; {left} left, {wanted} wanted. Try again in {when}."
+            ))
+            .retry_after(wait)
+        }
+        None => explanation(format!(
+            "Rate limit too small for this request: {holder} has {limit}, and {wanted} are wanted at once. Waiting does not help; send a shorter prompt, or ask for fewer tokens."
+        ))
+        .retry_after(LONG)
+        .final_word(),
     }
 }
 
@@ -35,7 +82,7 @@ fn budget(spent: &Spent, now: Timestamp) -> Explanation {
         Some(time) => format!(" It begins anew at {time}."),
         None => String::new(),
     };
-    let wait = spent.renewed.map_or(BUDGET_RETRY, |time| {
+    let wait = spent.renewed.map_or(LONG, |time| {
         Duration::try_from(time.duration_since(now)).unwrap_or(Duration::from_secs(1))
     });
     explain(

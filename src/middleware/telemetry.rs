@@ -10,17 +10,28 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::call::{Outcome, Record, RequestId, Try};
+use crate::call::{Allowance, Allowances, Outcome, Record, RequestId, Try};
 use crate::metrics::{Finished, Metrics};
+use crate::store::limits::Spelled;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-weir-upstream");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-weir-attempts");
+const REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How many characters of a path are logged.
@@ -151,6 +162,9 @@ impl Watch {
             headers.insert(UPSTREAM, upstream);
             headers.insert(ATTEMPTS, HeaderValue::from(facts.attempts.len()));
         }
+        let Allowances { requests, tokens } = facts.allowances;
+        tell_allowance(headers, &REQUESTS, requests);
+        tell_allowance(headers, &TOKENS, tokens);
         headers.append(
             SERVER_TIMING,
             server_timing(facts.overhead(age), facts.upstream_time),
@@ -223,6 +237,24 @@ fn tries(attempts: &[Try]) -> Option<String> {
         )
     });
     (attempts.len() > 1).then(|| told.collect::<Vec<_>>().join("; "))
+}
+
+/// Tells a limit of ours, in OpenAI's spelling, in the place of the upstream's. Where we have none, the upstream's stands.
+fn tell_allowance(headers: &mut HeaderMap, names: &[HeaderName; 3], told: Option<Allowance>) {
+    let Some(Allowance {
+        limit,
+        remaining,
+        reset,
+    }) = told
+    else {
+        return;
+    };
+    let [limit_name, remaining_name, reset_name] = names.clone();
+    headers.insert(limit_name, limit.into());
+    headers.insert(remaining_name, remaining.into());
+    // What is spelled there are digits and letters.
+    let reset = HeaderValue::try_from(Spelled(reset).to_string());
+    headers.insert(reset_name, reset.unwrap_or(HeaderValue::from_static("0s")));
 }
 
 fn millis(duration: Duration) -> f64 {

@@ -12,6 +12,7 @@ use super::gateway::{ask, encode};
 use super::{Failure, Place};
 use crate::report::{Table, plain};
 use crate::store::keys::{Invalid, form};
+use crate::store::limits::json_to_words;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -167,7 +168,7 @@ fn with_key(answer: &Value) -> String {
 
 fn key_table(keys: &[Value]) -> String {
     let columns = [
-        "NAME", "ID", "SOURCE", "STATE", "TEAM", "MODELS", "PATHS", "EXPIRES", "BUDGETS",
+        "NAME", "ID", "SOURCE", "STATE", "TEAM", "MODELS", "PATHS", "EXPIRES", "BUDGETS", "LIMITS",
     ];
     let mut table = Table::new(&columns.map(|column| (column, false)));
     for key in keys {
@@ -179,13 +180,14 @@ fn key_table(keys: &[Value]) -> String {
         fields.push(joined(&key["paths"]));
         fields.push(or_dash(&key["expires"]));
         fields.push(budgets(&key["budgets"]));
+        fields.push(limits(&key["limits"]));
         table.row(fields);
     }
     table.write()
 }
 
 fn team_table(teams: &[Value]) -> String {
-    let columns = ["NAME", "SOURCE", "MODELS", "KEYS", "BUDGETS"];
+    let columns = ["NAME", "SOURCE", "MODELS", "KEYS", "BUDGETS", "LIMITS"];
     let mut table = Table::new(&columns.map(|column| (column, false)));
     for team in teams {
         table.row([
@@ -194,6 +196,7 @@ fn team_table(teams: &[Value]) -> String {
             joined(&team["models"]),
             joined(&team["keys"]),
             budgets(&team["budgets"]),
+            limits(&team["limits"]),
         ]);
     }
     table.write()
@@ -216,6 +219,15 @@ fn joined(value: &Value) -> String {
     match texts.is_empty() {
         true => "-".to_owned(),
         false => texts.join(","),
+    }
+}
+
+/// Words limits as `--limit` takes them.
+fn limits(value: &Value) -> String {
+    let limits = json_to_words(value);
+    match limits.is_empty() {
+        true => "-".to_owned(),
+        false => limits.join("; "),
     }
 }
 

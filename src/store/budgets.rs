@@ -218,6 +218,31 @@ impl Reservation {
         self.warning.as_ref()
     }
 
+    /// Keeps room for more, at every budget or at none, and returns whether it was there.
+    pub fn take_more(&mut self, more: Amount, now: Timestamp) -> bool {
+        let before = self.before;
+        let mut locked: Vec<_> = self
+            .accounts
+            .iter()
+            .map(|account| (&account.holder, account.counters()))
+            .collect();
+        let has_room = locked.iter_mut().all(|(holder, counters)| {
+            let mut reserved_at = counters.iter_mut().filter(|c| c.number < before);
+            reserved_at.all(|counter| counter.has_room(holder, &more, now))
+        });
+        if has_room {
+            for (_, counters) in &mut locked {
+                for counter in counters.iter_mut().filter(|c| c.number < before) {
+                    counter.reserved = counter.reserved.saturating_add(counter.budget.of(&more));
+                }
+            }
+            drop(locked);
+            self.amount.tokens = self.amount.tokens.saturating_add(more.tokens);
+            self.amount.cost = self.amount.cost.saturating_add(more.cost);
+        }
+        has_room
+    }
+
     /// Books what was really used, in the period in which it was reserved.
     pub fn settle(mut self, used: Amount) {
         self.end(Some(used));

@@ -14,17 +14,17 @@ type Pair = (Arc<str>, Arc<str>);
 
 /// How much of the mean the newest answer is.
 const SHARE_OF_THE_NEWEST: f64 = 0.1;
-/// What is expected of a model that nothing is known of.
-const FIRST_MEAN: u64 = 1024;
+/// What is expected of a model that nothing is known of, at most.
+pub const FIRST_MEAN: u64 = 1024;
 /// Pairs of key and model that are remembered; models are named by clients.
 const REMEMBERED: usize = 4096;
 
 impl Means {
-    /// Returns how many tokens are expected.
-    pub fn expect(&self, key: &Arc<str>, model: &Arc<str>) -> u64 {
+    /// Returns how many tokens are expected, where that is known.
+    pub fn learnt(&self, key: &Arc<str>, model: &Arc<str>) -> Option<u64> {
         let means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
         let mean = means.get(&(Arc::clone(key), Arc::clone(model)));
-        mean.map_or(FIRST_MEAN, |mean| mean.ceil() as u64)
+        mean.map(|mean| mean.ceil() as u64)
     }
 
     /// Learns from an answer.
@@ -48,11 +48,11 @@ mod tests {
     fn means_are_learnt_and_bounded() {
         let means = Means::default();
         let (key, model): (Arc<str>, Arc<str>) = ("alice".into(), "gpt".into());
-        assert_eq!(means.expect(&key, &model), FIRST_MEAN);
+        assert_eq!(means.learnt(&key, &model), None);
         means.learn(&key, &model, 100);
-        assert_eq!(means.expect(&key, &model), 100);
+        assert_eq!(means.learnt(&key, &model), Some(100));
         means.learn(&key, &model, 200);
-        assert_eq!(means.expect(&key, &model), 110);
+        assert_eq!(means.learnt(&key, &model), Some(110));
         for number in 0..2 * REMEMBERED {
             means.learn(&key, &format!("model-{number}").into(), 1);
         }

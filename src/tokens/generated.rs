@@ -1,5 +1,6 @@
 //! What a passing stream generates, kept until it has to be counted.
 
+use super::estimate::twentieths;
 use super::{Encoding, count, estimate};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json;
@@ -25,6 +26,8 @@ pub struct GeneratedText {
     shape: Option<Shape>,
     /// The tokens of what was let go, by estimate.
     folded: u64,
+    /// All of it, by a rough estimate, in twentieths of a token.
+    rough: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +57,7 @@ impl GeneratedText {
             choices: Vec::new(),
             shape: None,
             folded: 0,
+            rough: 0,
         }
     }
 
@@ -79,6 +83,7 @@ impl GeneratedText {
     }
 
     fn keep(&mut self, index: u64, raw: &[u8]) {
+        self.rough = self.rough.saturating_add(twentieths(raw));
         let Some(choice) = self.choice(index) else {
             return;
         };
@@ -98,6 +103,16 @@ impl GeneratedText {
     /// Returns whether anything was generated.
     pub fn is_empty(&self) -> bool {
         self.folded == 0 && self.choices.iter().all(|choice| choice.raw.is_empty())
+    }
+
+    /// Returns about how many tokens there are so far, without counting anything anew.
+    pub fn roughly(&self) -> u64 {
+        self.rough / 20
+    }
+
+    /// Returns the choices that anything was generated of.
+    pub fn choices(&self) -> impl Iterator<Item = u64> + '_ {
+        self.choices.iter().map(|choice| choice.index)
     }
 
     /// Returns the tokens of everything so far.

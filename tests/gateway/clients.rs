@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::answers::{
-    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, answer, chunk, delta, json_answer,
+    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, answer, chat, chunk, delta, json_answer,
 };
 use crate::support::gateway::{Config, Ended, Gateway, run_for};
 use crate::support::upstream::{Received, Script, Upstream};
@@ -88,6 +88,30 @@ async fn the_current_python_library_speaks_to_an_upstream() {
     let (_upstream, gateway) = remote().await;
     script(python("current"), "current.py", "remote", &gateway).await;
     gateway.idle().await;
+}
+
+#[tokio::test]
+async fn the_current_python_library_waits_for_a_limit() {
+    let upstream = Upstream::answering(chat()).await;
+    // One at once, and another each second: every call but the first has to wait.
+    let limits = "limits = { requests_per_minute = 60, burst = 1 }";
+    let gateway = Config::over(&upstream)
+        .without_key()
+        .table(&format!(
+            "[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\n{limits}"
+        ))
+        .start()
+        .await;
+    let program = "import openai\nclient = openai.OpenAI()\nfor _ in range(4):\n    client.chat.completions.create(model='gpt-4o', messages=[{'role': 'user', 'content': 'hi'}])\n";
+    let mut command = python("current");
+    command.args(["-c", program]);
+    command
+        .env("OPENAI_API_KEY", KEY)
+        .env("OPENAI_BASE_URL", gateway.base_url());
+    succeeds(command).await;
+    assert_eq!(upstream.calls().len(), 4);
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains("weir_limit_refusals_total{"), "{metrics}");
 }
 
 #[tokio::test]

@@ -213,6 +213,62 @@ async fn the_configuration_wins_and_says_so() {
 }
 
 #[tokio::test]
+async fn limits_count_at_once_and_after_a_restart() {
+    let upstream = Upstream::answering(chat()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let default = "[limits]\nrequests_per_day = 50\n";
+    let gateway = on(folder.path(), &upstream, default).await;
+    let team = json!({ "name": "t", "limits": { "requests_per_day": 20 } });
+    let made = gateway.operator().post("/admin/v1/teams", team).await;
+    assert_eq!(made.json()["limits"], json!([{ "requests_per_day": 20 }]));
+    let limits =
+        json!([{ "requests_per_day": 1 }, { "tokens_per_day": 9000, "models": ["gpt-*"] }]);
+    let body = json!({ "name": "bob", "team": "t", "limits": limits });
+    let (secret, _) = make(&gateway, body).await;
+    let left = async |gateway: &Gateway| {
+        let answer = holder(gateway, &secret).chat(ask()).await;
+        let header = |name: &str| answer.header(&format!("x-ratelimit-{name}"));
+        let number = |name: &str| header(name).and_then(|value| value.parse::<u32>().ok());
+        (
+            answer.status,
+            number("limit-requests"),
+            number("remaining-requests"),
+        )
+    };
+    assert_eq!(left(&gateway).await, (200, Some(1), Some(0)));
+    assert_eq!(left(&gateway).await.0, 429);
+    let more = json!({ "limits": { "requests_per_day": 10 } });
+    let edited = patch(&gateway, "/admin/v1/keys/bob", more).await;
+    assert_eq!(edited.json()["limits"], json!([{ "requests_per_day": 10 }]));
+    assert_eq!(left(&gateway).await, (200, Some(10), Some(8)));
+    drop(gateway);
+
+    let gateway = on(folder.path(), &upstream, default).await;
+    assert_eq!(left(&gateway).await, (200, Some(10), Some(9)));
+    // Without limits of its own it has those of every key, and its team's.
+    let none = json!({ "limits": null });
+    assert_eq!(
+        patch(&gateway, "/admin/v1/keys/bob", none).await.status,
+        200
+    );
+    assert_eq!(left(&gateway).await, (200, Some(20), Some(18)));
+    for (limits, param) in [
+        (
+            json!({ "requests_per_minute": 0 }),
+            "limits.requests_per_minute",
+        ),
+        (json!([{ "rpm": 5 }]), "limits[0].rpm"),
+        (json!(7), "limits"),
+    ] {
+        for path in ["/admin/v1/keys/bob", "/admin/v1/teams/t"] {
+            let refused = patch(&gateway, path, json!({ "limits": limits })).await;
+            let error = &refused.json()["error"];
+            assert_eq!((refused.status, &error["param"]), (400, &json!(param)));
+        }
+    }
+}
+
+#[tokio::test]
 async fn teams_bound_their_keys() {
     let upstream = Upstream::answering(chat()).await;
     let gateway = Gateway::over(&upstream).await;
@@ -445,6 +501,10 @@ async fn a_keys_life_from_a_terminal() {
         "gpt-*,poet",
         "--budget",
         "50 USD/month",
+        "--limit",
+        "600 requests/minute burst 20",
+        "--limit",
+        "9 concurrent for gpt-*",
     ])
     .await;
     assert!(made.status.success(), "{}", made.stderr);
@@ -461,6 +521,10 @@ async fn a_keys_life_from_a_terminal() {
         listed.contains("bob/b") && listed.contains("50.00 USD/month") && listed.contains("alice"),
         "{listed}"
     );
+    assert!(
+        listed.contains("600 requests/minute burst 20; 9 concurrent for gpt-*"),
+        "{listed}"
+    );
     let rotated = weir_keys(&["keys", "rotate", "bob/b", "--grace", "0"]).await;
     assert!(
         rotated.status.success() && rotated.stdout.contains("valid no more"),
@@ -471,6 +535,9 @@ async fn a_keys_life_from_a_terminal() {
     let edited = weir_keys(&["keys", "edit", "bob/b", "--budget", "none", "--json"]).await;
     let edited: Value = serde_json::from_str(&edited.stdout).unwrap();
     assert_eq!(edited["budgets"], json!([]));
+    let edited = weir_keys(&["keys", "edit", "bob/b", "--limit", "none", "--json"]).await;
+    let edited: Value = serde_json::from_str(&edited.stdout).unwrap();
+    assert_eq!(edited["limits"], json!([]));
     assert!(
         weir_keys(&["keys", "revoke", "bob/b"])
             .await

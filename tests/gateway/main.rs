@@ -29,6 +29,7 @@ mod http2;
 mod http2_faults;
 mod keys;
 mod ledger;
+mod limits;
 #[cfg(feature = "local")]
 mod local;
 mod models;

@@ -113,6 +113,24 @@ impl Booking {
         }
     }
 
+    /// Notes that it goes to an upstream now.
+    pub(super) fn goes(&mut self) {
+        if let Some(room) = &mut self.room {
+            room.sent();
+        }
+    }
+
+    /// Returns whether there is room for so many generated tokens, all in all.
+    pub(super) fn holds(&mut self, generated: u64) -> bool {
+        self.room.as_mut().is_none_or(|room| room.holds(generated))
+    }
+
+    /// Returns the tokens of prompt and answer.
+    pub(super) fn usage(&self, used: Used) -> Option<Usage> {
+        let served = self.served();
+        Some(self.counts(used, served.as_ref())?.usage)
+    }
+
     /// Forgets a request that was refused before anything was asked for it.
     pub(super) fn forget(mut self) {
         self.room = None;
@@ -145,6 +163,11 @@ impl Booking {
             (Used::Unknown, None) => None,
             (used, _) => self.counts(used, served_model.as_ref()),
         };
+        let is_guess = is_guess(end.used, answering.is_some())
+            || tries.iter().enumerate().any(|(index, attempt)| {
+                let is_answer = Some(index) == last && counts.is_some();
+                !is_answer && attempt.counted.is_none() && attempt.is_billed_in_vain()
+            });
         let attempts: Vec<Attempt> = tries
             .into_iter()
             .enumerate()
@@ -158,7 +181,7 @@ impl Booking {
             .collect();
         let total = total(counts, &attempts);
         self.record.facts().usage = counts.map(|counts| counts.usage);
-        self.settle_room(total.as_ref(), counts.as_ref(), &attempts);
+        self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
         let entry = Entry {
             status: end.status,
             http_status: end.http_status,
@@ -262,6 +285,7 @@ impl Booking {
         total: Option<&Counts>,
         answer: Option<&Counts>,
         attempts: &[Attempt],
+        is_guess: bool,
     ) {
         if let (Some(counts), Some(model)) = (answer, &self.model)
             && counts.provenance == Provenance::Upstream
@@ -280,7 +304,7 @@ impl Booking {
                 sum.saturating_add(&counts.usage)
             });
             let cost = total.and_then(|counts| counts.cost);
-            room.settle(&Priced { usage, cost });
+            room.settle(&Priced { usage, cost }, is_guess);
         }
     }
 
@@ -306,6 +330,11 @@ impl Drop for Booking {
             self.leave(Used::Unknown);
         }
     }
+}
+
+/// Returns whether nobody knows what an upstream did that was asked and has begun to answer.
+fn is_guess(used: Used, has_answered: bool) -> bool {
+    matches!(used, Used::Unknown) && has_answered
 }
 
 /// The answer's tokens, or where there is none those of all attempts, at the cost of all attempts.

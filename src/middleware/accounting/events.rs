@@ -10,13 +10,15 @@ use super::books::{ClientGone, OnFailure};
 use super::leaving;
 use super::settling::{Accounted, Polled};
 use crate::call::{BoxBody, StreamError};
-use crate::openai::sse::{StreamObserver, UsageRemover};
+use crate::openai::sse::{StreamObserver, UsageRemover, ending};
 use crate::openai::usage::Usage;
 use crate::store::ledger::{Provenance, Receipt, Status};
 use crate::tokens::GeneratedText;
 
 /// The cause of an answer that ended in an error of the upstream's own.
 const ERROR_EVENT: &str = "upstream_status";
+/// The cause of an answer that ends before its time for want of room.
+const STOPPED: &str = "policy_stopped";
 
 /// A stream that is read in passing. Its frames hold whole events.
 pub(super) struct Events {
@@ -30,12 +32,16 @@ pub(super) struct Events {
     /// There when the client did not ask for usage.
     remover: Option<UsageRemover>,
     ended: bool,
+    /// Whether it was finished here, for want of room.
+    stopped: bool,
 }
 
 /// What is learnt of a stream.
 pub(super) struct Reader {
     observer: StreamObserver,
     text: GeneratedText,
+    /// By how much the rough count of what was generated was too high when it mattered.
+    excess: u64,
 }
 
 impl Reader {
@@ -43,12 +49,25 @@ impl Reader {
         Self {
             observer: StreamObserver::new(),
             text: GeneratedText::new(booking.endpoint.clone(), booking.encoding()),
+            excess: 0,
         }
+    }
+
+    /// Returns whether there is room for what was generated until now. Counting is dear, and done only where a rough count
+    /// says that there is none.
+    fn has_room(&mut self, booking: &mut Booking) -> bool {
+        let rough = self.text.roughly();
+        if booking.holds(rough.saturating_sub(self.excess)) {
+            return true;
+        }
+        let exact = self.text.tokens();
+        self.excess = rough.saturating_sub(exact);
+        exact < rough && booking.holds(exact)
     }
 
     /// Reads a block of whole events.
     pub(super) fn read(&mut self, events: &[u8], booking: &Booking) {
-        let Self { observer, text } = self;
+        let Self { observer, text, .. } = self;
         let endpoint = &booking.endpoint;
         observer.observe_with(events, endpoint, |data| text.push(data));
     }
@@ -101,21 +120,34 @@ impl Events {
             http_status,
             remover: removes_usage.then(UsageRemover::new),
             ended: false,
+            stopped: false,
         }
     }
 
     fn read(&mut self, events: &Bytes) -> Bytes {
+        let mut ending = None;
         if let Some(booking) = &mut self.booking {
-            let had_content = self.reader.deltas() > 0;
+            let before = self.reader.deltas();
             self.reader.read(events, booking);
-            if !had_content && self.reader.deltas() > 0 {
+            if before == 0 && self.reader.deltas() > 0 {
                 booking.record.first_token_now();
             }
+            // Only these end by an event that is ours to write.
+            let can_stop = booking.endpoint.has_stream_options() && !self.reader.is_whole();
+            let goes_on = can_stop && self.reader.deltas() > before;
+            if goes_on && !self.reader.has_room(booking) {
+                let asked = self.remover.is_none();
+                ending = stopped(events, &self.reader, booking, asked);
+            }
         }
-        let events = match &mut self.remover {
+        let mut events = match &mut self.remover {
             Some(remover) => remover.remove(events),
             None => events.clone(),
         };
+        if let Some(ending) = ending {
+            events = [events, ending].concat().into();
+            self.stopped = true;
+        }
         if let Some(booking) = &mut self.booking {
             booking.sent += events.len() as u64;
         }
@@ -145,6 +177,17 @@ impl Events {
     }
 }
 
+/// Finishes a stream whose limit or budget has run out as if it had come to its `max_tokens`: returns what its client gets
+/// behind its last content. `None` where that cannot be told, and the stream goes on: what it uses is owed.
+fn stopped(events: &[u8], reader: &Reader, booking: &Booking, asked: bool) -> Option<Bytes> {
+    let used = reader.used(booking, Provenance::Upstream);
+    let usage = booking.usage(used).filter(|_| asked);
+    let choices = reader.text.choices();
+    let ending = ending(events, &booking.endpoint, choices, usage.as_ref())?;
+    booking.record.facts().cause.get_or_insert(STOPPED);
+    Some(ending)
+}
+
 impl Accounted for Events {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Polled, Option<Receipt>)> {
         loop {
@@ -156,8 +199,12 @@ impl Accounted for Events {
                     let events = frame.into_data().unwrap_or_default();
                     let events = self.read(&events);
                     // An upstream that has said that it failed has nothing to add.
-                    self.ended = self.reader.observer.observed().error;
-                    let receipt = match self.reader.has_ended() {
+                    self.ended = self.reader.observer.observed().error || self.stopped;
+                    if self.stopped {
+                        // The upstream is cancelled before the row says how it ended.
+                        self.inner = None;
+                    }
+                    let receipt = match self.reader.has_ended() || self.stopped {
                         true => self.close(None),
                         false => None,
                     };

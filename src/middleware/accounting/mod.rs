@@ -109,7 +109,8 @@ where
     S::Error: From<AccountingError> + Explain + Send + 'static,
     S::Future: Send + 'static,
 {
-    let booking = open(Booking::new(books, &mut call)).await?;
+    let mut booking = open(Booking::new(books, &mut call)).await?;
+    booking.goes();
     let asked = call
         .json()
         .is_some_and(|(bytes, members)| members.include_usage(bytes));

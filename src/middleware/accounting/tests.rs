@@ -13,7 +13,7 @@ use super::*;
 use crate::call::{CallBody, Caller, Head, Record, RequestId, StreamError, Try};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
-use crate::middleware::admission::{AdmissionLayer, Rules};
+use crate::middleware::admission::{AdmissionLayer, Rules, Ways};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::inspect;
@@ -22,6 +22,19 @@ use crate::prices::{Price, PriceTable, Prices};
 use crate::store::budgets::{Budget, Budgets, Holder, Limit, Period, Window};
 use crate::store::ledger::{Ledger, Params, Sync};
 use crate::tokens::Encodings;
+
+/// Every model goes somewhere, under its own name.
+struct Anywhere;
+
+impl Ways for Anywhere {
+    fn label(&self, _: &str) -> Option<Arc<str>> {
+        Some("*".into())
+    }
+
+    fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
+        see(model);
+    }
+}
 
 /// Books in a folder of their own; a token costs a nano-dollar, a generated one two.
 struct Kept {
@@ -59,9 +72,12 @@ impl Kept {
         };
         let (prices, means) = (Arc::new(Prices::new(vec![table])), Arc::default());
         let rules = Rules {
+            metrics: Arc::new(Metrics::new().unwrap()),
+            limits: Arc::default(),
             budgets: Arc::new(all),
             prices: Arc::clone(&prices),
             means: Arc::clone(&means),
+            stop: None,
         };
         let books = Books {
             ledger,
@@ -89,8 +105,7 @@ impl Kept {
     {
         let inner = tower::service_fn(inner);
         let accounted = AccountingLayer::new(Arc::clone(&self.books)).layer(inner);
-        let names = Arc::new(|model: &str, see: &mut dyn FnMut(&str)| see(model));
-        let admission = AdmissionLayer::new(Arc::clone(&self.rules), names);
+        let admission = AdmissionLayer::new(Arc::clone(&self.rules), Arc::new(Anywhere));
         admission.layer(accounted).oneshot(call).await
     }
 

@@ -1,9 +1,10 @@
 //! Event streams, after <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
 //!
 //! Events pass through as the upstream's own bytes. A [`Framer`] cuts what arrives into blocks of whole events, an
-//! [`StreamObserver`] learns from a block what Weir must know of the answer, and a [`UsageRemover`] takes out of it what the
-//! client did not ask for.
+//! [`StreamObserver`] learns from a block what Weir must know of the answer, a [`UsageRemover`] takes out of it what the
+//! client did not ask for, and [`ending`] finishes a stream before its time.
 
+mod ending;
 mod event;
 mod framer;
 mod observer;
@@ -12,6 +13,7 @@ mod remover;
 mod tests;
 mod text;
 
+pub use self::ending::ending;
 pub use self::event::{Event, Events};
 pub use self::framer::{EventTooLarge, Framer, MAX_EVENT, Tail};
 pub use self::observer::{Observed, StreamObserver};

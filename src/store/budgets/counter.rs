@@ -113,6 +113,13 @@ impl Counter {
         }
     }
 
+    /// Returns whether a call that is under way may use more. Unlike a new call, it may take the very last.
+    pub(super) fn has_room(&mut self, holder: &Holder, more: &Amount, now: Timestamp) -> bool {
+        let used = self.balance(holder, now).used;
+        let taken = used.saturating_add(self.reserved);
+        taken.saturating_add(self.budget.of(more)) <= self.budget.size()
+    }
+
     /// Says why a call does not fit.
     pub(super) fn refuse(
         &mut self,

@@ -84,6 +84,13 @@ impl Entries {
     pub(super) fn merge(&self) -> Merged {
         let mut ring = Vec::new();
         let mut budgets = Vec::new();
+        let ConfiguredLimits { own, keys: default } = &self.configured.limits;
+        let mut limits = own.clone();
+        let mut limit = |terms: &KeyTerms| {
+            let own = Some(&terms.limits).filter(|own| !own.is_empty());
+            let holder = limits::Holder::Key(Arc::clone(&terms.name));
+            limits.push((holder, own.unwrap_or(default).clone()));
+        };
         let names: HashSet<&str> = self
             .configured
             .keys
@@ -106,6 +113,7 @@ impl Entries {
                 });
             }
             ring.push(params);
+            limit(&key.terms);
             budgets.push((
                 Holder::Key(Arc::clone(&key.terms.name)),
                 key.terms.budgets.clone(),
@@ -114,6 +122,7 @@ impl Entries {
         // Behind the others, so that of two with one digest it is the configuration's that counts.
         for key in &self.configured.keys {
             ring.push(self.params(&key.terms, key.digest));
+            limit(&key.terms);
             budgets.push((
                 Holder::Key(Arc::clone(&key.terms.name)),
                 key.terms.budgets.clone(),
@@ -123,34 +132,16 @@ impl Entries {
         let made = made.filter(|team| self.configured_team(&team.name).is_none());
         for team in self.configured.teams.iter().chain(made) {
             budgets.push((Holder::Team(Arc::clone(&team.name)), team.budgets.clone()));
+            let holder = limits::Holder::Team(Arc::clone(&team.name));
+            limits.push((holder, team.limits.clone()));
         }
         budgets.retain(|(_, budgets)| !budgets.is_empty());
-        let limits = self.limits(ring.iter().map(|key| &key.caller.key));
+        limits.retain(|(_, limits)| !limits.is_empty());
         Merged {
             ring: Keyring::new(ring),
             budgets,
             limits,
         }
-    }
-
-    /// Returns all limits, those of each key that counts among them.
-    fn limits<'k>(
-        &self,
-        keys: impl Iterator<Item = &'k Arc<str>>,
-    ) -> Vec<(limits::Holder, Vec<Entry>)> {
-        let ConfiguredLimits { own, keys: default } = &self.configured.limits;
-        let own = own.iter().filter(|(_, entries)| !entries.is_empty());
-        let mut limits: Vec<_> = own.cloned().collect();
-        let mut known: HashSet<limits::Holder> =
-            limits.iter().map(|(holder, _)| holder.clone()).collect();
-        for key in keys {
-            // A rotated key is there twice.
-            let holder = limits::Holder::Key(Arc::clone(key));
-            if !default.is_empty() && known.insert(holder.clone()) {
-                limits.push((holder, default.clone()));
-            }
-        }
-        limits
     }
 
     /// Tells of everything that was made at run time and does not count.

@@ -48,7 +48,8 @@ pub struct Configured {
 /// The limits of the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct ConfiguredLimits {
-    /// What its keys, teams and routes may use, and all of them together. A holder stands there once.
+    /// What its routes may use, and all calls together. A holder stands there once; keys and teams have theirs in their
+    /// terms.
     pub own: Vec<(limits::Holder, Vec<Entry>)>,
     /// What each key may use that has no limits of its own, wherever it was made.
     pub keys: Vec<Entry>,

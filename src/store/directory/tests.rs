@@ -196,6 +196,7 @@ async fn teams_of_both_kinds_bound_their_keys() {
     let edit = TeamEdit {
         models: Some(vec![Pattern::any()]),
         budgets: None,
+        limits: None,
     };
     house
         .directory
@@ -261,22 +262,13 @@ async fn budgets_count_at_once() {
 #[tokio::test]
 async fn limits_count_at_once_and_stay_used() {
     let entries = |value: Value| limits::limits_from_json(&value, "limits").unwrap();
-    let key = |name: &str| limits::Holder::Key(name.into());
-    let configured = |default: u32, own: u32| Configured {
-        limits: ConfiguredLimits {
-            own: vec![
-                (key("file"), entries(json!({ "requests_per_day": own }))),
-                (
-                    limits::Holder::Team("t".into()),
-                    entries(json!({ "concurrent": 7 })),
-                ),
-            ],
-            keys: entries(json!({ "requests_per_day": default })),
-        },
-        ..configured(
-            &[("file", "config-secret"), ("other", "other-secret")],
-            &["t"],
-        )
+    let configured = |default: u32, own: u32| {
+        let keys = [("file", "config-secret"), ("other", "other-secret")];
+        let mut all = configured(&keys, &["t"]);
+        all.keys[0].terms.limits = entries(json!({ "requests_per_day": own }));
+        all.teams[0].limits = entries(json!({ "concurrent": 7 }));
+        all.limits.keys = entries(json!({ "requests_per_day": default }));
+        all
     };
     let house = House::new(configured(3, 2));
     house
@@ -312,6 +304,19 @@ async fn limits_count_at_once_and_stay_used() {
     assert!(!ask("alice") && !ask("file"));
     house.directory.reconfigure(configured(4, 2)).await.unwrap();
     assert!(ask("alice") && !ask("alice") && ask("other") && !ask("file"));
+    let edit = |limits: Value| {
+        form::key_edit(fields(json!({ "limits": limits })), Timestamp::now()).unwrap()
+    };
+    let own = edit(json!({ "requests_per_day": 6 }));
+    let view = house.directory.edit_key("alice", own).await.unwrap();
+    assert_eq!(view.terms["limits"], json!([{ "requests_per_day": 6 }]));
+    assert!(ask("alice") && ask("alice") && !ask("alice"));
+    house
+        .directory
+        .edit_key("alice", edit(json!(null)))
+        .await
+        .unwrap();
+    assert!(!ask("alice"), "the configuration's limit is back");
 }
 
 #[tokio::test]

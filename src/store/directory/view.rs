@@ -46,7 +46,7 @@ pub struct KeyView {
     pub state: KeyState,
     /// Whether the configuration has another key of its name, or the same key.
     pub shadowed: bool,
-    /// `team`, `models`, `paths`, `expires` and `budgets`.
+    /// `team`, `models`, `paths`, `expires`, `budgets` and `limits`.
     #[serde(flatten)]
     pub terms: Map<String, Value>,
     /// When it was made, RFC 3339.
@@ -75,7 +75,7 @@ pub struct TeamView {
     pub source: Source,
     /// Whether the configuration has another team of its name.
     pub shadowed: bool,
-    /// `models` and `budgets`.
+    /// `models`, `budgets` and `limits`.
     #[serde(flatten)]
     pub terms: Map<String, Value>,
     /// The names of its keys that were not revoked.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, TeamEdit, TeamTerms, budget, check_name};
 use crate::pattern::Pattern;
 use crate::store::budgets::Budget;
+use crate::store::limits::{Entry, Misfit, limits_from_json, limits_to_json};
 use crate::units::parse_duration;
 
 /// What is wrong with a form.
@@ -28,10 +29,12 @@ pub(super) struct Form {
     fields: Map<String, Value>,
 }
 
-const KEY: &[&str] = &["name", "team", "models", "paths", "expires", "budgets"];
-const KEY_EDIT: &[&str] = &["team", "models", "paths", "expires", "budgets"];
-const TEAM: &[&str] = &["name", "models", "budgets"];
-const TEAM_EDIT: &[&str] = &["models", "budgets"];
+const KEY: &[&str] = &[
+    "name", "team", "models", "paths", "expires", "budgets", "limits",
+];
+const KEY_EDIT: &[&str] = &["team", "models", "paths", "expires", "budgets", "limits"];
+const TEAM: &[&str] = &["name", "models", "budgets", "limits"];
+const TEAM_EDIT: &[&str] = &["models", "budgets", "limits"];
 
 /// The longest list of patterns.
 const MOST_PATTERNS: usize = 256;
@@ -51,6 +54,7 @@ pub fn new_key(fields: Map<String, Value>, now: Timestamp) -> Result<KeyTerms, I
         paths: form.paths()?.unwrap_or_else(any),
         expires: form.expires(now)?.flatten(),
         budgets: form.budgets()?.unwrap_or_default(),
+        limits: form.limits()?.unwrap_or_default(),
     })
 }
 
@@ -67,6 +71,7 @@ pub fn key_edit(fields: Map<String, Value>, now: Timestamp) -> Result<KeyEdit, I
         paths: form.paths()?,
         expires: form.expires(now)?,
         budgets: form.budgets()?,
+        limits: form.limits()?,
     })
 }
 
@@ -80,6 +85,7 @@ pub fn new_team(fields: Map<String, Value>) -> Result<TeamTerms, Invalid> {
         name: form.name()?,
         models: form.patterns("models")?.unwrap_or_else(any),
         budgets: form.budgets()?.unwrap_or_default(),
+        limits: form.limits()?.unwrap_or_default(),
     })
 }
 
@@ -93,6 +99,7 @@ pub fn team_edit(fields: Map<String, Value>) -> Result<TeamEdit, Invalid> {
     Ok(TeamEdit {
         models: form.patterns("models")?,
         budgets: form.budgets()?,
+        limits: form.limits()?,
     })
 }
 
@@ -132,6 +139,7 @@ pub fn of_key(terms: &KeyTerms) -> Map<String, Value> {
     let expires = terms.expires.map(|expires| expires.to_string());
     form.insert("expires".into(), expires.into());
     form.insert("budgets".into(), budgets(&terms.budgets));
+    form.insert("limits".into(), limits_to_json(&terms.limits));
     form
 }
 
@@ -140,6 +148,7 @@ pub fn of_team(terms: &TeamTerms) -> Map<String, Value> {
     let mut form = Map::new();
     form.insert("models".into(), texts(&terms.models));
     form.insert("budgets".into(), budgets(&terms.budgets));
+    form.insert("limits".into(), limits_to_json(&terms.limits));
     form
 }
 
@@ -168,6 +177,12 @@ fn unchangeable(fields: &Map<String, Value>) -> Result<(), Invalid> {
 }
 
 // === impl Invalid ===
+
+impl From<Misfit> for Invalid {
+    fn from(misfit: Misfit) -> Self {
+        Self::new(misfit.param, misfit.message)
+    }
+}
 
 impl Invalid {
     pub(super) fn new(param: impl Into<String>, message: impl Into<String>) -> Self {
@@ -335,6 +350,16 @@ impl Form {
             None => Ok(None),
             Some(None) => Ok(Some(Vec::new())),
             Some(Some(value)) => budget::list(&value, "budgets").map(Some),
+        }
+    }
+
+    fn limits(&mut self) -> Result<Option<Vec<Entry>>, Invalid> {
+        match self.take_or_null("limits") {
+            None => Ok(None),
+            Some(value) => {
+                let limits = limits_from_json(&value.unwrap_or_default(), "limits");
+                Ok(Some(limits?))
+            }
         }
     }
 }

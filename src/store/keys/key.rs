@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Map, Value, json};
 
-use super::rows::{budgets_json, patterns_json};
+use super::rows::{budgets_json, limits_json, patterns_json};
 use super::team::find_team;
 use super::{Author, Changed, KeyEdit, KeyTerms, Previous, Refusal, RuntimeKey, audit, form, rows};
 use crate::keys;
@@ -98,8 +98,8 @@ pub fn create_key(
         previous: None,
     };
     connection.execute(
-        "INSERT INTO api_key (id, name, team, digest, models, paths, budgets, created, expires)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO api_key (id, name, team, digest, models, paths, budgets, created, expires, limits)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             &*key.id,
             &*terms.name,
@@ -110,6 +110,7 @@ pub fn create_key(
             budgets_json(&terms.budgets),
             key.created.as_microsecond(),
             terms.expires.map(Timestamp::as_microsecond),
+            limits_json(&terms.limits),
         ],
     )?;
     let mut detail = form::of_key(terms);
@@ -153,8 +154,11 @@ pub fn edit_key(
     if let Some(budgets) = edit.budgets {
         terms.budgets = budgets;
     }
+    if let Some(limits) = edit.limits {
+        terms.limits = limits;
+    }
     connection.execute(
-        "UPDATE api_key SET team = ?2, models = ?3, paths = ?4, budgets = ?5, expires = ?6 WHERE id = ?1",
+        "UPDATE api_key SET team = ?2, models = ?3, paths = ?4, budgets = ?5, expires = ?6, limits = ?7 WHERE id = ?1",
         params![
             &*key.id,
             terms.team.as_deref(),
@@ -162,6 +166,7 @@ pub fn edit_key(
             patterns_json(&terms.paths),
             budgets_json(&terms.budgets),
             terms.expires.map(Timestamp::as_microsecond),
+            limits_json(&terms.limits),
         ],
     )?;
     let detail = audit::difference(&before, &form::of_key(terms));

@@ -27,6 +27,7 @@ pub use self::form::Invalid;
 pub use self::key::{Fresh, all_keys, create_key, edit_key, find_key, revoke_key, rotate_key};
 pub use self::team::{all_teams, create_team, delete_team, edit_team, find_team};
 use super::budgets::Budget;
+use super::limits::Entry;
 use crate::keys;
 use crate::pattern::Pattern;
 
@@ -51,6 +52,8 @@ pub struct KeyTerms {
     pub expires: Option<Timestamp>,
     /// How much it may use.
     pub budgets: Vec<Budget>,
+    /// How fast it may use it; where there are none, what the configuration says of such keys.
+    pub limits: Vec<Entry>,
 }
 
 /// What the keys of a team have in common, wherever it was made.
@@ -62,6 +65,8 @@ pub struct TeamTerms {
     pub models: Vec<Pattern>,
     /// How much they may use together.
     pub budgets: Vec<Budget>,
+    /// How fast they may use it together.
+    pub limits: Vec<Entry>,
 }
 
 /// A key made at run time.
@@ -114,6 +119,8 @@ pub struct KeyEdit {
     pub expires: Option<Option<Timestamp>>,
     /// The budgets.
     pub budgets: Option<Vec<Budget>>,
+    /// The limits.
+    pub limits: Option<Vec<Entry>>,
 }
 
 /// What is to change of a team; `None` stays as it is.
@@ -123,6 +130,8 @@ pub struct TeamEdit {
     pub models: Option<Vec<Pattern>>,
     /// The budgets.
     pub budgets: Option<Vec<Budget>>,
+    /// The limits.
+    pub limits: Option<Vec<Entry>>,
 }
 
 /// Why a change is not made.

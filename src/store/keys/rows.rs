@@ -10,11 +10,12 @@ use serde_json::Value;
 use super::{KeyTerms, Previous, RuntimeKey, RuntimeTeam, TeamTerms, budget};
 use crate::pattern::Pattern;
 use crate::store::budgets::Budget;
+use crate::store::limits::{Entry, limits_from_json, limits_to_json};
 
 /// The columns of a key, in the order in which [`key`] reads them.
-pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires";
+pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires, limits";
 /// The columns of a team, in the order in which [`team`] reads them.
-pub(super) const TEAM: &str = "name, models, budgets, created";
+pub(super) const TEAM: &str = "name, models, budgets, created, limits";
 
 pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
     let text = |index| Ok::<_, SqlError>(row.get::<_, String>(index)?.into());
@@ -41,6 +42,7 @@ pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
             paths: patterns(row, 5)?,
             expires: optional_time(8)?,
             budgets: budgets(row, 6)?,
+            limits: limits(row, 13)?,
         },
         created: time(7, row.get(7)?)?,
         revoked: optional_time(9)?,
@@ -54,6 +56,7 @@ pub(super) fn team(row: &Row<'_>) -> Result<RuntimeTeam, SqlError> {
             name: row.get::<_, String>(0)?.into(),
             models: patterns(row, 1)?,
             budgets: budgets(row, 2)?,
+            limits: limits(row, 4)?,
         },
         created: time(3, row.get(3)?)?,
     })
@@ -91,6 +94,10 @@ pub(super) fn budgets_json(budgets: &[Budget]) -> String {
     Value::from(budgets).to_string()
 }
 
+pub(super) fn limits_json(limits: &[Entry]) -> String {
+    limits_to_json(limits).to_string()
+}
+
 fn patterns(row: &Row<'_>, index: usize) -> Result<Vec<Pattern>, SqlError> {
     let json: String = row.get(index)?;
     let texts: Vec<String> = serde_json::from_str(&json).map_err(|error| wrong(index, error))?;
@@ -109,6 +116,12 @@ fn budgets(row: &Row<'_>, index: usize) -> Result<Vec<Budget>, SqlError> {
     budgets
         .collect::<Result<_, _>>()
         .map_err(|error| wrong(index, error))
+}
+
+fn limits(row: &Row<'_>, index: usize) -> Result<Vec<Entry>, SqlError> {
+    let json: String = row.get(index)?;
+    let value: Value = serde_json::from_str(&json).map_err(|error| wrong(index, error))?;
+    limits_from_json(&value, "limits").map_err(|error| wrong(index, error))
 }
 
 fn time(index: usize, micros: i64) -> Result<Timestamp, SqlError> {

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Map;
 
-use super::rows::{budgets_json, patterns_json};
+use super::rows::{budgets_json, limits_json, patterns_json};
 use super::{Author, Changed, Refusal, RuntimeTeam, TeamEdit, TeamTerms, audit, form, rows};
 
 /// Returns every team, in the order of their names.
@@ -42,12 +42,13 @@ pub fn create_team(
     }
     let created = author.second();
     connection.execute(
-        "INSERT INTO team (name, models, budgets, created) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO team (name, models, budgets, created, limits) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
             &*terms.name,
             patterns_json(&terms.models),
             budgets_json(&terms.budgets),
             created.as_microsecond(),
+            limits_json(&terms.limits),
         ],
     )?;
     audit::note(
@@ -84,12 +85,16 @@ pub fn edit_team(
     if let Some(budgets) = edit.budgets {
         terms.budgets = budgets;
     }
+    if let Some(limits) = edit.limits {
+        terms.limits = limits;
+    }
     connection.execute(
-        "UPDATE team SET models = ?2, budgets = ?3 WHERE name = ?1",
+        "UPDATE team SET models = ?2, budgets = ?3, limits = ?4 WHERE name = ?1",
         params![
             name,
             patterns_json(&terms.models),
-            budgets_json(&terms.budgets)
+            budgets_json(&terms.budgets),
+            limits_json(&terms.limits),
         ],
     )?;
     let detail = audit::difference(&before, &form::of_team(terms));

@@ -67,6 +67,7 @@ fn a_key_is_found_again_as_it_was_made() {
         "name": "alice", "team": "r&d", "models": ["gpt-*", "poet"], "paths": ["/v1/chat/*"],
         "expires": "2027-01-01T00:00:00Z",
         "budgets": [{ "amount": "50 USD", "per": "month" }, { "tokens": 5, "per": "day", "window": "rolling", "warn_at": 0.5 }],
+        "limits": [{ "requests_per_minute": 60, "burst": 5 }, { "tokens_per_day": 9, "models": ["gpt-*"], "shadow": true }],
     }));
     let made = create_key(&db, &terms, &fresh, false, &author())
         .unwrap()

@@ -18,6 +18,7 @@ mod reservation;
 #[cfg(test)]
 mod tests;
 mod time;
+mod words;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use self::refusal::{Denied, Refusal};
 use self::reservation::Part;
 pub use self::reservation::Reservation;
 pub use self::time::{Spelled, Time};
+pub use self::words::{json_to_words, words_to_json};
 
 /// All limits, and what has been used of them.
 #[derive(Debug, Default)]

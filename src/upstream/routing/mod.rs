@@ -117,6 +117,12 @@ impl Dispatch {
         self.table.budget(model)
     }
 
+    /// Returns the configured pattern that leads a model to its upstreams; `None`: it goes nowhere.
+    pub fn label(&self, model: &str) -> Option<Arc<str>> {
+        let Choice { label, .. } = self.table.route(model).ok()?;
+        Some(Arc::clone(label))
+    }
+
     /// Shows each name that a model is known by at the upstreams it may go to.
     pub fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         // A model that goes nowhere is known by none.
