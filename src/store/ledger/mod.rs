@@ -13,13 +13,14 @@
 //!
 //! # When a row is written
 //! The row is opened, *open* and with an estimate, before the first byte goes to an upstream, and settled before the
-//! last byte goes to the client. Both wait for their commit, which one thread makes for all that wait at that time
-//! (group commit).
+//! last byte goes to the client. Both are promised by a line in the *journal* of the process (`journal`), and committed
+//! soon after by one thread, for all that have come by then (group commit). With `sync = "always"` both wait for their
+//! commit instead. Whoever reads through this process waits until what it was asked to write is committed.
 //!
 //! # What can be lost
-//! - A killed process loses nothing: commits are in the hands of the system. Rows that were open are found at the next
-//!   start by the run that they belong to and settled as `interrupted`, at their estimate, so that nothing that was sent
-//!   is free, and nothing counts twice.
+//! - A killed process loses nothing: journal and commits are in the hands of the system. The next start writes what the
+//!   journal still holds, once: each request has a number in its run. Rows that were open are settled as `interrupted`,
+//!   at their estimate, so that nothing that was sent is free, and nothing counts twice.
 //! - A power cut loses with `sync = "always"` nothing; with `"every_second"` at most the last second or two; with
 //!   `"never"` what the system had not written by itself, by its usual settings half a minute. In no case does the file
 //!   break: SQLite's write-ahead log is a whole number of commits.
