@@ -463,8 +463,11 @@ async fn a_stream_without_a_wish_for_usage_ends_without_it_or_is_let_go_on() {
     drop(stream);
     // What it used is owed.
     eventually("it is settled", async || {
-        let answer = gateway.client().chat(asking_for(1)).await;
-        (answer.status == 429 && told(&answer, "remaining-tokens") == Some(0)).then_some(())
+        let open = gateway.ledger("SELECT count(*) FROM request WHERE status = 'open'");
+        (open == ["0"]).then_some(())
     })
     .await;
+    let answer = gateway.client().chat(asking_for(1)).await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(told(&answer, "remaining-tokens"), Some(0));
 }
