@@ -131,14 +131,21 @@ impl Cell {
     }
 
     /// Takes what was tried.
-    pub(super) fn take(&mut self, n: u64, trial: Trial) -> Mark {
+    pub(super) fn take(&mut self, trial: Trial) -> Mark {
         match (&mut self.state, trial) {
-            (State::Rate(_, level), Trial::Rate(after)) => level.take(n, after),
+            (State::Rate(_, level), Trial::Rate(after)) => level.take(after),
             (State::Slots { used }, _) => {
                 *used = used.saturating_add(1);
                 Mark::default()
             }
             (State::Rate(..), Trial::Slot) => Mark::default(),
+        }
+    }
+
+    /// Takes what was tried in addition to what was taken before.
+    pub(super) fn add(&mut self, trial: Trial) {
+        if let (State::Rate(_, level), Trial::Rate(after)) = (&mut self.state, trial) {
+            level.add(after);
         }
     }
 
@@ -149,7 +156,7 @@ impl Cell {
         }
     }
 
-    /// Gives back some of what was taken, or the slot.
+    /// Gives back some of what was taken, and be it nothing, or the slot. Each take is given back once.
     pub(super) fn give_back(&mut self, n: u64, mark: Mark) {
         match &mut self.state {
             State::Rate(rate, level) => level.give_back(rate, n, mark),

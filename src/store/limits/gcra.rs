@@ -7,11 +7,11 @@
 //! enough for a script that knows only doubles to come to the same ones.
 //!
 //! Something that is given back must not be given twice, by time and by hand: what was taken a minute ago has come back
-//! by itself, whether it was used or not. With later calls on top, though, the level alone does not tell. So each
-//! reservation remembers how much had been taken until then, and what has been taken since stays taken: the level is
-//! never less than that. See [`Level::give_back`].
+//! by itself, whether it was used or not. With later calls on top, though, the level alone does not tell. So a level
+//! remembers how low it has been since each of the takes that may yet be given back. See [`Level::give_back`].
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const MOST_OWED: u64 = 100 * 24 * 3600 * 1_000_000_000;
 /// How far back a clock may seem to go before it is believed, in microseconds. Two threads that read it one after the
 /// other may come here in the other order, many times a second: what lies between would be restored twice each time.
 const SLACK: u64 = 1_000_000;
+/// How many takes are told apart, of those that may yet be given back. Of more, the oldest share what is known of them:
+/// less may then be given back than could be.
+const MOST_OPEN: usize = 512;
 
 /// How fast something is restored, and how much of it there is at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,16 +48,29 @@ pub(super) struct Level {
     nanos: u64,
     /// When that was so.
     at: Time,
-    /// How much has ever been taken, given back or not.
-    taken: u64,
+    /// The times between the takes that may yet be given back, the oldest first. The last one lasts.
+    open: VecDeque<Span>,
+    /// How many takes there have been.
+    takes: u64,
+}
+
+/// The time from one take to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Span {
+    /// The take that it begins with.
+    mark: Mark,
+    /// How many takes may yet be given back that began here.
+    open: u32,
+    /// The lowest level in it, less what was given back of takes before.
+    low: u64,
 }
 
 /// A level that would have room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct After(u64);
 
-/// How much had been taken, in all, when something was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which take something was taken by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark(u64);
 
 /// There is not so much left.
@@ -115,6 +131,9 @@ impl Level {
         if now >= self.at {
             self.nanos = self.nanos.saturating_sub(now.nanos_since(self.at));
             self.at = now;
+            if let Some(span) = self.open.back_mut() {
+                span.low = span.low.min(self.nanos);
+            }
         } else if self.at.as_micros() - now.as_micros() > SLACK {
             self.at = now;
         }
@@ -156,24 +175,61 @@ impl Level {
         }
     }
 
-    /// Takes what was tried.
-    pub(super) fn take(&mut self, n: u64, after: After) -> Mark {
+    /// Takes what was tried. It is to be given back, and be it nothing of it.
+    pub(super) fn take(&mut self, after: After) -> Mark {
         self.nanos = after.0;
-        self.taken = self.taken.wrapping_add(n);
-        Mark(self.taken)
+        self.takes += 1;
+        let mark = Mark(self.takes);
+        self.open.push_back(Span {
+            mark,
+            open: 1,
+            low: self.nanos,
+        });
+        if self.open.len() > MOST_OPEN {
+            self.join(1);
+        }
+        mark
     }
 
-    /// Gives back `n` of what was taken at `mark`, as far as time has not done it.
+    /// Takes what was tried in addition to an earlier take, with which it is given back.
+    pub(super) fn add(&mut self, after: After) {
+        self.nanos = after.0;
+    }
+
+    /// Gives back `n` of what was taken at `mark`, as far as time has not done it. Each take is given back once.
     ///
-    /// Why nothing is given twice: let the *true* level be the one that would be if the `n` had never been taken. It is
-    /// the most, over all beginnings, of what was taken since then less the time that has passed. Of beginnings before
-    /// the mark that is at most the level less `n`; of those behind it, at most what was taken since, and at most the
-    /// level. So the greater of the two is never below the true level, and a window that ends later admits no more than
-    /// it would have.
+    /// Why that is just what would be if the `n` had never been taken: from the take on, the level would be lower by `n`
+    /// at each moment, but never less than nothing. So it would be lower by `n`, or by the lowest that it was since,
+    /// whichever is less: what lay below that was restored by the time that passed.
     pub(super) fn give_back(&mut self, rate: &Rate, n: u64, mark: Mark) {
-        let later = rate.time_of(self.taken.wrapping_sub(mark.0));
-        let less = self.nanos.saturating_sub(rate.time_of(n));
-        self.nanos = less.max(later.min(self.nanos));
+        let index = self.open.partition_point(|span| span.mark <= mark);
+        let Some(index) = index.checked_sub(1) else {
+            return;
+        };
+        let low = self.open.range(index..).map(|span| span.low).min();
+        let less = rate.time_of(n).min(low.unwrap_or(0));
+        self.nanos -= less;
+        for span in self.open.range_mut(index..) {
+            span.low -= less;
+        }
+        if let Some(span) = self.open.get_mut(index) {
+            span.open -= 1;
+            if span.open == 0 {
+                self.join(index);
+            }
+        }
+    }
+
+    /// Makes one of a span and the one before it; nobody asks for the time before the first.
+    fn join(&mut self, index: usize) {
+        let Some(span) = self.open.remove(index) else {
+            return;
+        };
+        let before = index.checked_sub(1);
+        if let Some(before) = before.and_then(|before| self.open.get_mut(before)) {
+            before.low = before.low.min(span.low);
+            before.open += span.open;
+        }
     }
 
     /// Takes `n` whether they are there or not: they were used.
@@ -181,7 +237,6 @@ impl Level {
         self.pass(now);
         let owed = self.nanos.saturating_add(rate.time_of(n));
         self.nanos = owed.min(MOST_OWED.max(self.nanos));
-        self.taken = self.taken.wrapping_add(n);
     }
 
     /// Returns how many are left.
@@ -200,9 +255,15 @@ impl Level {
     /// Counts on at another rate: what was taken stays taken, but no more than there is now. A limit that is made much
     /// smaller shuts nobody out for longer than it takes to restore it.
     pub(super) fn resize(&mut self, old: &Rate, new: &Rate) {
-        let nanos = u128::from(self.nanos) * u128::from(new.interval.get())
-            / u128::from(old.interval.get());
-        self.nanos = u64::try_from(nanos).unwrap_or(u64::MAX).min(new.full());
+        let resized = |nanos: u64| {
+            let nanos =
+                u128::from(nanos) * u128::from(new.interval.get()) / u128::from(old.interval.get());
+            u64::try_from(nanos).unwrap_or(u64::MAX).min(new.full())
+        };
+        self.nanos = resized(self.nanos);
+        for span in &mut self.open {
+            span.low = resized(span.low);
+        }
     }
 }
 
@@ -248,7 +309,7 @@ mod tests {
 
     fn take(level: &mut Level, rate: &Rate, n: u64, now: Time) -> Result<Mark, Short> {
         let after = level.attempt(rate, n, now)?;
-        Ok(level.take(n, after))
+        Ok(level.take(after))
     }
 
     #[test]
@@ -314,7 +375,7 @@ mod tests {
         assert!(level.attempt(&rate, 1, ms(10_001_000)).is_ok());
         // Far: from there on, at the same level.
         let short = level.attempt(&rate, 1, ms(5)).unwrap();
-        level.take(1, short);
+        level.take(short);
         assert_eq!(
             level.attempt(&rate, 1, ms(5)).unwrap_err().wait,
             Some(1_000_000_000)
@@ -334,8 +395,44 @@ mod tests {
         let first = take(&mut level, &rate, 60, ms(0)).unwrap();
         level.give_back(&rate, 54, first);
         assert_eq!(level.left(&rate, ms(0)), 54);
-        level.give_back(&rate, u64::MAX, first);
-        assert_eq!(level.left(&rate, ms(0)), 60);
+        let second = take(&mut level, &rate, 54, ms(0)).unwrap();
+        level.give_back(&rate, u64::MAX, second);
+        assert_eq!(
+            level.left(&rate, ms(0)),
+            60,
+            "what is owed of the first, too"
+        );
+    }
+
+    #[test]
+    fn a_long_call_is_given_back_all_that_it_did_not_use() {
+        let (rate, mut level) = (rate(600, 60, 600), Level::default());
+        take(&mut level, &rate, 300, ms(0)).unwrap();
+        let long = take(&mut level, &rate, 200, ms(0)).unwrap();
+        for second in 1..30 {
+            let short = take(&mut level, &rate, 100, ms(second * 1000)).unwrap();
+            level.give_back(&rate, 90, short);
+        }
+        let before = level.left(&rate, ms(29_000));
+        level.give_back(&rate, 150, long);
+        assert_eq!(level.left(&rate, ms(29_000)), before + 150);
+        assert_eq!(level.open.len(), 1);
+    }
+
+    #[test]
+    fn of_very_many_calls_the_oldest_are_given_back_less() {
+        let (rate, mut level) = (rate(u32::MAX, 60, u32::MAX), Level::default());
+        let mut take = |n| take(&mut level, &rate, n, ms(0)).unwrap();
+        let all: Vec<_> = (0..MOST_OPEN as u64 + 100).map(|_| take(10)).collect();
+        assert_eq!(level.open.len(), MOST_OPEN);
+        let taken = level.nanos;
+        level.give_back(&rate, 10, *all.last().unwrap());
+        assert_eq!(level.nanos, taken - rate.time_of(10));
+        for mark in &all[..all.len() - 1] {
+            level.give_back(&rate, 10, *mark);
+        }
+        assert_eq!(level.nanos, rate.time_of(10 * 100));
+        assert!(level.open.is_empty());
     }
 
     #[test]
@@ -403,6 +500,38 @@ mod tests {
                     prop_assert!(sum <= u64::from(burst) + restored + restored / 50 + 1);
                 }
             }
+        }
+
+        /// The level is in the end what it would be if nothing had ever been taken but what was used.
+        #[test]
+        fn what_is_left_is_as_if_only_what_was_used_had_been_taken(size in 1..200u32, steps in steps()) {
+            let (rate, mut level) = (rate(size, 60, size), Level::default());
+            let mut now = 0;
+            let mut used: Vec<(u64, u64)> = Vec::new();
+            let mut open: Vec<(usize, u64, Mark)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Pass(millis) => now += millis,
+                    Step::Take(n) => if let Ok(mark) = take(&mut level, &rate, n, ms(now)) {
+                        open.push((used.len(), n, mark));
+                        used.push((now, n));
+                    },
+                    Step::Settle(index, n) if !open.is_empty() => {
+                        let (which, taken, mark) = open.swap_remove(index.index(open.len()));
+                        used[which].1 = n.min(taken);
+                        level.give_back(&rate, taken - n.min(taken), mark);
+                    }
+                    Step::Settle(..) => {}
+                }
+            }
+            let mut expected = Level::default();
+            for (at, n) in used {
+                expected.owe(&rate, n, ms(at));
+            }
+            level.pass(ms(now));
+            expected.pass(ms(now));
+            prop_assert_eq!(level.nanos, expected.nanos);
+            prop_assert_eq!(level.open.len(), open.len());
         }
 
         #[test]

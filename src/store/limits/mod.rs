@@ -138,7 +138,7 @@ impl Limits {
         for (part, trial) in parts.iter_mut().zip(trials) {
             let account = locked.get_mut(part.account).and_then(Option::as_mut);
             if let Some(cell) = account.and_then(|(_, cells)| cells.find(part.cell)) {
-                part.mark = cell.take(part.n, trial);
+                part.mark = cell.take(trial);
             }
         }
         drop(locked);

@@ -54,14 +54,13 @@ impl Reservation {
                 return;
             };
             match part.measure {
-                Measure::Requests => {}
+                Measure::Requests => cell.give_back(0, part.mark),
                 Measure::Concurrent => cell.give_back(1, part.mark),
                 Measure::Tokens | Measure::InputTokens | Measure::OutputTokens => {
                     let used = part.measure.of(&used);
+                    cell.give_back(part.n.saturating_sub(used), part.mark);
                     if used > part.n {
                         cell.owe(used - part.n, now);
-                    } else {
-                        cell.give_back(part.n - used, part.mark);
                     }
                 }
             }
@@ -105,7 +104,7 @@ impl Reservation {
             let cells = locked.get_mut(part.account).and_then(Option::as_mut);
             if let Some(cell) = cells.and_then(|cells| cells.find(part.cell)) {
                 // Its mark stays the first one: what is given back later is then never too much.
-                cell.take(n, trial);
+                cell.add(trial);
                 part.n = part.n.saturating_add(n);
             }
         }
@@ -137,11 +136,9 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let sent = self.sent;
         self.end(|cells, part| {
-            let is_slot = part.measure == Measure::Concurrent;
-            if is_slot || !sent {
-                let cell = cells.find(part.cell);
-                cell.into_iter()
-                    .for_each(|cell| cell.give_back(part.n, part.mark));
+            let n = if sent { 0 } else { part.n };
+            if let Some(cell) = cells.find(part.cell) {
+                cell.give_back(n, part.mark);
             }
         });
     }
