@@ -7,6 +7,7 @@ mod build;
 mod local;
 mod place;
 mod reload;
+mod shared;
 mod signals;
 mod upstreams;
 mod watch;
@@ -14,6 +15,7 @@ mod watch;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -25,6 +27,7 @@ use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
 use crate::store::directory::{self, Directory, DirectoryError};
 use crate::store::ledger;
+use crate::store::redis;
 use crate::upstream::remote::RemoteError;
 
 use self::books::Stores;
@@ -34,6 +37,9 @@ pub use self::reload::Source;
 use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
 use self::watch::Watch;
+
+/// How long a stop waits until shared limits know what the last calls have used.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +76,17 @@ pub enum AppError {
     /// The ledger cannot be opened.
     #[error(transparent)]
     Ledger(#[from] ledger::OpenError),
+    /// Redis answers, and cannot be used.
+    #[error("cannot use the Redis at {servers} ([redis]): {source}")]
+    Redis {
+        /// Where it is.
+        servers: String,
+        /// Why.
+        source: redis::OpenError,
+    },
+    /// Redis is nowhere.
+    #[error("[redis] {0}")]
+    RedisAddress(redis::ServersError),
     /// Keys made at run time, or what budgets were used before, cannot be read.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
@@ -93,6 +110,8 @@ impl AppError {
             | Self::Model { .. }
             | Self::Upstream { .. }
             | Self::Ledger(_)
+            | Self::Redis { .. }
+            | Self::RedisAddress(_)
             | Self::Directory(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
@@ -117,13 +136,16 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         previous: None,
     }
     .dispatch()?;
-    let stores = Stores::open(&config.ledger)?;
+    let limits = shared::limits(config.redis.as_ref());
+    let shared = shared::shared(config.redis.as_ref(), &limits, config.ledger.max_open).await?;
+    let stores = Stores::open(&config.ledger, shared.clone())?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());
     let directory = Directory::open(
         &stores.ledger,
         &stores.budgets,
+        limits,
         configured,
         directory::ADMIN,
     )?;
@@ -170,6 +192,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         dispatch: current_dispatch,
         control: Arc::new(Arc::clone(&reloader)),
         directory,
+        shared: shared.clone(),
         drain: data_drain.clone(),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
@@ -204,12 +227,15 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         // Probes and scrapes are answered to the end.
         admin_drain.began().cancel();
         let _ = administering.await;
-        admin_drain.run(std::time::Duration::ZERO).await;
+        admin_drain.run(Duration::ZERO).await;
         in_time
     };
     tokio::select! {
         in_time = drained => tracing::info!(in_time, "stopped"),
         signal = signals.next() => tracing::warn!(signal, "ended at once"),
+    }
+    if let Some(shared) = shared {
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
     }
     // Last of all, when nobody has anything to write down any more.
     let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;

@@ -11,10 +11,13 @@ use prometheus::{
 };
 
 mod ledger;
+mod redis;
 mod upstreams;
 
 use self::ledger::Books;
 pub use self::ledger::LedgerState;
+pub use self::redis::SharedState;
+use self::redis::Together;
 pub use self::upstreams::Snapshot;
 use self::upstreams::Upstreams;
 use crate::call::Facts;
@@ -43,6 +46,7 @@ pub struct Metrics {
     ready: IntGauge,
     upstreams: Upstreams,
     books: Books,
+    together: Together,
     limited: IntCounterVec,
     reloads: IntCounterVec,
     reloaded: IntGauge,
@@ -152,6 +156,7 @@ impl Metrics {
             )?,
             upstreams: Upstreams::new(&registry)?,
             books: Books::new(&registry)?,
+            together: Together::new(&registry)?,
             limited: counters(
                 &registry,
                 "weir_limit_refusals_total",

@@ -2,9 +2,10 @@
 
 use jiff::Timestamp;
 
-use crate::metrics::{LedgerState, Metrics};
+use crate::metrics::{LedgerState, Metrics, SharedState};
 use crate::store::budgets::{Budgets, Limit};
 use crate::store::ledger::Ledger;
+use crate::store::limits::Shared;
 
 /// Brings the gauges of the ledger and of budgets up to date.
 pub(super) fn observe(metrics: &Metrics, ledger: &Ledger, budgets: &Budgets) {
@@ -30,4 +31,18 @@ pub(super) fn observe(metrics: &Metrics, ledger: &Ledger, budgets: &Budgets) {
             balance.percent(),
         );
     }
+}
+
+/// Brings the metrics of shared limits up to date.
+pub(super) fn observe_shared(metrics: &Metrics, shared: &Shared) {
+    let redis = shared.redis();
+    let (alone, lost) = shared.counts();
+    metrics.set_shared_limits(&SharedState {
+        up: redis.up,
+        calls: redis.calls,
+        failures: redis.failures,
+        outages: redis.outages,
+        alone,
+        lost,
+    });
 }

@@ -35,6 +35,7 @@ use crate::keys as secrets;
 use crate::metrics::{self, Metrics};
 use crate::server::{Drain, PeerAddr};
 use crate::store::directory::Directory;
+use crate::store::limits::Shared;
 use crate::upstream::Dispatch;
 
 /// Where the admin API begins.
@@ -53,6 +54,8 @@ pub struct Params {
     pub control: Arc<dyn Control>,
     /// The keys and teams, the ledger that they stand in, and what may be used.
     pub directory: Arc<Directory>,
+    /// The limits that are counted together with other gateways.
+    pub shared: Option<Arc<Shared>>,
     /// The data plane's stop.
     pub drain: Drain,
 }
@@ -124,10 +127,14 @@ impl Admin {
             dispatch,
             drain,
             directory,
+            shared,
             ..
         } = &*self.params;
         health::observe(metrics, &dispatch.load(), drain, directory.ledger());
         books::observe(metrics, directory.ledger(), directory.budgets());
+        if let Some(shared) = shared {
+            books::observe_shared(metrics, shared);
+        }
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {

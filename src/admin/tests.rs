@@ -46,6 +46,7 @@ impl Desk {
         let directory = Directory::open(
             &ledger.unwrap(),
             &Arc::default(),
+            Arc::default(),
             Configured::default(),
             ADMIN,
         );
@@ -55,6 +56,7 @@ impl Desk {
             dispatch: Arc::new(ArcSwap::from_pointee(dispatch)),
             control: Arc::new(Idle),
             directory: directory.unwrap(),
+            shared: None,
             drain: Drain::default(),
         });
         Self {

@@ -11,7 +11,7 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::ledger::{self, Ledger, Sync};
-use crate::store::limits::Limits;
+use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
 use crate::tokens::{Encoding, Encodings};
 
@@ -21,11 +21,15 @@ pub(super) struct Stores {
     pub(super) ledger: Ledger,
     pub(super) budgets: Arc<Budgets>,
     pub(super) means: Arc<Means>,
+    pub(super) shared: Option<Arc<Shared>>,
 }
 
 impl Stores {
     /// Opens the ledger, and settles what a process that died has left.
-    pub(super) fn open(config: &LedgerConfig) -> Result<Self, AppError> {
+    pub(super) fn open(
+        config: &LedgerConfig,
+        shared: Option<Arc<Shared>>,
+    ) -> Result<Self, AppError> {
         let ledger = Ledger::open(&ledger::Params {
             path: config.path.clone(),
             sync: match config.sync {
@@ -49,6 +53,7 @@ impl Stores {
             ledger,
             budgets: Arc::default(),
             means: Arc::default(),
+            shared,
         })
     }
 
@@ -75,6 +80,7 @@ impl Stores {
         let rules = Rules {
             metrics: Arc::clone(metrics),
             limits: Arc::clone(limits),
+            shared: self.shared.clone(),
             budgets: Arc::clone(&self.budgets),
             prices: Arc::clone(&prices),
             means: Arc::clone(&self.means),

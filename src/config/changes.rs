@@ -140,6 +140,9 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
         ledger(&started.ledger, &new.ledger),
         ledger(&old.ledger, &new.ledger),
     );
+    if started.redis != new.redis {
+        changes.restart.push("redis".to_owned());
+    }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
     changes
 }

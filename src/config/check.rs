@@ -108,6 +108,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         keys: file.keys.into_iter().filter_map(key).collect(),
         limits: file.limits,
         ledger: file.ledger,
+        redis: file.redis,
         log: file.log,
     }
 }

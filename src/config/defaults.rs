@@ -101,6 +101,11 @@ pub const STOP_STREAM: bool = true;
 /// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
 pub const STOP_OVERSHOOT: u32 = 64;
 
+/// Three round trips in a bad network; a model's first word takes ten times as long.
+pub const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
+/// Who has one gateway loses nothing.
+pub const LOCAL_SHARE: f64 = 1.0;
+
 /// In the data directory, where other programs find it by its end.
 pub const LEDGER_PATH: &str = "weir.db";
 /// A year, and time to close its books.

@@ -8,6 +8,7 @@ mod failure;
 mod ledger;
 mod limits;
 mod proxy;
+mod redis;
 mod remote;
 mod route;
 mod server;
@@ -23,7 +24,7 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{LedgerConfig, LimitsConfig, LogConfig, RetryConfig};
+use super::types::{LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -40,6 +41,7 @@ pub(super) struct File {
     pub(super) keys: Vec<Key>,
     pub(super) limits: LimitsConfig,
     pub(super) ledger: LedgerConfig,
+    pub(super) redis: Option<RedisConfig>,
     pub(super) log: LogConfig,
 }
 
@@ -61,10 +63,10 @@ impl File {
             keys: access::keys(&mut root, reader),
             limits: limits::section(&mut root, reader),
             ledger: ledger::ledger(&mut root, reader),
+            redis: redis::redis(&mut root, reader),
             log: server::log(&mut root, reader),
         };
         cache(&mut root, reader);
-        reader.not_built(&mut root, "redis");
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
             reader.not_built(&mut telemetry, "otlp");
             reader.finish(&telemetry);

@@ -34,9 +34,10 @@ pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit,
     ClientGoneConfig, ClientTlsConfig, Config, EjectConfig, EncodingConfig, EndpointConfig,
     HealthConfig, HedgeConfig, KeyConfig, LedgerConfig, LedgerFailureConfig, LimitsConfig,
-    LocalConfig, LocalModel, LogConfig, LogFormat, Period, ProxyConfig, RemoteConfig, RetryConfig,
-    RouteConfig, ServerConfig, SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides,
-    TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind, Window,
+    LocalConfig, LocalModel, LogConfig, LogFormat, Period, ProxyConfig, RedisConfig,
+    RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, SyncConfig,
+    TargetConfig, TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig,
+    UpstreamKind, Window,
 };
 pub use crate::secret::Secret;
 

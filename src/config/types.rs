@@ -9,12 +9,14 @@ use http::{HeaderMap, HeaderName, Uri};
 
 mod ledger;
 mod limits;
+mod redis;
 
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
     Period, SyncConfig, Window,
 };
 pub use self::limits::LimitsConfig;
+pub use self::redis::{RedisConfig, RedisOutageConfig};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 use crate::store::limits::Entry;
@@ -41,6 +43,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What was used, and what it cost.
     pub ledger: LedgerConfig,
+    /// What is shared with other gateways. Default: nothing.
+    pub redis: Option<RedisConfig>,
     /// What is logged, and how.
     pub log: LogConfig,
 }

@@ -14,6 +14,8 @@ use crate::store::limits::{Holder, Measure, Refusal, Spelled};
 /// How long a client stays away from a budget that comes back bit by bit, or never, and with a call that no limit will
 /// ever have room for.
 const LONG: Duration = Duration::from_secs(3600);
+/// How long a client waits for what is shared by gateways to be back.
+const SOON: Duration = Duration::from_secs(1);
 /// How many of a limit's patterns are told.
 const TOLD_MODELS: usize = 8;
 
@@ -21,6 +23,15 @@ pub(super) fn admission(error: &AdmissionError) -> Explanation {
     match error {
         AdmissionError::Limited(refusal) => limit(refusal),
         AdmissionError::Spent(spent) => budget(spent, Timestamp::now()),
+        AdmissionError::Away => explain(
+            503,
+            "server_error",
+            "limits_unavailable",
+            "gateway_limits",
+            "The limits of this request cannot be checked at the moment. Try again in a moment."
+                .to_owned(),
+        )
+        .retry_after(SOON),
     }
 }
 

@@ -8,8 +8,8 @@
 //! What is left of the tightest limits is noted for the head of the answer, whatever that is: an answer that is whole when
 //! its head goes is settled by then, any other one counts at its estimate.
 //!
-//! It stands where waiting begins: nothing is told to a client before it is admitted. Nothing here waits, and nothing can
-//! fail: limits and budgets live in memory.
+//! It stands where waiting begins: nothing is told to a client before it is admitted. Limits and budgets live in memory;
+//! only limits that are counted together with other gateways are asked for, once a call and for a bounded time.
 
 mod desk;
 mod room;
@@ -21,16 +21,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::future::Either;
 use http::HeaderName;
 use tower::{Layer, Service};
 
-use self::desk::{Desk, Now};
+use self::desk::{Admitted, Desk};
 use crate::call::{Call, Reply};
 use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::store::budgets::{Budgets, Spent};
-use crate::store::limits::{Limits, Refusal};
+use crate::store::limits::{Limits, Refusal, Shared};
 use crate::store::means::Means;
 
 /// Tells a client which of its budgets is nearly spent.
@@ -40,6 +39,8 @@ const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warnin
 pub struct Rules {
     /// How fast may be used.
     pub limits: Arc<Limits>,
+    /// Where that is counted together with other gateways.
+    pub shared: Option<Arc<Shared>>,
     /// How much may be used.
     pub budgets: Arc<Budgets>,
     /// Where refusals are counted.
@@ -71,6 +72,9 @@ pub enum AdmissionError {
     /// A budget has no room for it.
     #[error("a budget is spent")]
     Spent(Box<Spent>),
+    /// Nobody can say, and nobody is let in then.
+    #[error("the shared limits are away")]
+    Away,
 }
 
 /// Builds [`Admission`].
@@ -108,41 +112,40 @@ impl<S> Layer<S> for AdmissionLayer {
 
 impl<S> Service<Call> for Admission<S>
 where
-    S: Service<Call, Response = Reply>,
+    S: Service<Call, Response = Reply> + Clone + Send + 'static,
     S::Error: From<AdmissionError> + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Reply;
     type Error = S::Error;
-    type Future = Either<
-        Pin<Box<dyn Future<Output = Result<Reply, S::Error>> + Send>>,
-        std::future::Ready<Result<Reply, S::Error>>,
-    >;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        let whose = self.desk.whose(&call);
-        let record = Arc::clone(&call.record);
-        let warning = match self.desk.admit(&mut call, &whose, Now::read()) {
-            Ok(warning) => warning,
-            Err(error) => {
-                self.desk.note(&whose, &record);
-                return Either::Right(std::future::ready(Err(error.into())));
-            }
-        };
-        let answering = self.inner.call(call);
         let desk = Arc::clone(&self.desk);
-        Either::Left(Box::pin(async move {
-            let answered = answering.await;
-            desk.note(&whose, &record);
+        // The one that is ready answers; the other one is asked again.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        Box::pin(async move {
+            let whose = desk.whose(&call);
+            let record = Arc::clone(&call.record);
+            let Admitted { warning, left } = match desk.admit(&mut call, &whose).await {
+                Ok(admitted) => admitted,
+                Err((error, left)) => {
+                    desk.note(&whose, left, &record);
+                    return Err(error.into());
+                }
+            };
+            let answered = inner.call(call).await;
+            desk.note(&whose, left, &record);
             let mut reply = answered?;
             if let Some(warning) = warning {
                 reply.headers.insert(BUDGET_WARNING, warning);
             }
             Ok(reply)
-        }))
+        })
     }
 }

@@ -24,7 +24,7 @@ impl Open {
             retention: None,
             vacuum: false,
         })?;
-        let directory = Directory::open(&ledger, &Arc::default(), configured, CLI)?;
+        let directory = Directory::open(&ledger, &Arc::default(), Arc::default(), configured, CLI)?;
         Ok(Self { directory })
     }
 }

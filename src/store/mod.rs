@@ -9,3 +9,4 @@ pub mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod means;
+pub mod redis;

@@ -115,7 +115,11 @@ async fn each_bad_config_is_refused() {
         ),
         ("[log]\nformat = \"xml\"\n", &["format"]),
         ("[cache]\nenabled = true\n", &["cache"]),
-        ("[redis]\nurl = \"redis://127.0.0.1\"\n", &["redis"]),
+        ("[redis]\ntimeout = \"50ms\"\n", &["redis", "url"]),
+        (
+            "[redis]\nurl = \"http://:s3cret@127.0.0.1\"\n",
+            &["redis.url", "redis://"],
+        ),
         ("[limits]\nrequests_per_minute = 0\n", &["limits"]),
         ("[retry]\nattempts = 50\n", &["retry"]),
         ("[ledger]\nsync = \"sometimes\"\n", &["ledger.sync"]),

@@ -35,6 +35,7 @@ mod local;
 mod models;
 mod pass_through;
 mod plain;
+mod redis;
 mod reload;
 mod retries;
 mod rolling;

@@ -32,13 +32,19 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         previous: None,
     };
     let dispatch = builder.dispatch().unwrap();
-    let stores = Stores::open(&LedgerConfig {
+    let ledger = LedgerConfig {
         path: folder.join("weir.db"),
         ..loaded.config.ledger.clone()
-    });
-    let stores = stores.unwrap();
+    };
+    let stores = Stores::open(&ledger, None).unwrap();
     let configured = access::configured(&loaded.config);
-    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN);
+    let directory = Directory::open(
+        &stores.ledger,
+        &stores.budgets,
+        Arc::default(),
+        configured,
+        ADMIN,
+    );
     let params = build::listener_params("data", &loaded.config.server, &metrics);
     let fixed = Fixed {
         source: Source {

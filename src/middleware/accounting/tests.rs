@@ -72,6 +72,7 @@ impl Kept {
         };
         let (prices, means) = (Arc::new(Prices::new(vec![table])), Arc::default());
         let rules = Rules {
+            shared: None,
             metrics: Arc::new(Metrics::new().unwrap()),
             limits: Arc::default(),
             budgets: Arc::new(all),

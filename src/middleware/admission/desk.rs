@@ -10,9 +10,10 @@ use super::{AdmissionError, Rules, Ways};
 use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::store::budgets::Balance;
+use crate::store::budgets::{Balance, Spent};
 use crate::store::limits::{
-    Amount, Denied, Headroom, Measure, Refusal, Time, Who, tightest_requests, tightest_tokens,
+    Amount, Denied, Headroom, Hold, Measure, Refusal, SharedAdmitted, SharedDenied, Time, Who,
+    tightest_requests, tightest_tokens,
 };
 use crate::store::means::FIRST_MEAN;
 use crate::tokens;
@@ -54,6 +55,17 @@ impl Whose {
     }
 }
 
+/// What is left of each limit, as those told who count them elsewhere. `None`: they are counted here, and can be looked at
+/// when it matters.
+pub(super) type Left = Option<Vec<Headroom>>;
+
+/// What there is to tell of a call that is let in.
+pub(super) struct Admitted {
+    /// What its client is to be warned of.
+    pub(super) warning: Option<HeaderValue>,
+    pub(super) left: Left,
+}
+
 impl Now {
     pub(super) fn read() -> Self {
         Self {
@@ -73,13 +85,13 @@ impl Desk {
         }
     }
 
-    /// Keeps room for a call, and returns what its client is to be warned of.
-    pub(super) fn admit(
+    /// Keeps room for a call.
+    pub(super) async fn admit(
         self: &Arc<Self>,
         call: &mut Call,
         whose: &Whose,
-        now: Now,
-    ) -> Result<Option<HeaderValue>, AdmissionError> {
+    ) -> Result<Admitted, (AdmissionError, Left)> {
+        let now = Now::read();
         let who = whose.who();
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
         let is_listing = call.endpoint.is_listing();
@@ -97,33 +109,54 @@ impl Desk {
         } = &*self.rules;
         let Caller { key, team, .. } = &*call.caller;
         let of_budgets = reserved.as_ref().map(of_budgets).unwrap_or_default();
-        let admitted = limits.admit(&who, &amount, now.time, || match is_listing {
+        let of_budgets = || match is_listing {
             true => Ok(None),
             false => budgets
                 .reserve(key, team.as_ref(), of_budgets, now.date)
                 .map(Some),
-        });
-        let admitted = admitted.map_err(|denied| match denied {
-            Denied::Limit(refusal) => {
-                self.count(&refusal, false);
-                AdmissionError::Limited(refusal)
-            }
-            Denied::Other(spent) => AdmissionError::Spent(spent),
-        })?;
-        for refusal in &admitted.shadow {
+        };
+        let (hold, budgets, shadow, left) = match &self.rules.shared {
+            None => match limits.admit(&who, &amount, now.time, of_budgets) {
+                Ok(admitted) => {
+                    let hold = Hold::Here(admitted.reservation);
+                    (hold, admitted.also, admitted.shadow, None)
+                }
+                Err(denied) => return Err((self.denied(denied), None)),
+            },
+            Some(shared) => match shared.admit(&who, &amount, of_budgets).await {
+                Ok(admitted) => {
+                    let SharedAdmitted { hold, also, .. } = admitted;
+                    (hold, also, admitted.shadow, Some(admitted.left))
+                }
+                Err(SharedDenied::Away) => return Err((AdmissionError::Away, Some(Vec::new()))),
+                Err(SharedDenied::Denied { denied, left }) => {
+                    return Err((self.denied(denied), Some(left)));
+                }
+            },
+        };
+        for refusal in &shadow {
             self.count(refusal, true);
         }
-        let budgets = admitted.also;
         let warning = budgets.as_ref().and_then(|budgets| budgets.warning());
         let warning = warning.and_then(warning_header);
         call.room = Some(Box::new(Kept {
             desk: Arc::clone(self),
             model: call.model.clone(),
-            limits: admitted.reservation,
+            limits: hold,
             budgets,
             reserved: amount,
         }));
-        Ok(warning)
+        Ok(Admitted { warning, left })
+    }
+
+    fn denied(&self, denied: Denied<Box<Spent>>) -> AdmissionError {
+        match denied {
+            Denied::Limit(refusal) => {
+                self.count(&refusal, false);
+                AdmissionError::Limited(refusal)
+            }
+            Denied::Other(spent) => AdmissionError::Spent(spent),
+        }
     }
 
     fn count(&self, refusal: &Refusal, shadow: bool) {
@@ -132,8 +165,8 @@ impl Desk {
     }
 
     /// Notes what a client may still do.
-    pub(super) fn note(&self, whose: &Whose, record: &Record) {
-        let left = self.rules.limits.headroom(&whose.who(), Time::now());
+    pub(super) fn note(&self, whose: &Whose, left: Left, record: &Record) {
+        let left = left.unwrap_or_else(|| self.rules.limits.headroom(&whose.who(), Time::now()));
         if left.is_empty() {
             return;
         }

@@ -12,7 +12,7 @@ use crate::store::{budgets, limits};
 pub(super) struct Kept {
     pub(super) desk: Arc<Desk>,
     pub(super) model: Option<Arc<str>>,
-    pub(super) limits: limits::Reservation,
+    pub(super) limits: limits::Hold,
     /// `None` where a call is charged to nobody.
     pub(super) budgets: Option<budgets::Reservation>,
     pub(super) reserved: limits::Amount,
@@ -52,6 +52,13 @@ impl Room for Kept {
         let Some(slice) = self.desk.rules.stop.map(NonZeroU32::get) else {
             return true;
         };
+        // What went out before anybody could say that it was not there.
+        if let Some(denied) = self.limits.denied() {
+            self.reserved.output = self.reserved.output.saturating_sub(u64::from(denied));
+            if generated > self.reserved.output {
+                return false;
+            }
+        }
         while generated > self.reserved.output {
             let lacking = generated - self.reserved.output;
             let lacking = u32::try_from(lacking).unwrap_or(u32::MAX);

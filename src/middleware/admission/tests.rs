@@ -32,6 +32,7 @@ fn desk(prices: &[(&str, u64)], names: &'static [&str]) -> Desk {
         prices: prices.iter().map(price).collect(),
     };
     let rules = Rules {
+        shared: None,
         metrics: Arc::new(Metrics::new().unwrap()),
         limits: Arc::default(),
         budgets: Arc::default(),

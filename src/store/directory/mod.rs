@@ -121,6 +121,7 @@ impl Directory {
     pub fn open(
         ledger: &Ledger,
         budgets: &Arc<Budgets>,
+        limits: Arc<Limits>,
         configured: Configured,
         actor: &'static str,
     ) -> Result<Arc<Self>, DirectoryError> {
@@ -145,13 +146,12 @@ impl Directory {
         } = entries.merge();
         entries.warn();
         reader.read_now(|file| budgets.replace(list.clone(), file, Timestamp::now()))?;
-        let limits = Limits::default();
         limits.replace(&limits_list);
         Ok(Arc::new(Self {
             actor,
             ledger: ledger.clone(),
             budgets: Arc::clone(budgets),
-            limits: Arc::new(limits),
+            limits,
             ring: Arc::new(ArcSwap::from_pointee(ring)),
             entries: Mutex::new(entries),
             changing: AsyncMutex::new(list),

@@ -56,7 +56,14 @@ fn open(folder: &tempfile::TempDir, configured: Configured) -> Arc<Directory> {
         retention: None,
         vacuum: false,
     });
-    Directory::open(&ledger.unwrap(), &Arc::default(), configured, ADMIN).unwrap()
+    Directory::open(
+        &ledger.unwrap(),
+        &Arc::default(),
+        Arc::default(),
+        configured,
+        ADMIN,
+    )
+    .unwrap()
 }
 
 fn fields(json: Value) -> Map<String, Value> {

@@ -1,4 +1,6 @@
 use jiff::Timestamp;
+use std::sync::Arc;
+
 use rusqlite::Connection;
 use serde_json::{Map, Value, json};
 
@@ -281,7 +283,7 @@ fn a_row_that_somebody_broke_is_left_out() {
         .into_iter()
         .map(|key| key.terms.name)
         .collect();
-    assert_eq!(names, ["bob".into()]);
+    assert_eq!(names, [Arc::<str>::from("bob")]);
 }
 
 #[test]

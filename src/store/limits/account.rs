@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::Who;
-use super::cell::Cell;
+use super::cell::{Cell, Share};
 use super::entry::Entry;
 
 /// Whose limits they are.
@@ -103,8 +103,11 @@ impl Account {
 
 impl Cells {
     /// Puts cells of other entries in the place of these. What counts the same goes on.
-    pub(super) fn replace(&mut self, entries: &[Entry]) {
-        let mut cells: Vec<Cell> = entries.iter().flat_map(Cell::of).collect();
+    pub(super) fn replace(&mut self, holder: &Holder, entries: &[Entry], share: Share) {
+        let cells = entries
+            .iter()
+            .flat_map(|entry| Cell::of(holder, entry, share));
+        let mut cells: Vec<Cell> = cells.collect();
         for cell in &mut cells {
             match self.list.iter().find(|old| old.subject == cell.subject) {
                 Some(old) => cell.succeed(old),

@@ -15,6 +15,7 @@ mod headroom;
 mod json;
 mod refusal;
 mod reservation;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 
 pub use self::account::Holder;
 use self::account::{Account, Accounts};
+use self::cell::Share;
 pub use self::dimension::{Amount, Dimension, Measure};
 pub use self::entry::{Entry, Slip};
 pub use self::headroom::{Headroom, tightest_requests, tightest_tokens};
@@ -33,13 +35,15 @@ pub use self::json::{Misfit, limits_from_json, limits_to_json};
 pub use self::refusal::{Denied, Refusal};
 use self::reservation::Part;
 pub use self::reservation::Reservation;
+pub use self::shared::{Hold, OnOutage, Shared, SharedAdmitted, SharedDenied, library};
 pub use self::time::{Spelled, Time};
 pub use self::words::{json_to_words, words_to_json};
 
 /// All limits, and what has been used of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Limits {
     accounts: ArcSwap<Accounts>,
+    share: Share,
 }
 
 /// Whose limits a call counts towards.
@@ -67,7 +71,21 @@ pub struct Admitted<T> {
     pub shadow: Vec<Refusal>,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self::with_share(Share::WHOLE.0)
+    }
+}
+
 impl Limits {
+    /// Returns limits of which this process counts a share, in thousandths: of each limit at least one.
+    pub fn with_share(thousandths: u32) -> Self {
+        Self {
+            accounts: ArcSwap::default(),
+            share: Share(thousandths),
+        }
+    }
+
     /// Makes these all the limits there are. What was used of one that counts the same (the same holder, dimension,
     /// models and shadow) stays used, also where its number is another one. A holder stands in the list once.
     pub fn replace(&self, limits: &[(Holder, Vec<Entry>)]) {
@@ -77,7 +95,7 @@ impl Limits {
             // Calls under way hold the account: it stays the same one.
             let account = old.get(holder).cloned();
             let account = account.unwrap_or_else(|| Arc::new(Account::new(holder.clone())));
-            account.lock().replace(entries);
+            account.lock().replace(holder, entries, self.share);
             accounts.insert(account);
         }
         self.accounts.store(Arc::new(accounts));

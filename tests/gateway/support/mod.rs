@@ -5,6 +5,7 @@ pub mod client;
 pub mod frames;
 pub mod gateway;
 pub mod raw;
+pub mod redis;
 pub mod tls;
 pub mod upstream;
 

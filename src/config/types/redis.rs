@@ -1,0 +1,31 @@
+//! `[redis]`, as the rest of Weir gets it.
+
+use std::time::Duration;
+
+use crate::secret::Secret;
+
+/// `[redis]`: what several gateways share, so that they act as one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Where it is, in a spelling that [`Servers`](crate::store::redis::Servers) reads. In a URL there may be a password.
+    pub urls: Vec<Secret>,
+    /// Whether these are servers of a cluster. Default: false.
+    pub cluster: bool,
+    /// How long a request waits for it. Default: 50 ms.
+    pub timeout: Duration,
+    /// What is done while it is away. Default: local.
+    pub on_outage: RedisOutageConfig,
+    /// With [`RedisOutageConfig::Local`]: the share of each limit that this process allows meanwhile, in thousandths, 1 to
+    /// 1000. Default: 1000.
+    pub local_share_thousandths: u32,
+}
+
+/// What is done while Redis is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RedisOutageConfig {
+    /// `"local"`: each process counts alone.
+    #[default]
+    Local,
+    /// `"reject"`: calls that are limited are answered by 503.
+    Reject,
+}

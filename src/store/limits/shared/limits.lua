@@ -1,0 +1,292 @@
+#!lua name=@LIBRARY@
+
+-- Limits that several gateways count together. The same arithmetic as gcra.rs and cell.rs, to the last integer: there
+-- is the explanation of each step. All numbers are whole and below 2^53, which a double holds exactly.
+--
+-- A rate is kept as a string of doubles: what has been taken and not yet restored, in nanoseconds; when that was so, in
+-- microseconds; the number of the last take; the nanoseconds in which one is restored; then the last span between takes
+-- that may yet be given back (the take that it begins with, how many are open in it, its lowest level), and behind that
+-- the spans before it, the oldest first, which a take need not read. Concurrent requests are a sorted set of those under
+-- way, by when they are forgotten unless their gateway renews them.
+--
+-- Each function takes the time first, in microseconds, or 0 for this server's.
+
+local MOST_OWED = 100 * 24 * 3600 * 1000000000
+local SLACK = 1000000
+local MOST_SPANS = 64
+local FEWER_SPANS = 32
+local HEAD = '<ddddddd'
+local HEAD_BYTES = 56
+local SPAN = '<ddd'
+local SPAN_BYTES = 24
+local SLOT_WAIT = 1000000000
+-- For how many milliseconds a key outlives what it says: longer than a clock goes back unnoticed.
+local GRACE = 10000
+local HAS_ROOM = -2
+local NEVER = -1
+
+local function read_time(arg)
+  local given = tonumber(arg)
+  if given > 0 then return given end
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function load(key, now, interval, burst)
+  local level = { nanos = 0, at = now, takes = 0, mark = 0, open = 0, low = 0, spans = '' }
+  local packed = redis.pcall('GET', key)
+  -- Whatever is not what we wrote counts as nothing.
+  if type(packed) ~= 'string' or #packed < HEAD_BYTES or (#packed - HEAD_BYTES) % SPAN_BYTES ~= 0 then return level end
+  local before
+  level.nanos, level.at, level.takes, before, level.mark, level.open, level.low = struct.unpack(HEAD, packed)
+  level.spans = packed:sub(HEAD_BYTES + 1)
+  if before ~= interval then
+    -- The limit is another one now, and what was taken stays taken.
+    local function resize(nanos)
+      return math.min(math.floor(nanos / before * interval), burst * interval)
+    end
+    level.nanos, level.low = resize(level.nanos), resize(level.low)
+    local spans = {}
+    for at = 1, #level.spans, SPAN_BYTES do
+      local mark, open, low = struct.unpack(SPAN, level.spans, at)
+      table.insert(spans, struct.pack(SPAN, mark, open, resize(low)))
+    end
+    level.spans = table.concat(spans)
+  end
+  return level
+end
+
+local function save(key, level, interval)
+  local head = struct.pack(HEAD, level.nanos, level.at, level.takes, interval, level.mark, level.open, level.low)
+  local lasts = math.ceil(level.nanos / 1000000) + GRACE
+  redis.call('SET', key, head .. level.spans, 'PX', string.format('%.0f', lasts))
+end
+
+local function pass(level, now)
+  if now >= level.at then
+    level.nanos = math.max(level.nanos - (now - level.at) * 1000, 0)
+    level.at = now
+    level.low = math.min(level.low, level.nanos)
+  elseif level.at - now > SLACK then
+    level.at = now
+  end
+end
+
+-- Nanoseconds until `n` more have room, or one of the two words for that.
+local function attempt(level, now, interval, burst, n)
+  pass(level, now)
+  if n > burst then return NEVER end
+  local over = level.nanos + n * interval - burst * interval
+  if n == 0 or over <= 0 then return HAS_ROOM end
+  return over + math.max(level.at - now, 0) * 1000
+end
+
+-- Returns all spans, the oldest first.
+local function unfold(level)
+  local marks, open, low = {}, {}, {}
+  local count = 0
+  for at = 1, #level.spans, SPAN_BYTES do
+    count = count + 1
+    marks[count], open[count], low[count] = struct.unpack(SPAN, level.spans, at)
+  end
+  if level.open > 0 then
+    count = count + 1
+    marks[count], open[count], low[count] = level.mark, level.open, level.low
+  end
+  return marks, open, low
+end
+
+local function fold(level, marks, open, low)
+  local last = #marks
+  if last == 0 then
+    level.mark, level.open, level.low, level.spans = 0, 0, 0, ''
+    return
+  end
+  level.mark, level.open, level.low = marks[last], open[last], low[last]
+  local spans = {}
+  for i = 1, last - 1 do spans[i] = struct.pack(SPAN, marks[i], open[i], low[i]) end
+  level.spans = table.concat(spans)
+end
+
+local function join(marks, open, low, i)
+  table.remove(marks, i)
+  local joined_open, joined_low = table.remove(open, i), table.remove(low, i)
+  if i > 1 then
+    open[i - 1] = open[i - 1] + joined_open
+    low[i - 1] = math.min(low[i - 1], joined_low)
+  end
+end
+
+local function compact(level)
+  local marks, open, low = unfold(level)
+  local lowests, lowest = {}, math.huge
+  for i = #low, 1, -1 do
+    lowest = math.min(lowest, low[i])
+    lowests[i] = lowest
+  end
+  while #lowests > FEWER_SPANS do
+    local alike, least = 1, math.huge
+    for i = 1, #lowests - 1 do
+      local reach = lowests[i + 2] or level.nanos
+      local ratio = lowests[i] == lowests[i + 1] and 1 or reach / lowests[i]
+      if ratio < least then alike, least = i, ratio end
+    end
+    table.remove(lowests, alike + 1)
+    join(marks, open, low, alike + 1)
+  end
+  fold(level, marks, open, low)
+end
+
+local function take(level, now, interval, n)
+  level.nanos = level.nanos + n * interval
+  -- Never a number that a key had which is gone.
+  level.takes = math.max(level.takes + 1, now)
+  if level.open > 0 then
+    level.spans = level.spans .. struct.pack(SPAN, level.mark, level.open, level.low)
+  end
+  level.mark, level.open, level.low = level.takes, 1, level.nanos
+  if #level.spans / SPAN_BYTES + 1 > MOST_SPANS then compact(level) end
+  return level.takes
+end
+
+local function give_back(level, interval, n, mark)
+  local marks, open, low = unfold(level)
+  local less = n * interval
+  local i = #marks
+  while i >= 1 do
+    less = math.min(less, low[i])
+    if marks[i] <= mark then break end
+    i = i - 1
+  end
+  if i == 0 then return end
+  level.nanos = level.nanos - less
+  for j = i, #low do low[j] = low[j] - less end
+  open[i] = open[i] - 1
+  if open[i] == 0 then join(marks, open, low, i) end
+  fold(level, marks, open, low)
+end
+
+local function owe(level, now, interval, n)
+  pass(level, now)
+  level.nanos = math.min(level.nanos + n * interval, math.max(MOST_OWED, level.nanos))
+end
+
+local function left(level, now, interval, burst)
+  pass(level, now)
+  local room = math.max(burst * interval - level.nanos, 0)
+  return math.floor(room / interval), level.nanos + math.max(level.at - now, 0) * 1000
+end
+
+local function milliseconds(now)
+  return math.floor(now / 1000)
+end
+
+local function busy(key, now)
+  local removed = redis.pcall('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', milliseconds(now)))
+  if type(removed) ~= 'number' then redis.call('DEL', key) end
+  return redis.call('ZCARD', key)
+end
+
+local function hold(key, now, lease, member)
+  redis.call('ZADD', key, string.format('%.0f', milliseconds(now) + lease), member)
+  redis.call('PEXPIRE', key, string.format('%.0f', lease + GRACE))
+end
+
+-- Takes of every cell or of none. Arguments: time, how ("take", "more" for an earlier take, "look" for nothing), the
+-- call's member of sets and its lease in milliseconds; then for each key: its kind ("rate" or "slots"), the interval,
+-- the burst, how many, and whether it is a shadow (1). Returns whether all had room (1), then for each key: the wait,
+-- how many are left, nanoseconds until all are, and the take's number.
+local function admit(keys, args)
+  local now, how, member, lease = read_time(args[1]), args[2], args[3], tonumber(args[4])
+  local cells, admitted = {}, 1
+  for i, key in ipairs(keys) do
+    local at = 4 + (i - 1) * 5
+    local cell = {
+      kind = args[at + 1], interval = tonumber(args[at + 2]), burst = tonumber(args[at + 3]),
+      n = tonumber(args[at + 4]), mark = 0,
+    }
+    if cell.kind == 'rate' then
+      cell.level = load(key, now, cell.interval, cell.burst)
+      cell.wait = attempt(cell.level, now, cell.interval, cell.burst, cell.n)
+    else
+      cell.busy = busy(key, now)
+      cell.wait = cell.busy < cell.burst and HAS_ROOM or SLOT_WAIT
+    end
+    if cell.wait ~= HAS_ROOM and args[at + 5] ~= '1' then admitted = 0 end
+    cells[i] = cell
+  end
+  if admitted == 1 and how ~= 'look' then
+    for i, key in ipairs(keys) do
+      local cell = cells[i]
+      if cell.wait ~= HAS_ROOM then
+        -- A shadow takes nothing where it would have refused.
+      elseif cell.kind == 'rate' and how == 'take' then
+        cell.mark = take(cell.level, now, cell.interval, cell.n)
+        save(key, cell.level, cell.interval)
+      elseif cell.kind == 'rate' then
+        cell.level.nanos = cell.level.nanos + cell.n * cell.interval
+        save(key, cell.level, cell.interval)
+      else
+        hold(key, now, lease, member)
+        cell.busy = cell.busy + 1
+      end
+    end
+  end
+  local reply = { admitted }
+  for _, cell in ipairs(cells) do
+    local remaining, reset
+    if cell.kind == 'rate' then
+      remaining, reset = left(cell.level, now, cell.interval, cell.burst)
+    else
+      remaining, reset = math.max(cell.burst - cell.busy, 0), cell.busy > 0 and SLOT_WAIT or 0
+    end
+    for _, number in ipairs({ cell.wait, remaining, reset, cell.mark }) do table.insert(reply, number) end
+  end
+  return reply
+end
+
+-- Ends calls. The first key says which batch of a gateway's was the last one: a batch that comes again, since its
+-- reply was lost, does nothing. Arguments: time, the batch's number; then for each further key: what is done ("back",
+-- "owe" or "free"), the interval, the burst, how many, and the take's number or the call's member.
+local function settle(keys, args)
+  local now, serial = read_time(args[1]), tonumber(args[2])
+  local last = tonumber(redis.call('GET', keys[1]) or 0) or 0
+  if serial <= last then return 0 end
+  local levels = {}
+  for i = 2, #keys do
+    local key, at = keys[i], 2 + (i - 2) * 5
+    local what, interval, burst = args[at + 1], tonumber(args[at + 2]), tonumber(args[at + 3])
+    local n, which = tonumber(args[at + 4]), args[at + 5]
+    if what == 'free' then
+      redis.pcall('ZREM', key, which)
+    else
+      local kept = levels[key]
+      if not kept then
+        kept = { level = load(key, now, interval, burst), interval = interval }
+        levels[key] = kept
+      end
+      if what == 'back' then
+        give_back(kept.level, interval, n, tonumber(which))
+      else
+        owe(kept.level, now, interval, n)
+      end
+    end
+  end
+  for key, kept in pairs(levels) do save(key, kept.level, kept.interval) end
+  redis.call('SET', keys[1], args[2], 'PX', '3600000')
+  return 1
+end
+
+-- Goes on holding places. Arguments: time, the lease in milliseconds, then for each key a member.
+local function renew(keys, args)
+  local now, lease = read_time(args[1]), tonumber(args[2])
+  for i, key in ipairs(keys) do
+    busy(key, now)
+    hold(key, now, lease, args[i + 2])
+  end
+  return #keys
+end
+
+redis.register_function('@LIBRARY@_admit', admit)
+redis.register_function('@LIBRARY@_settle', settle)
+redis.register_function('@LIBRARY@_renew', renew)

@@ -1,0 +1,287 @@
+//! Where Redis is.
+
+use std::fmt;
+
+use percent_encoding::percent_decode_str;
+use redis::cluster::ClusterClientBuilder;
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    RedisConnectionInfo, TlsMode,
+};
+
+use super::link::{Link, OpenError};
+
+/// Where Sentinels listen unless they are told otherwise.
+const SENTINEL_PORT: u16 = 26_379;
+
+/// Where Redis is. Neither [`fmt::Debug`] nor [`fmt::Display`] shows a password.
+#[derive(Clone)]
+pub struct Servers(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    One(Box<ConnectionInfo>),
+    Cluster(Vec<ConnectionInfo>),
+    Sentinel(Box<Sentinels>),
+}
+
+#[derive(Clone)]
+struct Sentinels {
+    at: Vec<ConnectionInfo>,
+    service: String,
+    tls: bool,
+    redis: RedisConnectionInfo,
+}
+
+/// Why an address is none. No message holds the address, in which there may be a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServersError {
+    /// There is no address at all.
+    #[error("names no server; write such as \"redis://127.0.0.1:6379\"")]
+    Nothing,
+    /// It is no URL, or of another scheme.
+    #[error(
+        "is no address of a Redis; write such as \"redis://127.0.0.1:6379\", \"rediss://user:password@host:6379/0\", \"redis+unix:///run/redis.sock\" or \"redis+sentinel://host-1:26379,host-2:26379/mymaster\""
+    )]
+    Unreadable,
+    /// Sentinels are asked for a service by its name.
+    #[error(
+        "names no service; write it behind the servers, as in \"redis+sentinel://host:26379/mymaster\""
+    )]
+    NoService,
+    /// Only a cluster has several.
+    #[error(
+        "several addresses are those of a cluster; write `cluster = true` beside them, or leave one"
+    )]
+    Several,
+    /// Sentinels watch no cluster.
+    #[error(
+        "Sentinels are not asked for a cluster; leave `cluster` out, or write the addresses of its servers"
+    )]
+    SentinelCluster,
+    /// A cluster has one database.
+    #[error("a cluster has no databases but 0; leave the number out")]
+    Database,
+}
+
+impl Servers {
+    /// Reads one address, or several of a cluster.
+    ///
+    /// # Errors
+    /// [`ServersError`].
+    pub fn parse(urls: &[&str], is_cluster: bool) -> Result<Self, ServersError> {
+        let [first, others @ ..] = urls else {
+            return Err(ServersError::Nothing);
+        };
+        let is_sentinel = |url: &str| scheme(url).is_some_and(|(_, kind, _)| kind == "sentinel");
+        if is_cluster {
+            if urls.iter().any(|url| is_sentinel(url)) {
+                return Err(ServersError::SentinelCluster);
+            }
+            let nodes: Result<Vec<_>, _> = urls.iter().map(|url| server(url)).collect();
+            let nodes = nodes?;
+            if nodes.iter().any(|node| node.redis_settings().db() != 0) {
+                return Err(ServersError::Database);
+            }
+            return Ok(Self(Kind::Cluster(nodes)));
+        }
+        if !others.is_empty() {
+            return Err(ServersError::Several);
+        }
+        if is_sentinel(first) {
+            return Ok(Self(Kind::Sentinel(Box::new(sentinels(first)?))));
+        }
+        Ok(Self(Kind::One(Box::new(server(first)?))))
+    }
+
+    pub(super) async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, OpenError> {
+        let connection = match &self.0 {
+            Kind::One(server) => {
+                let client = Client::open((**server).clone())?;
+                client
+                    .get_multiplexed_async_connection_with_config(&config)
+                    .await?
+            }
+            Kind::Cluster(nodes) => {
+                // What one command may take is bounded by whoever asks.
+                let client = ClusterClientBuilder::new(nodes.clone())
+                    .connection_timeout(super::OPEN_TIMEOUT)
+                    .retries(2)
+                    .build()?;
+                return Ok(Link::Cluster(client.get_async_connection().await?));
+            }
+            Kind::Sentinel(sentinels) => {
+                let mut node = SentinelNodeConnectionInfo::default()
+                    .set_redis_connection_info(sentinels.redis.clone());
+                if sentinels.tls {
+                    node = node.set_tls_mode(TlsMode::Secure);
+                }
+                let mut client = SentinelClient::build(
+                    sentinels.at.clone(),
+                    &sentinels.service,
+                    Some(node),
+                    SentinelServerType::Master,
+                )?;
+                client.get_async_connection_with_config(&config).await?
+            }
+        };
+        Ok(Link::One(connection))
+    }
+}
+
+/// Returns a URL's scheme in its parts, and what is behind it: whether it is secure, what it is beyond Redis, the rest.
+fn scheme(url: &str) -> Option<(bool, &str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (redis, kind) = scheme.split_once('+').unwrap_or((scheme, ""));
+    match redis {
+        "redis" => Some((false, kind, rest)),
+        "rediss" => Some((true, kind, rest)),
+        _ => None,
+    }
+}
+
+fn server(url: &str) -> Result<ConnectionInfo, ServersError> {
+    match scheme(url) {
+        Some((_, "", _)) | Some((false, "unix", _)) => {}
+        _ => return Err(ServersError::Unreadable),
+    }
+    url.into_connection_info()
+        .map_err(|_| ServersError::Unreadable)
+}
+
+/// Reads `redis+sentinel://[user:password@]host[:port][,…]/service[/database]`. User and password are those of the
+/// servers that the Sentinels watch.
+fn sentinels(url: &str) -> Result<Sentinels, ServersError> {
+    let (tls, _, rest) = scheme(url).ok_or(ServersError::Unreadable)?;
+    let (servers, path) = rest.split_once('/').ok_or(ServersError::NoService)?;
+    let (service, database) = path.split_once('/').unwrap_or((path, "0"));
+    if service.is_empty() {
+        return Err(ServersError::NoService);
+    }
+    let database: i64 = database.parse().map_err(|_| ServersError::Unreadable)?;
+    let (credentials, hosts) = match servers.rsplit_once('@') {
+        Some((credentials, hosts)) => (Some(credentials), hosts),
+        None => (None, servers),
+    };
+    let mut redis = RedisConnectionInfo::default().set_db(database);
+    if let Some(credentials) = credentials {
+        let decoded = |text: &str| {
+            let text = percent_decode_str(text).decode_utf8();
+            text.map(String::from).map_err(|_| ServersError::Unreadable)
+        };
+        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+        if !user.is_empty() {
+            redis = redis.set_username(decoded(user)?);
+        }
+        redis = redis.set_password(decoded(password)?);
+    }
+    let secure = if tls { "rediss" } else { "redis" };
+    let at = hosts.split(',').map(|host| {
+        let has_port = host
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+        server(&match has_port {
+            true => format!("{secure}://{host}"),
+            false => format!("{secure}://{host}:{SENTINEL_PORT}"),
+        })
+    });
+    Ok(Sentinels {
+        at: at.collect::<Result<_, _>>()?,
+        service: service.to_owned(),
+        tls,
+        redis,
+    })
+}
+
+/// Addresses alone: `127.0.0.1:6379`, `mymaster at 10.0.0.1:26379, 10.0.0.2:26379`.
+impl fmt::Display for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, service) = match &self.0 {
+            Kind::One(server) => (std::slice::from_ref(&**server), None),
+            Kind::Cluster(nodes) => (&nodes[..], None),
+            Kind::Sentinel(sentinels) => (&sentinels.at[..], Some(&sentinels.service)),
+        };
+        if let Some(service) = service {
+            write!(f, "{service} at ")?;
+        }
+        for (index, server) in at.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            match server.addr() {
+                ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => {
+                    write!(f, "{host}:{port}")?;
+                }
+                ConnectionAddr::Unix(path) => write!(f, "{}", path.display())?,
+                _ => f.write_str("somewhere")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Servers({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_passwords_are_not_shown() {
+        for (url, shown) in [
+            ("redis://127.0.0.1:6379", "127.0.0.1:6379"),
+            ("redis://127.0.0.1", "127.0.0.1:6379"),
+            (
+                "rediss://weir:s3cr%3At@redis.internal:6380/2",
+                "redis.internal:6380",
+            ),
+            ("redis+unix:///run/redis.sock", "/run/redis.sock"),
+            (
+                "redis+sentinel://weir:s3cr%3At@10.0.0.1,10.0.0.2:7000/main/3",
+                "main at 10.0.0.1:26379, 10.0.0.2:7000",
+            ),
+            ("rediss+sentinel://[::1]:1/main", "main at ::1:1"),
+        ] {
+            let servers = Servers::parse(&[url], false).unwrap();
+            assert_eq!(servers.to_string(), shown);
+            assert_eq!(format!("{servers:?}"), format!("Servers({shown})"));
+        }
+        let urls = ["redis://:s3cret@a:1", "redis://:s3cret@b:2"];
+        let cluster = Servers::parse(&urls, true).unwrap();
+        assert_eq!(cluster.to_string(), "a:1, b:2");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for (urls, is_cluster, error) in [
+            (&[][..], false, ServersError::Nothing),
+            (&["127.0.0.1:6379"], false, ServersError::Unreadable),
+            (&["http://127.0.0.1"], false, ServersError::Unreadable),
+            (&["redis://127.0.0.1:x"], false, ServersError::Unreadable),
+            (&["redis://127.0.0.1/x"], false, ServersError::Unreadable),
+            (&["rediss+unix:///a"], false, ServersError::Unreadable),
+            (&["redis+sentinel://a"], false, ServersError::NoService),
+            (&["redis+sentinel://a/"], false, ServersError::NoService),
+            (&["redis+sentinel://a/m/x"], false, ServersError::Unreadable),
+            (&["redis+sentinel:///m"], false, ServersError::Unreadable),
+            (&["redis://a", "redis://b"], false, ServersError::Several),
+            (
+                &["redis+sentinel://a/m"],
+                true,
+                ServersError::SentinelCluster,
+            ),
+            (&["redis://a/1"], true, ServersError::Database),
+        ] {
+            assert_eq!(
+                Servers::parse(urls, is_cluster).err(),
+                Some(error),
+                "{urls:?}"
+            );
+        }
+    }
+}
