@@ -209,9 +209,9 @@ impl Cell {
         }
     }
 
-    /// Looks whether there is room, and changes nothing.
-    pub(super) fn attempt(&self, n: u64, now: Time) -> Result<Trial, Shortage> {
-        let (left, retry_after) = match &self.state {
+    /// Looks whether there is room, and takes nothing.
+    pub(super) fn attempt(&mut self, n: u64, now: Time) -> Result<Trial, Shortage> {
+        let (left, retry_after) = match &mut self.state {
             State::Rate(rate, level) => match level.attempt(rate, n, now) {
                 Ok(after) => return Ok(Trial::Rate(after)),
                 Err(Short { wait: nanos }) => (level.left(rate, now), nanos.map(wait)),

@@ -155,8 +155,12 @@ impl Level {
         }
     }
 
-    /// Returns what the level would be after `n` more, if there is room for them; changes nothing.
-    pub(super) fn attempt(&self, rate: &Rate, n: u64, now: Time) -> Result<After, Short> {
+    /// Returns what the level would be after `n` more, if there is room for them. Changes nothing, but for a clock that was
+    /// set back: from then on time passes for those who are refused, too.
+    pub(super) fn attempt(&mut self, rate: &Rate, n: u64, now: Time) -> Result<After, Short> {
+        if now < self.at && self.passed(now).1 == now {
+            self.at = now;
+        }
         let (nanos, at) = self.passed(now);
         let Ok(n) = u32::try_from(n) else {
             return Err(Short { wait: None });

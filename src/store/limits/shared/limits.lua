@@ -207,6 +207,7 @@ local function admit(keys, args)
     }
     if cell.kind == 'rate' then
       cell.level = load(key, now, cell.interval, cell.burst)
+      cell.is_set_back = cell.level.at - now > SLACK
       cell.wait = attempt(cell.level, now, cell.interval, cell.burst, cell.n)
     else
       cell.busy = busy(key, now)
@@ -230,6 +231,14 @@ local function admit(keys, args)
         hold(key, now, lease, member)
         cell.busy = cell.busy + 1
       end
+    end
+  end
+  if how ~= 'look' then
+    -- From now on time passes for those who are refused, too.
+    for i, key in ipairs(keys) do
+      local cell = cells[i]
+      local is_taken = admitted == 1 and cell.wait == HAS_ROOM
+      if cell.is_set_back and not is_taken then save(key, cell.level, cell.interval) end
     end
   end
   local reply = { admitted }
