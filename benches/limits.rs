@@ -1,14 +1,23 @@
-//! What deciding costs: a call that counts towards six limits of three holders, let in and settled, and one refused.
+//! What deciding costs: a call that counts towards six limits of three holders, let in and settled, and one refused; and
+//! the same where Redis counts.
 //!
 //! `cargo bench --no-default-features --bench limits`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark is a test")]
 
 use std::hint::black_box;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::{Value, json};
-use weir::store::limits::{Amount, Holder, Limits, Time, Who, limits_from_json};
+use tokio::runtime::Runtime;
+use weir::store::limits::{
+    Amount, Holder, Limits, OnOutage, Shared, Time, Who, library, limits_from_json,
+};
+use weir::store::redis::{Params, Redis, Servers};
 
 const WHO: Who<'_> = Who {
     key: "alice",
@@ -91,5 +100,63 @@ fn decisions(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions);
+/// A Redis on loopback, which dies with the benchmark.
+struct Server(Child, u16);
+
+impl Server {
+    fn start() -> Option<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--save", "", "--port"]);
+        let child = command.arg(port.to_string()).stdout(Stdio::null()).spawn();
+        Some(Self(child.ok()?, port))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The same six limits in Redis: one round trip to be let in, and the settlement behind it.
+fn together(c: &mut Criterion) {
+    let Some(server) = Server::start() else {
+        println!("redis-server is not installed: nothing is measured with it");
+        return;
+    };
+    let runtime = Runtime::new().unwrap();
+    let limits = Arc::new(limits(&json!([
+        { "requests_per_minute": 600_000_000, "concurrent": 4_000_000_000u32 },
+        { "tokens_per_minute": 600_000_000, "models": ["gpt-*"] },
+    ])));
+    let shared = runtime.block_on(async {
+        let url = format!("redis://127.0.0.1:{}", server.1);
+        let redis = Redis::open(Params {
+            servers: Servers::parse(&[&url], false).unwrap(),
+            timeout: Duration::from_secs(1),
+            libraries: vec![library()],
+        });
+        let redis = redis.await.unwrap();
+        redis.up().wait_for(|up| *up).await.unwrap();
+        Shared::new(limits, redis, OnOutage::Local, "bench".to_owned(), 65_536)
+    });
+    let mut group = c.benchmark_group("limits of six dimensions in redis");
+    group.bench_function("let in and settle", |b| {
+        b.iter(|| {
+            let admitted =
+                runtime.block_on(shared.admit(black_box(&WHO), &WANT, || Ok::<_, ()>(())));
+            let Ok(admitted) = admitted else {
+                panic!("there is room");
+            };
+            admitted.hold.settle(WANT, Time::now());
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decisions, together);
 criterion_main!(benches);
