@@ -149,6 +149,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let secure = tls.is_some();
 
     let replaced = stack.clone();
+    let following = Arc::clone(&directory).follow();
     let reloader = Arc::new(Reloader::new(
         reload::Fixed {
             source,
@@ -189,6 +190,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let signal = tokio::select! {
         signal = signals.next() => signal,
         () = reloading => "no signal",
+        // Revocations by others count for as long as anybody is let in.
+        () = following => "no signal",
     };
     let timeout = reloader.drain_timeout();
     tracing::info!(

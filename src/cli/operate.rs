@@ -26,7 +26,7 @@ the month, or with \"/rolling\" behind it for the last 24 hours or 30 days.
 A limit is written \"60 requests/minute\" or \"40000 tokens/day\" (also \"input tokens\", \"output tokens\"; minute or
 day), or \"10 concurrent\"; behind it may stand \"burst 10\" (requests of a minute that may come at once), \"for gpt-*,o1\"
 (calls of those models alone) and \"shadow\" (it counts and reports, and refuses nothing).
-With --ledger the file itself is changed. A gateway that runs on it does not notice before it starts anew; keys of the
+With --ledger the file itself is changed. A gateway that runs on it notices within about a second; keys of the
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 

@@ -4,10 +4,14 @@
 //! Where both have a key or a team of one name, or a key of one digest, the configuration's counts, and the other one is
 //! *shadowed* until that changes. A key whose team has gone opens nothing: its team's bounds would be gone with it.
 //!
+//! Several processes may share the ledger. Each looks at it every second, and takes over what others have changed
+//! (`others`).
+//!
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
 mod merge;
+mod others;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -101,10 +105,22 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct Entries {
     configured: Configured,
-    /// By name.
-    keys: BTreeMap<Arc<str>, RuntimeKey>,
-    /// By name.
-    teams: BTreeMap<Arc<str>, RuntimeTeam>,
+    keys: Keys,
+    teams: Teams,
+}
+
+/// The keys made at run time, by name.
+type Keys = BTreeMap<Arc<str>, RuntimeKey>;
+/// The teams made at run time, by name.
+type Teams = BTreeMap<Arc<str>, RuntimeTeam>;
+
+/// Reads what was made at run time.
+fn made(file: &Connection) -> Result<(Keys, Teams), rusqlite::Error> {
+    let keys = keys::all_keys(file)?.into_iter();
+    let keys = keys.map(|key| (Arc::clone(&key.terms.name), key));
+    let teams = keys::all_teams(file)?.into_iter();
+    let teams = teams.map(|team| (Arc::clone(&team.terms.name), team));
+    Ok((keys.collect(), teams.collect()))
 }
 
 /// Who acts when the admin API does.
@@ -125,18 +141,11 @@ impl Directory {
         actor: &'static str,
     ) -> Result<Arc<Self>, DirectoryError> {
         let reader = ledger.reader();
-        let (keys, teams) =
-            reader.read_now(|file| Ok((keys::all_keys(file)?, keys::all_teams(file)?)))?;
-        let keys = keys
-            .into_iter()
-            .map(|key| (Arc::clone(&key.terms.name), key));
-        let teams = teams
-            .into_iter()
-            .map(|team| (Arc::clone(&team.terms.name), team));
+        let (keys, teams) = reader.read_now(made)?;
         let entries = Entries {
             configured,
-            keys: keys.collect(),
-            teams: teams.collect(),
+            keys,
+            teams,
         };
         let Merged {
             ring,

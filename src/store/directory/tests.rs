@@ -347,3 +347,37 @@ async fn nothing_shown_holds_a_digest() {
         );
     }
 }
+
+#[tokio::test]
+async fn what_another_process_changes_is_taken_over() {
+    let house = House::new(configured(&[], &[]));
+    let other = House {
+        directory: open(&house.folder, configured(&[], &[])),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let mut notice = other.directory.ledger.notice();
+    let mut looks = async || other.directory.look(&mut notice).await.unwrap();
+    looks().await;
+    let team = json!({ "name": "t", "budgets": [{ "tokens": 9, "per": "day" }] });
+    let team = form::new_team(fields(team)).unwrap();
+    house.directory.create_team(team).await.unwrap();
+    let secret = house
+        .make(json!({ "name": "bob", "team": "t" }))
+        .await
+        .unwrap();
+    assert_eq!(other.who(&secret), None);
+    looks().await;
+    assert_eq!(other.who(&secret).as_deref(), Some("bob"));
+    assert_eq!(
+        other.directory.budgets().balances(Timestamp::now()).len(),
+        1
+    );
+    // Its own changes, and others', come together.
+    let own = other.make(json!({ "name": "carol" })).await.unwrap();
+    house.directory.revoke_key("bob").await.unwrap();
+    looks().await;
+    assert_eq!(other.who(&secret), None);
+    assert_eq!(other.who(&own).as_deref(), Some("carol"));
+    other.directory.ledger.close();
+    house.directory.ledger.close();
+}

@@ -33,6 +33,7 @@ mod change;
 mod entry;
 mod journal;
 mod keeper;
+mod notice;
 mod open;
 mod own;
 mod queue;
@@ -59,6 +60,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
 use self::journal::Journal;
 use self::keeper::Keeper;
+pub use self::notice::Notice;
 pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
 use self::queue::Queue;
@@ -240,6 +242,11 @@ impl Ledger {
     /// Returns a way to read, which never holds up writing.
     pub fn reader(&self) -> Reader {
         Reader::new(&self.path, &self.queue)
+    }
+
+    /// Returns what notices changes of keys and teams, this process's own and those of others.
+    pub fn notice(&self) -> Notice {
+        Notice::new(&self.path)
     }
 
     /// Returns whether calls can be taken: the last attempt to write succeeded, or nothing is refused if it did not.
