@@ -36,6 +36,7 @@ mod models;
 mod pass_through;
 mod plain;
 mod reload;
+mod restricted;
 mod retries;
 mod rolling;
 mod secrets;

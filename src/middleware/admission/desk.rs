@@ -68,7 +68,7 @@ impl Desk {
         let route = |model: &Arc<str>| self.ways.label(model);
         Whose {
             caller: Arc::clone(&call.caller),
-            route: call.model.as_ref().and_then(route),
+            route: call.routed_model().and_then(route),
             model: call.model.clone(),
         }
     }
