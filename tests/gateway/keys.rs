@@ -144,6 +144,16 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         (status(&gateway, &old).await, status(&gateway, &new).await),
         (200, 200)
     );
+    // Another rotation would end the first secret before its time: that must be said.
+    let refused = gateway
+        .operator()
+        .post("/admin/v1/keys/bob/rotate", json!({ "grace": "1h" }))
+        .await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (400, &json!("key_in_grace"))
+    );
+    assert_eq!(status(&gateway, &old).await, 200);
     let rotated = rotate(json!({ "grace": "0s" })).await;
     let newest = rotated["key"].as_str().unwrap();
     assert_eq!(
@@ -159,7 +169,7 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         .json();
     assert_eq!(
         (&usage["data"][0]["key"], &usage["total"]["requests"]),
-        (&json!("bob"), &json!(3))
+        (&json!("bob"), &json!(4))
     );
 }
 
@@ -202,6 +212,15 @@ async fn the_configuration_wins_and_says_so() {
         (&shown["shadowed"], &shown["state"]),
         (&json!(true), &json!("shadowed"))
     );
+    // The name is the configuration's for whoever looks, and for whoever changes.
+    let named = gateway.operator().get("/admin/v1/keys/bob").await.json();
+    assert_eq!(named["source"], "config");
+    let refused = delete(&gateway, "/admin/v1/keys/bob").await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (400, &json!("configured"))
+    );
+    assert!(refused.text().contains(&id), "{}", refused.text());
     gateway
         .logged("the shadow is logged", |line| {
             line.to_string().contains("shadowed")

@@ -50,14 +50,19 @@ impl Entries {
         self.keys.get(which).or_else(by_id)
     }
 
-    /// Checks that there is a key to change under an id or a name.
+    /// Checks that there is a key to change under an id or a name. A name means the configuration's, where both have it,
+    /// as everywhere else.
     pub(super) fn editable(&self, which: &str) -> Result<(), Refusal> {
-        match self.made_key(which) {
-            Some(_) => Ok(()),
-            None if self.configured_key(which).is_some() => Err(Refusal::Configured),
+        if self.configured_key(which).is_none() {
             // The ledger has the last word: another process may have made it.
-            None => Ok(()),
+            return Ok(());
         }
+        Err(match self.keys.get(which) {
+            Some(made) => Refusal::Shadowed {
+                id: Arc::clone(&made.id),
+            },
+            None => Refusal::Configured,
+        })
     }
 
     /// Checks that there is a team to change under a name.

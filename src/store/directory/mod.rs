@@ -18,7 +18,6 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -31,8 +30,8 @@ pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budget, Budgets, Holder};
 use super::keyring::CurrentKeyring;
 use super::keys::{
-    self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, RuntimeKey, RuntimeTeam, TeamEdit,
-    TeamTerms,
+    self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, Rotation, RuntimeKey, RuntimeTeam,
+    TeamEdit, TeamTerms,
 };
 use super::ledger::{ChangeError, Ledger, LedgerError, ReadError};
 use super::limits::{self, Entry, Limits};
@@ -262,21 +261,21 @@ impl Directory {
         .await
     }
 
-    /// Gives a key another secret; the old one stays valid for `grace`.
+    /// Gives a key another secret; the old one stays valid as long as the rotation says.
     ///
     /// # Errors
     /// [`DirectoryError`]
     pub async fn rotate_key(
         self: &Arc<Self>,
         which: &str,
-        grace: Duration,
+        rotation: Rotation,
     ) -> Result<(Secret, KeyView), DirectoryError> {
         let (secret, fresh) = Fresh::make().map_err(|_| DirectoryError::Randomness)?;
         let which: Arc<str> = which.into();
         let make = move |entries: &Entries| {
             entries.editable(&which)?;
             Ok(move |file: &Connection, author: &Author| {
-                keys::rotate_key(file, &which, &fresh, grace, author)
+                keys::rotate_key(file, &which, &fresh, rotation, author)
             })
         };
         Ok((secret, self.change_key(make).await?))

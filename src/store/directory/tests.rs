@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -112,7 +112,13 @@ async fn a_key_counts_at_once_and_after_a_restart() {
 async fn both_secrets_of_a_rotated_key_open_until_the_grace_is_over() {
     let house = House::new(Configured::default());
     let first = house.make(json!({ "name": "alice" })).await.unwrap();
-    let rotate = |grace| house.directory.rotate_key("alice", grace);
+    let rotate = |grace| {
+        let rotation = Rotation {
+            grace,
+            force: false,
+        };
+        house.directory.rotate_key("alice", rotation)
+    };
     let (second, view) = rotate(Duration::from_secs(3600)).await.unwrap();
     assert!(view.previous.is_some());
     assert!(house.who(&first).is_some() && house.who(&second).is_some());
@@ -147,6 +153,11 @@ async fn the_configuration_wins() {
         assert!(view.shadowed && view.state == KeyState::Shadowed);
         let expected = (shadowing.1 == secret.expose()).then_some("carol");
         assert_eq!(house.who(&secret).as_deref(), expected);
+        if shadowing.0 == "alice" {
+            let refused = refusal(house.directory.revoke_key("alice").await);
+            let id = view.id.clone().unwrap().into();
+            assert_eq!(refused, Refusal::Shadowed { id });
+        }
         // It can still be changed, under its own id.
         assert_eq!(
             house
@@ -298,7 +309,13 @@ async fn limits_count_at_once_and_stay_used() {
     }
     house
         .directory
-        .rotate_key("alice", Duration::from_secs(9))
+        .rotate_key(
+            "alice",
+            Rotation {
+                grace: Duration::from_secs(9),
+                force: false,
+            },
+        )
         .await
         .unwrap();
     assert!(!ask("alice") && !ask("file"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, TeamEdit, TeamTerms, budget, check_name};
+use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, Rotation, TeamEdit, TeamTerms, budget, check_name};
 use crate::pattern::Pattern;
 use crate::store::budgets::Budget;
 use crate::store::limits::{Entry, Misfit, limits_from_json, limits_to_json};
@@ -103,16 +103,22 @@ pub fn team_edit(fields: Map<String, Value>) -> Result<TeamEdit, Invalid> {
     })
 }
 
-/// Reads how long the old secret of a key that is rotated stays valid.
+/// Reads how a key is given another secret.
 ///
 /// # Errors
 /// [`Invalid`], naming the field.
-pub fn grace(fields: Map<String, Value>) -> Result<Duration, Invalid> {
-    let mut form = Form::new(fields, &["grace"])?;
-    match form.text("grace")? {
-        None => Ok(DEFAULT_GRACE),
-        Some(text) => parse_grace(&text).map_err(|message| Invalid::new("grace", message)),
-    }
+pub fn rotation(fields: Map<String, Value>) -> Result<Rotation, Invalid> {
+    let mut form = Form::new(fields, &["grace", "force"])?;
+    let grace = match form.text("grace")? {
+        None => DEFAULT_GRACE,
+        Some(text) => parse_grace(&text).map_err(|message| Invalid::new("grace", message))?,
+    };
+    let force = match form.take("force") {
+        None => false,
+        Some(Value::Bool(force)) => force,
+        Some(_) => return Err(Invalid::new("force", "must be true or false")),
+    };
+    Ok(Rotation { grace, force })
 }
 
 /// Reads a time of grace: `24h`, or `0` for none.

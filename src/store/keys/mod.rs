@@ -69,6 +69,15 @@ pub struct TeamTerms {
     pub limits: Vec<Entry>,
 }
 
+/// How a key is given another secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// How long the old secret stays valid.
+    pub grace: Duration,
+    /// Whether a secret from before the old one may end early.
+    pub force: bool,
+}
+
 /// A key made at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeKey {
@@ -149,6 +158,24 @@ pub enum Refusal {
     /// The key was revoked, for good.
     #[error("the key was revoked")]
     Revoked,
+    /// A secret from before the last rotation is still valid, and another rotation would end it.
+    #[error(
+        "the secret {id} from before the last rotation is valid until {until}, and rotating again would end it now; wait, or force it"
+    )]
+    InGrace {
+        /// What may be shown of that secret.
+        id: Arc<str>,
+        /// Until when it is valid.
+        until: Timestamp,
+    },
+    /// The configuration has a key of the name, which goes before the one made at run time.
+    #[error(
+        "the configuration has a key of this name; the one made at run time is reached by its id, {id}"
+    )]
+    Shadowed {
+        /// The id of the one made at run time.
+        id: Arc<str>,
+    },
     /// It stands in the configuration, and is changed there.
     #[error("it stands in the configuration")]
     Configured,

@@ -7,6 +7,10 @@ use crate::store::ledger::Ledger;
 use crate::store::ledger::{Params, Sync};
 
 const HOUR: Duration = Duration::from_secs(3600);
+const FOR_AN_HOUR: Rotation = Rotation {
+    grace: HOUR,
+    force: false,
+};
 
 /// A database with the ledger's tables.
 fn database() -> (tempfile::TempDir, Connection) {
@@ -136,17 +140,38 @@ fn a_rotated_key_keeps_its_old_secret_for_a_while() {
     let (_folder, db) = database();
     let old = create(&db, "alice").unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    let new = rotate_key(&db, "alice", &fresh, HOUR, &author())
+    let new = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     let previous = new.previous.clone().unwrap();
     assert_eq!((previous.id, previous.digest), (old.id, old.digest));
     assert_eq!(previous.expires, now() + HOUR);
     assert_eq!((&new.id, new.digest), (&fresh.id, fresh.digest));
-    assert_eq!(find_key(&db, "alice").unwrap(), Some(new));
-    // The next rotation ends the first secret; without grace nothing else is left.
+    assert_eq!(find_key(&db, "alice").unwrap(), Some(new.clone()));
+    // The next rotation would end the first secret: it must be wanted, or nothing old be wanted at all.
     let (_, fresh) = Fresh::make().unwrap();
-    let new = rotate_key(&db, "alice", &fresh, Duration::ZERO, &author())
+    let refused = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author()).unwrap();
+    let previous = new.previous.clone().unwrap();
+    let in_grace = Refusal::InGrace {
+        id: previous.id,
+        until: previous.expires,
+    };
+    assert_eq!(refused, Err(in_grace));
+    assert_eq!(find_key(&db, "alice").unwrap(), Some(new.clone()));
+    let forced = Rotation {
+        force: true,
+        ..FOR_AN_HOUR
+    };
+    let newer = rotate_key(&db, "alice", &fresh, forced, &author())
+        .unwrap()
+        .unwrap();
+    assert_eq!(newer.previous.unwrap().id, new.id);
+    let (_, fresh) = Fresh::make().unwrap();
+    let nothing_old = Rotation {
+        grace: Duration::ZERO,
+        force: false,
+    };
+    let new = rotate_key(&db, "alice", &fresh, nothing_old, &author())
         .unwrap()
         .unwrap();
     assert_eq!(new.previous, None);
@@ -158,7 +183,7 @@ fn what_is_revoked_stays_revoked() {
     let (_folder, db) = database();
     create(&db, "alice").unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    rotate_key(&db, "alice", &fresh, HOUR, &author())
+    rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     let revoked = revoke_key(&db, "alice", &author()).unwrap().unwrap();
@@ -169,7 +194,7 @@ fn what_is_revoked_stays_revoked() {
         edit_key(&db, "alice", edit, false, &author()).unwrap(),
         Err(Refusal::Revoked)
     );
-    let rotated = rotate_key(&db, "alice", &fresh, HOUR, &author()).unwrap();
+    let rotated = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author()).unwrap();
     assert_eq!(rotated, Err(Refusal::Revoked));
     assert_eq!(create(&db, "alice"), Err(Refusal::NameTaken));
     assert_eq!(
@@ -247,7 +272,7 @@ fn every_change_is_audited_and_no_digest_is() {
         .unwrap()
         .unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    rotate_key(&db, "alice", &fresh, HOUR, &author())
+    rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     revoke_key(&db, "alice", &author()).unwrap().unwrap();
@@ -432,7 +457,10 @@ fn what_cannot_be_is_refused_by_name() {
 
 #[test]
 fn times_of_grace() {
-    let grace = |json: Value| form::grace(fields(json)).ok();
+    let rotation = |json: Value| form::rotation(fields(json)).ok();
+    let grace = |json: Value| rotation(json).map(|rotation| rotation.grace);
+    assert!(rotation(json!({ "force": true })).unwrap().force);
+    assert!(!rotation(json!({ "force": null })).unwrap().force);
     assert_eq!(grace(json!({})), Some(DEFAULT_GRACE));
     assert_eq!(grace(json!({ "grace": "1h" })), Some(HOUR));
     assert_eq!(grace(json!({ "grace": "0" })), Some(Duration::ZERO));
@@ -442,6 +470,7 @@ fn times_of_grace() {
         json!({ "grace": "-1h" }),
         json!({ "grace": "9999d" }),
         json!({ "greace": "1h" }),
+        json!({ "force": 1 }),
     ] {
         assert_eq!(grace(wrong.clone()), None, "{wrong}");
     }
