@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::room::{Kept, of_budgets, of_limits};
 use super::{AdmissionError, Rules, Ways};
@@ -166,7 +167,11 @@ impl Desk {
         }
         let model = call.model.as_ref()?;
         let learnt = self.rules.means.learnt(&call.caller.key, model);
-        let choices = members.choices(bytes);
+        let prompts = match call.endpoint {
+            Endpoint::Completions => members.prompts(bytes),
+            _ => 1,
+        };
+        let choices = members.choices(bytes).saturating_mul(prompts);
         let with = |output: u64| {
             let usage = Usage {
                 output: output.saturating_mul(choices),
@@ -231,12 +236,15 @@ pub(super) fn expected(learnt: Option<u64>, input: u64, choices: u64, limits: &[
     mean.min(fitting / choices.max(1))
 }
 
-/// `team "research" has used 84 % of 50.00 USD a month`, its name as far as a header can say it.
+/// What a name in quotes cannot have in a header that every client can read.
+const UNQUOTABLE: &AsciiSet = &CONTROLS.add(b'"').add(b'%').add(b'\\');
+
+/// `team "research" has used 84 % of 50.00 USD a month`, its name percent-encoded where it is more than ASCII.
 fn warning_header(balance: &Balance) -> Option<HeaderValue> {
     let text = format!(
-        "{} {:?} has used {} % of {}",
+        "{} \"{}\" has used {} % of {}",
         balance.holder.kind(),
-        balance.holder.name(),
+        utf8_percent_encode(balance.holder.name(), UNQUOTABLE),
         balance.percent(),
         balance.budget
     );

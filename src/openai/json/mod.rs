@@ -35,6 +35,10 @@ pub struct Members {
     pub max_tokens: [Option<Range<usize>>; 3],
     /// The value of `n`.
     pub n: Option<Range<usize>>,
+    /// The value of `best_of`.
+    pub best_of: Option<Range<usize>>,
+    /// The value of `prompt`.
+    pub prompt: Option<Range<usize>>,
 }
 
 /// The bounds of what is generated, in the order in which they came into the API.
@@ -113,6 +117,12 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
             // What is wrong with these is for the upstream to say: nothing is decided by them.
             members.n = Some(member.value);
             continue;
+        } else if spells(key, "best_of") {
+            members.best_of = Some(member.value);
+            continue;
+        } else if spells(key, "prompt") {
+            members.prompt = Some(member.value);
+            continue;
         } else if let Some(index) = MAX_TOKENS.iter().position(|name| spells(key, name)) {
             members.max_tokens[index] = Some(member.value);
             continue;
@@ -176,9 +186,24 @@ impl Members {
         bounds.filter_map(|range| whole_number(bytes, range)).max()
     }
 
-    /// Returns how many choices are asked for: 1 where nothing, or nothing sensible, is said.
+    /// Returns how many choices are generated for each prompt, those among which the best are picked too: 1 where
+    /// nothing, or nothing sensible, is said.
     pub fn choices(&self, bytes: &[u8]) -> u64 {
-        whole_number(bytes, &self.n).map_or(1, |n| n.max(1))
+        let asked = [&self.n, &self.best_of].into_iter();
+        let asked = asked.filter_map(|range| whole_number(bytes, range));
+        asked.max().map_or(1, |n| n.max(1))
+    }
+
+    /// Returns how many prompts there are: one, or as many as there are strings, or arrays of tokens, in an array.
+    pub fn prompts(&self, bytes: &[u8]) -> u64 {
+        let mut prompts = 0;
+        if let Some(prompt) = value(bytes, &self.prompt) {
+            each_element(prompt, |element| {
+                // Tokens by themselves are one prompt together.
+                prompts += u64::from(element.starts_with(b"\"") || element.starts_with(b"["));
+            });
+        }
+        prompts.max(1)
     }
 
     /// Returns whether `stream_options.include_usage` is true.
