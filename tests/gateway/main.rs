@@ -15,6 +15,7 @@ mod support;
 mod admin;
 mod auth;
 mod book;
+mod budgets;
 mod clients;
 mod config_start;
 mod connections;
