@@ -4,6 +4,7 @@ mod access;
 mod banner;
 mod books;
 mod build;
+mod ledger_look;
 mod local;
 mod place;
 mod reload;
@@ -28,6 +29,7 @@ use crate::store::ledger;
 use crate::upstream::remote::RemoteError;
 
 use self::books::Stores;
+pub use self::ledger_look::check_ledger;
 pub use self::local::check_model;
 pub use self::place::place;
 pub use self::reload::Source;

@@ -614,6 +614,35 @@ async fn a_keys_life_from_a_terminal() {
 }
 
 #[tokio::test]
+async fn keys_that_lose_their_team_are_named() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream)
+        .table("[[team]]\nname = \"research\"\n")
+        .start()
+        .await;
+    let body = json!({ "name": "bob", "team": "research" });
+    let (secret, _) = make(&gateway, body).await;
+    assert_eq!(status(&gateway, &secret).await, 200);
+    gateway.rewrite(|text| text.replace("[[team]]\nname = \"research\"\n", ""));
+    let named = |text: &str| text.contains("no team \"research\"") && text.contains("\"bob\"");
+    let checked = cli(&gateway, &["check", "--config", "weir.toml"]).await;
+    assert!(
+        checked.status.success() && named(&checked.stdout),
+        "{}",
+        checked.stdout
+    );
+    let reloaded = gateway.reload().await;
+    assert_eq!(reloaded.status, 200);
+    let warnings = reloaded.json()["warnings"]
+        .to_string()
+        .replace("\\\"", "\"");
+    assert!(named(&warnings), "{warnings}");
+    assert_eq!(status(&gateway, &secret).await, 401);
+    let shown = gateway.operator().get("/admin/v1/keys/bob").await.json();
+    assert_eq!(shown["state"], "team_missing");
+}
+
+#[tokio::test]
 async fn gateways_that_share_a_ledger_follow_each_other() {
     let upstream = Upstream::answering(chat()).await;
     let folder = tempfile::tempdir().unwrap();

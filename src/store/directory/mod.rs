@@ -113,6 +113,34 @@ type Keys = BTreeMap<Arc<str>, RuntimeKey>;
 /// The teams made at run time, by name.
 type Teams = BTreeMap<Arc<str>, RuntimeTeam>;
 
+/// What was made at run time, as it stands in a ledger that nobody has opened.
+#[derive(Debug, Default)]
+pub struct Made {
+    keys: Keys,
+    teams: Teams,
+}
+
+impl Made {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn read(file: &Connection) -> Result<Self, rusqlite::Error> {
+        let (keys, teams) = made(file)?;
+        Ok(Self { keys, teams })
+    }
+
+    /// Returns the keys that would open nothing beside this configuration because their team is not there, by team.
+    pub fn without_team(self, configured: &Configured) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+        let entries = Entries {
+            configured: configured.clone(),
+            keys: self.keys,
+            teams: self.teams,
+        };
+        entries.without_team()
+    }
+}
+
 /// Reads what was made at run time.
 fn made(file: &Connection) -> Result<(Keys, Teams), rusqlite::Error> {
     let keys = keys::all_keys(file)?.into_iter();
@@ -207,6 +235,12 @@ impl Directory {
     /// Returns the key of an id, or of a name; the configuration's, where both have the name.
     pub fn key(&self, which: &str) -> Option<KeyView> {
         self.entries().key_view(which, Timestamp::now())
+    }
+
+    /// Returns the keys made at run time that open nothing because their team is not there: the teams, each with the names
+    /// of its keys.
+    pub fn without_team(&self) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+        self.entries().without_team()
     }
 
     /// Returns every team, the configuration's first.

@@ -125,6 +125,10 @@ fn names_that_are_none() {
         "",
         "a\nb",
         "a\u{7f}",
+        "a\u{200b}b",
+        "a\u{202e}b",
+        "\u{feff}a",
+        "a\u{2028}",
         " a",
         "a\u{3000}",
         &long,
@@ -473,5 +477,25 @@ fn times_of_grace() {
         json!({ "force": 1 }),
     ] {
         assert_eq!(grace(wrong.clone()), None, "{wrong}");
+    }
+}
+
+#[test]
+fn expiry_is_a_time_a_date_or_never() {
+    let expires = |value: Value| {
+        let edit = form::key_edit(fields(json!({ "expires": value })), now());
+        edit.map(|edit| edit.expires.flatten().map(|time| time.to_string()))
+    };
+    let day = Some("2099-12-31T00:00:00Z".to_owned());
+    assert_eq!(expires(json!("2099-12-31T00:00:00Z")), Ok(day.clone()));
+    assert_eq!(expires(json!("2099-12-31")), Ok(day));
+    assert_eq!(expires(json!("never")), Ok(None));
+    assert_eq!(expires(Value::Null), Ok(None));
+    for wrong in [json!("2001-01-01"), json!("soon"), json!(4_000_000_000_u64)] {
+        assert_eq!(
+            expires(wrong.clone()).unwrap_err().param,
+            "expires",
+            "{wrong}"
+        );
     }
 }

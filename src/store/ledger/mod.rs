@@ -67,7 +67,7 @@ use self::queue::Queue;
 pub use self::read::{ReadError, Reader};
 pub use self::receipt::Receipt;
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION, check_file};
+pub use self::schema::{OpenError, VERSION, check_file, peek};
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
 pub use self::writer::Snapshot;
 use self::writer::{Shared, Writer};
