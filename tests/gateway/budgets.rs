@@ -46,7 +46,7 @@ async fn waiting_is_advised_where_it_helps() {
             &format!("[{{ tokens = 1000, per = \"{per}\" }}]"),
         )
         .await;
-        let body = json!({ "model": "m", "prompt": "a", "max_tokens": 994 });
+        let body = json!({ "model": "m", "prompt": "a", "max_tokens": 995 });
         assert_eq!(complete(&gateway, body.clone()).await.status, 200);
         let answer = complete(&gateway, body).await;
         is_final(&answer);

@@ -186,13 +186,36 @@ impl Desk {
             },
             None => {
                 let limits = self.rules.limits.headroom(who, now);
-                let mean = with(expected(learnt, input, choices, &limits));
+                let mean = expected(learnt, input, choices, &limits);
+                let mean = with(self.held(call, mean, learnt.is_some(), &with));
                 Estimate {
                     likely: mean,
                     reserved: mean,
                 }
             }
         })
+    }
+
+    /// Returns what is expected of a choice, less where a budget could not hold it: one that is known from experience
+    /// whole, a first guess four times. It is a guess too.
+    fn held(
+        &self,
+        call: &Call,
+        mut mean: u64,
+        is_learnt: bool,
+        with: &dyn Fn(u64) -> Priced,
+    ) -> u64 {
+        let Caller { key, team, .. } = &*call.caller;
+        let times = if is_learnt { 1 } else { 4 };
+        let could_hold = |mean| {
+            let amount = of_budgets(&with(mean));
+            let budgets = &self.rules.budgets;
+            budgets.could_hold(key, team.as_ref(), &amount, times)
+        };
+        while mean > 1 && !could_hold(mean) {
+            mean /= 2;
+        }
+        mean
     }
 
     /// Prices tokens by the dearest of the upstreams: each by its own name of the model, or else by the one asked for.
