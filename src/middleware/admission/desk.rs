@@ -167,11 +167,10 @@ impl Desk {
         }
         let model = call.model.as_ref()?;
         let learnt = self.rules.means.learnt(&call.caller.key, model);
-        let prompts = match call.endpoint {
-            Endpoint::Completions => members.prompts(bytes),
-            _ => 1,
+        let choices = match call.endpoint {
+            Endpoint::Completions => members.generated_choices(bytes),
+            _ => members.choices(bytes),
         };
-        let choices = members.choices(bytes).saturating_mul(prompts);
         let with = |output: u64| {
             let usage = Usage {
                 output: output.saturating_mul(choices),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
+use http_body_util::{BodyExt, Full};
 use percent_encoding::percent_decode_str;
 
 use super::ApiError;
-use crate::call::Caller;
+use crate::call::{Caller, UploadBody};
 use crate::openai::json;
 
 /// The most bytes of a body that are looked at.
@@ -114,8 +115,7 @@ fn decode(text: &str) -> Cow<'_, str> {
 }
 
 /// Wraps a body that was looked at, to go on as it came.
-pub(super) fn replay(bytes: Bytes) -> crate::call::UploadBody {
-    use http_body_util::{BodyExt, Full};
+pub(super) fn replay(bytes: Bytes) -> UploadBody {
     Box::pin(Full::new(bytes).map_err(|never| match never {}))
 }
 

@@ -35,10 +35,6 @@ pub struct Members {
     pub max_tokens: [Option<Range<usize>>; 3],
     /// The value of `n`.
     pub n: Option<Range<usize>>,
-    /// The value of `best_of`.
-    pub best_of: Option<Range<usize>>,
-    /// The value of `prompt`.
-    pub prompt: Option<Range<usize>>,
 }
 
 /// The bounds of what is generated, in the order in which they came into the API.
@@ -117,12 +113,6 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
             // What is wrong with these is for the upstream to say: nothing is decided by them.
             members.n = Some(member.value);
             continue;
-        } else if spells(key, "best_of") {
-            members.best_of = Some(member.value);
-            continue;
-        } else if spells(key, "prompt") {
-            members.prompt = Some(member.value);
-            continue;
         } else if let Some(index) = MAX_TOKENS.iter().position(|name| spells(key, name)) {
             members.max_tokens[index] = Some(member.value);
             continue;
@@ -186,24 +176,26 @@ impl Members {
         bounds.filter_map(|range| whole_number(bytes, range)).max()
     }
 
-    /// Returns how many choices are generated for each prompt, those among which the best are picked too: 1 where
-    /// nothing, or nothing sensible, is said.
+    /// Returns how many choices are asked for: 1 where nothing, or nothing sensible, is said.
     pub fn choices(&self, bytes: &[u8]) -> u64 {
-        let asked = [&self.n, &self.best_of].into_iter();
-        let asked = asked.filter_map(|range| whole_number(bytes, range));
-        asked.max().map_or(1, |n| n.max(1))
+        whole_number(bytes, &self.n).map_or(1, |n| n.max(1))
     }
 
-    /// Returns how many prompts there are: one, or as many as there are strings, or arrays of tokens, in an array.
-    pub fn prompts(&self, bytes: &[u8]) -> u64 {
-        let mut prompts = 0;
-        if let Some(prompt) = value(bytes, &self.prompt) {
-            each_element(prompt, |element| {
+    /// Returns how many choices of completions are generated: for each prompt as many as are asked for, or as many as the
+    /// best are picked from. An array of strings, or of arrays of tokens, is as many prompts.
+    pub fn generated_choices(&self, bytes: &[u8]) -> u64 {
+        let (mut prompts, mut choices) = (0, self.choices(bytes));
+        each_member(bytes, &["prompt", "best_of"], |place, value| {
+            if place == 1 {
+                choices = choices.max(number(value).unwrap_or(0));
+                return;
+            }
+            each_element(value, |element| {
                 // Tokens by themselves are one prompt together.
                 prompts += u64::from(element.starts_with(b"\"") || element.starts_with(b"["));
             });
-        }
-        prompts.max(1)
+        });
+        choices.saturating_mul(prompts.max(1))
     }
 
     /// Returns whether `stream_options.include_usage` is true.
@@ -217,7 +209,11 @@ impl Members {
 }
 
 fn whole_number(bytes: &[u8], range: &Option<Range<usize>>) -> Option<u64> {
-    std::str::from_utf8(value(bytes, range)?).ok()?.parse().ok()
+    number(value(bytes, range)?)
+}
+
+fn number(raw: &[u8]) -> Option<u64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
 /// Returns a member's bytes.

@@ -10,6 +10,7 @@
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
+mod made;
 mod merge;
 mod others;
 #[cfg(test)]
@@ -25,6 +26,8 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::made::Made;
+use self::made::{Keys, Teams, made};
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budget, Budgets, Holder};
@@ -106,48 +109,6 @@ struct Entries {
     configured: Configured,
     keys: Keys,
     teams: Teams,
-}
-
-/// The keys made at run time, by name.
-type Keys = BTreeMap<Arc<str>, RuntimeKey>;
-/// The teams made at run time, by name.
-type Teams = BTreeMap<Arc<str>, RuntimeTeam>;
-
-/// What was made at run time, as it stands in a ledger that nobody has opened.
-#[derive(Debug, Default)]
-pub struct Made {
-    keys: Keys,
-    teams: Teams,
-}
-
-impl Made {
-    /// Reads it.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn read(file: &Connection) -> Result<Self, rusqlite::Error> {
-        let (keys, teams) = made(file)?;
-        Ok(Self { keys, teams })
-    }
-
-    /// Returns the keys that would open nothing beside this configuration because their team is not there, by team.
-    pub fn without_team(self, configured: &Configured) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
-        let entries = Entries {
-            configured: configured.clone(),
-            keys: self.keys,
-            teams: self.teams,
-        };
-        entries.without_team()
-    }
-}
-
-/// Reads what was made at run time.
-fn made(file: &Connection) -> Result<(Keys, Teams), rusqlite::Error> {
-    let keys = keys::all_keys(file)?.into_iter();
-    let keys = keys.map(|key| (Arc::clone(&key.terms.name), key));
-    let teams = keys::all_teams(file)?.into_iter();
-    let teams = teams.map(|team| (Arc::clone(&team.terms.name), team));
-    Ok((keys.collect(), teams.collect()))
 }
 
 /// Who acts when the admin API does.

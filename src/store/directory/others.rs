@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Directory, DirectoryError, made};
+use super::made::made;
+use super::{Directory, DirectoryError};
 use crate::store::ledger::{Notice, ReadError};
 
 /// How often the ledger is looked at: a key that was revoked elsewhere opens nothing for longer than that and a moment.
