@@ -4,6 +4,7 @@ mod access;
 mod banner;
 mod books;
 mod build;
+mod ledger_look;
 mod local;
 mod place;
 mod reload;
@@ -31,6 +32,7 @@ use crate::store::redis;
 use crate::upstream::remote::RemoteError;
 
 use self::books::Stores;
+pub use self::ledger_look::check_ledger;
 pub use self::local::check_model;
 pub use self::place::place;
 pub use self::reload::Source;
@@ -171,6 +173,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let secure = tls.is_some();
 
     let replaced = stack.clone();
+    let following = Arc::clone(&directory).follow();
     let reloader = Arc::new(Reloader::new(
         reload::Fixed {
             source,
@@ -212,6 +215,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let signal = tokio::select! {
         signal = signals.next() => signal,
         () = reloading => "no signal",
+        // Revocations by others count for as long as anybody is let in.
+        () = following => "no signal",
     };
     let timeout = reloader.drain_timeout();
     tracing::info!(

@@ -45,6 +45,13 @@ impl Caller {
             .iter()
             .all(|list| list.iter().any(|pattern| pattern.matches(model)))
     }
+
+    /// Returns whether every allow-list has all models.
+    pub fn may_use_all(&self) -> bool {
+        let any = Pattern::any();
+        let mut lists = self.models.iter();
+        lists.all(|list| list.contains(&any))
+    }
 }
 
 /// One authenticated, inspected request.
@@ -53,7 +60,8 @@ pub struct Call {
     pub caller: Arc<Caller>,
     /// What is asked for.
     pub endpoint: Endpoint,
-    /// The model asked for; `None` where the path has none to route by.
+    /// The model asked for; `None` where none is known. Where the call passes through, it is priced and limited by it, but
+    /// not routed: see [`Call::routed_model`].
     pub model: Option<Arc<str>>,
     /// Whether the client wants the answer as a stream of events.
     pub stream: bool,
@@ -107,6 +115,13 @@ pub enum CallBody {
 }
 
 impl Call {
+    /// Returns the model that decides where the call goes; `None` where its path does.
+    pub fn routed_model(&self) -> Option<&Arc<str>> {
+        self.model
+            .as_ref()
+            .filter(|_| self.endpoint.is_generation())
+    }
+
     /// Returns whether the request can be sent more than once: a JSON body is held whole, and a request without a body
     /// can be repeated if its method is safe (RFC 9110, section 9.2.1).
     pub fn is_replayable(&self) -> bool {

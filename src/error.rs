@@ -279,6 +279,15 @@ fn api(error: &ApiError) -> Explanation {
             format!("This API key may not use the model `{}`.", cut(model)),
         )
         .param(Some("model")),
+        ApiError::ModelUnknown => explain(
+            403,
+            "permission_error",
+            "model_not_allowed",
+            "policy_model",
+            "This API key may use some models only, and this call does not tell its model where that can be checked before it goes on: in the query of a WebSocket, or as `model` in a JSON body of at most 256 KiB.",
+        )
+        .param(Some("model"))
+        .closing(),
         ApiError::Encoded => explain(
             415,
             INVALID_REQUEST,

@@ -17,8 +17,9 @@ fn main() -> ExitCode {
     let code = match Command::parse(std::env::args_os()) {
         Ok(Command::Serve(args)) => serve(&args),
         Ok(Command::Check(args)) => {
+            let path = args.path(&config::process_env);
             let (text, fine) =
-                config::check_command(args.path(&config::process_env).as_deref(), &context());
+                config::check_command(path.as_deref(), &context(), &app::check_ledger);
             print(&text);
             if fine { 0 } else { MISTAKE }
         }

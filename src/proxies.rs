@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::Uri;
-use http::uri::Scheme;
+use http::uri::{Authority, Scheme};
 use hyper_util::client::proxy::matcher::Matcher;
 
 const HTTP: [&str; 2] = ["HTTP_PROXY", "http_proxy"];
@@ -37,9 +37,8 @@ pub fn unusable(uri: &Uri, env: &dyn Fn(&str) -> Option<String>) -> Vec<&'static
     let mut unusable = Vec::new();
     for (name, value) in [own, ALL].into_iter().filter_map(first) {
         let found = read(&value);
-        let is_http = |scheme: &Scheme| *scheme == Scheme::HTTP;
-        let scheme = found.as_ref().and_then(|found| found.uri().scheme());
-        if !value.is_empty() && !scheme.is_some_and(is_http) {
+        let names_one = found.as_ref().is_some_and(|found| is_proxy(found.uri()));
+        if !value.is_empty() && !names_one {
             unusable.push(name);
         }
         // What names no proxy at all leaves it to the next.
@@ -48,6 +47,19 @@ pub fn unusable(uri: &Uri, env: &dyn Fn(&str) -> Option<String>) -> Vec<&'static
         }
     }
     unusable
+}
+
+/// Returns whether a proxy can stand at an address: one of HTTP, with a host, and a port where there is a colon.
+pub fn is_proxy(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let (_, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let host = uri.host().unwrap_or_default();
+    let port = place.strip_prefix(host).unwrap_or(place);
+    let has_port = match port.strip_prefix(':') {
+        Some(number) => number.parse::<u16>().is_ok_and(|number| number != 0),
+        None => port.is_empty(),
+    };
+    uri.scheme() == Some(&Scheme::HTTP) && !host.is_empty() && has_port
 }
 
 /// Returns whether an address is on this machine, where a proxy's loopback is not ours (Go's net/http thinks so too).
@@ -84,6 +96,17 @@ mod tests {
             (secure, &[("HTTPS_PROXY", "http://proxy:3128")], &[]),
             (secure, &[("HTTPS_PROXY", "proxy:3128")], &[]),
             (secure, &[("HTTPS_PROXY", "")], &[]),
+            (secure, &[("HTTPS_PROXY", ":3128")], &["HTTPS_PROXY"]),
+            (secure, &[("HTTPS_PROXY", "http://:3128")], &["HTTPS_PROXY"]),
+            (secure, &[("HTTPS_PROXY", "proxy:65536")], &["HTTPS_PROXY"]),
+            (secure, &[("HTTPS_PROXY", "proxy:0")], &["HTTPS_PROXY"]),
+            (
+                secure,
+                &[("HTTPS_PROXY", "http://u:w@proxy:99999")],
+                &["HTTPS_PROXY"],
+            ),
+            (secure, &[("HTTPS_PROXY", "http://u:w@[::2]:3128/")], &[]),
+            (plain, &[("HTTP_PROXY", "proxy:x")], &["HTTP_PROXY"]),
             (secure, &[("https_proxy", socks)], &["https_proxy"]),
             (secure, &[("HTTPS_PROXY", "ftp://proxy")], &["HTTPS_PROXY"]),
             (secure, &[("HTTPS_PROXY", "not a URL")], &["HTTPS_PROXY"]),

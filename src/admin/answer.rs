@@ -78,6 +78,18 @@ impl From<Refusal> for Problem {
             Refusal::NoKey => missing("key_not_found", "There is no such key."),
             Refusal::NoTeam => missing("team_not_found", "There is no such team."),
             Refusal::Revoked => Self::bad("key_revoked", "The key was revoked, for good."),
+            Refusal::InGrace { id, until } => Self::bad(
+                "key_in_grace",
+                &format!(
+                    "The secret {id} from before the last rotation is valid until {until}, and rotating again would end it now. Wait until then, or say `\"force\": true`."
+                ),
+            ),
+            Refusal::Shadowed { id } => Self::bad(
+                "configured",
+                &format!(
+                    "The configuration has a key of this name; the one made at run time is reached by its id, {id}."
+                ),
+            ),
             Refusal::Configured => Self::bad(
                 "configured",
                 "It stands in the configuration; change it there, and have that reloaded.",

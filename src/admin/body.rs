@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use super::answer::Problem;
+use super::object::{self, ObjectError};
 
 /// No key has so much said of it.
 const MAX_BODY: usize = 64 << 10;
@@ -48,18 +49,14 @@ where
             return Err(Problem::new(status, "request_timeout", message));
         }
     };
-    match serde_json::from_slice(&whole) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(bad("invalid_json", "The body must be an object of JSON.")),
-        Err(error) => Err(bad(
+    object::parse(&whole).map_err(|error| match error {
+        ObjectError::NoObject => bad("invalid_json", "The body must be an object of JSON."),
+        ObjectError::Syntax { line, column } => bad(
             "invalid_json",
-            &format!(
-                "The body is no JSON: line {}, column {}.",
-                error.line(),
-                error.column()
-            ),
-        )),
-    }
+            &format!("The body is no JSON: line {line}, column {column}."),
+        ),
+        ObjectError::Twice(name) => Problem::invalid(&name, "is given twice"),
+    })
 }
 
 /// Reads an object, or nothing at all.

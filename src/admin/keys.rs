@@ -55,8 +55,8 @@ pub(super) async fn rotate(
     which: &str,
     fields: Map<String, Value>,
 ) -> Result<Answer, Problem> {
-    let grace = form::grace(fields)?;
-    let (secret, view) = directory.rotate_key(which, grace).await?;
+    let rotation = form::rotation(fields)?;
+    let (secret, view) = directory.rotate_key(which, rotation).await?;
     tell("a key was rotated", &view);
     Ok(made(StatusCode::OK, &secret, &view))
 }

@@ -8,6 +8,7 @@ mod body;
 mod books;
 mod health;
 mod keys;
+mod object;
 mod query;
 mod reload;
 mod routes;
@@ -17,14 +18,15 @@ mod tests;
 mod usage;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body;
 use subtle::ConstantTimeEq;
 use tower::Service;
@@ -37,6 +39,9 @@ use crate::server::{Drain, PeerAddr};
 use crate::store::directory::Directory;
 use crate::store::limits::Shared;
 use crate::upstream::Dispatch;
+
+/// Where a browser says from which site a page asks.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where the admin API begins.
 const PREFIX: &str = "/admin/v1/";
@@ -82,7 +87,7 @@ impl Admin {
         let path = request.uri().path();
         let is_public = matches!(path, "/metrics" | "/healthz" | "/readyz");
         let peer = request.extensions().get::<PeerAddr>().map(|peer| peer.0);
-        let is_free = is_public && peer.is_some_and(is_local);
+        let is_free = is_public && peer.is_some_and(is_local) && !is_rebound(&request);
         if !is_free && !self.has_token(request.headers()) {
             return unauthorized();
         }
@@ -171,22 +176,48 @@ where
 /// Returns whether a browser says that a page of another origin asks. Such a page cannot know the token; should it
 /// ever come by it, this is the second lock.
 fn is_cross_site<B>(request: &Request<B>) -> bool {
+    let site = request.headers().get(SEC_FETCH_SITE);
+    if site.is_some_and(|site| site != "same-origin" && site != "none") {
+        return true;
+    }
     let Some(origin) = request.headers().get(header::ORIGIN) else {
         return false;
     };
-    let host = request
-        .headers()
-        .get(header::HOST)
-        .map(HeaderValue::as_bytes);
-    let own = host.or(request
-        .uri()
-        .authority()
-        .map(|host| host.as_str().as_bytes()));
+    let own = host(request);
     let origin = origin.as_bytes();
     let asking = origin
         .strip_prefix(b"http://")
         .or_else(|| origin.strip_prefix(b"https://"));
     asking.is_none() || asking != own
+}
+
+/// Returns whether the request names a host that this machine cannot be sure to be: a page of that name could have had
+/// it point here, and would read what is free to read on this machine. Addresses, and names without a dot, which nobody
+/// outside can give, are sure.
+fn is_rebound<B>(request: &Request<B>) -> bool {
+    let Some(host) = host(request) else {
+        return false;
+    };
+    let Ok(host) = std::str::from_utf8(host) else {
+        return true;
+    };
+    let Ok(authority) = host.parse::<Authority>() else {
+        return true;
+    };
+    let name = authority.host();
+    let bare = name.trim_start_matches('[').trim_end_matches(']');
+    let bare = bare.strip_suffix('.').unwrap_or(bare);
+    let is_own = bare.to_ascii_lowercase().ends_with(".localhost") || !bare.contains('.');
+    bare.parse::<IpAddr>().is_err() && !is_own
+}
+
+/// Returns the host that a request is for, port and all.
+fn host<B>(request: &Request<B>) -> Option<&[u8]> {
+    let header = request.headers().get(header::HOST);
+    let authority = request.uri().authority();
+    header
+        .map(HeaderValue::as_bytes)
+        .or(authority.map(|host| host.as_str().as_bytes()))
 }
 
 fn cross_site() -> Answer {

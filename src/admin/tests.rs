@@ -275,8 +275,46 @@ async fn nothing_is_told_or_done_without_the_token_or_across_sites() {
             .header("origin", "http://evil.example")
             .body(Full::default());
         assert_eq!(desk.send(page.unwrap()).await.0, 403, "{path}");
+        for site in ["cross-site", "same-site"] {
+            let page = request()
+                .header("authorization", format!("Bearer {TOKEN}"))
+                .header("sec-fetch-site", site)
+                .body(Full::default());
+            assert_eq!(desk.send(page.unwrap()).await.0, 403, "{path} {site}");
+        }
     }
     assert_eq!(desk.get("keys").await.1["data"], json!([]));
+}
+
+#[tokio::test]
+async fn what_is_free_on_this_machine_is_read_under_none_but_its_own_names() {
+    let desk = Desk::new();
+    for (host, status) in [
+        (Some("127.0.0.1:8081"), 200),
+        (Some("[::1]:8081"), 200),
+        (Some("localhost:8081"), 200),
+        (Some("weir.localhost"), 200),
+        (Some("build-host:8081"), 200),
+        (None, 200),
+        (Some("evil.example:8081"), 401),
+        (Some("evil.example."), 401),
+        (Some("127.0.0.1.evil.example"), 401),
+    ] {
+        let mut request =
+            Request::get("/metrics").extension(PeerAddr("127.0.0.1:5".parse().unwrap()));
+        if let Some(host) = host {
+            request = request.header("host", host);
+        }
+        let answer = desk.send(request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.0, status, "{host:?}");
+    }
+    let with_token = Request::get("/metrics")
+        .header("host", "weir.example.org")
+        .header("authorization", format!("Bearer {TOKEN}"));
+    assert_eq!(
+        desk.send(with_token.body(Full::default()).unwrap()).await.0,
+        200
+    );
 }
 
 #[tokio::test]
@@ -303,6 +341,9 @@ async fn bodies_are_small_and_json() {
     for body in ["", "{", "null", "[]", "\"name\"", &"[".repeat(1000)] {
         assert_eq!(post(kind, body.into()).await.0, 400, "{body}");
     }
+    let twice = post(kind, r#"{"name":"a","name":"b"}"#.into()).await;
+    let twice: Value = serde_json::from_slice(&twice.2).unwrap();
+    assert_eq!(twice["error"]["param"], "name");
     assert_eq!(post(kind, key.into()).await.0, 201);
 }
 

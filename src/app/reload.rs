@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::books::Stores;
 use super::upstreams::{Builder, Previous};
-use super::{AppError, access, build};
+use super::{AppError, access, build, ledger_look};
 use crate::admin::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::metrics::Metrics;
@@ -163,6 +163,9 @@ impl Reloader {
         if self.fixed.directory.reconfigure(configured).await.is_err() {
             // Logged where it happened.
             warnings.push("budgets: stay as they were, since the ledger cannot be read".to_owned());
+        }
+        for (team, keys) in self.fixed.directory.without_team() {
+            warnings.push(ledger_look::without_team(&team, &keys));
         }
         let problems = loaded.warnings.problems.iter();
         warnings.extend(problems.map(|problem| format!("{}: {}", problem.path, problem.message)));

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{ConfigArgs, EXIT_HELP, HashArgs};
 use crate::operator::{Format, KeysOptions, Op, UsageOptions, Wanted};
 use crate::report::parse_time;
+use crate::store::keys::Rotation;
 use crate::store::keys::budget;
 use crate::store::keys::form::parse_grace;
 use crate::store::ledger::GroupBy;
@@ -26,7 +27,7 @@ the month, or with \"/rolling\" behind it for the last 24 hours or 30 days.
 A limit is written \"60 requests/minute\" or \"40000 tokens/day\" (also \"input tokens\", \"output tokens\"; minute or
 day), or \"10 concurrent\"; behind it may stand \"burst 10\" (requests of a minute that may come at once), \"for gpt-*,o1\"
 (calls of those models alone) and \"shadow\" (it counts and reports, and refuses nothing).
-With --ledger the file itself is changed. A gateway that runs on it does not notice before it starts anew; keys of the
+With --ledger the file itself is changed. A gateway that runs on it notices within about a second; keys of the
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
@@ -189,6 +190,9 @@ pub struct RotateArgs {
     /// How long the old secret stays valid; 0 for not at all
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = parse_grace)]
     grace: Duration,
+    /// Rotate also while a secret from before the last rotation is valid, and end that one now
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     at: AtArgs,
 }
@@ -289,7 +293,13 @@ impl KeysCommand {
             Self::New(args) => (Op::New(named(args.name, args.terms.form())), args.at),
             Self::List(at) => (Op::List, at),
             Self::Edit(args) => (Op::Edit(args.name, args.terms.form()), args.at),
-            Self::Rotate(args) => (Op::Rotate(args.name, args.grace), args.at),
+            Self::Rotate(args) => {
+                let rotation = Rotation {
+                    grace: args.grace,
+                    force: args.force,
+                };
+                (Op::Rotate(args.name, rotation), args.at)
+            }
             Self::Revoke(args) => (Op::Revoke(args.name), args.at),
             Self::Team(TeamCommand::New(args)) => {
                 (Op::NewTeam(named(args.name, args.terms.form())), args.at)
@@ -410,13 +420,14 @@ mod tests {
         ]);
         let expected = json!({ "team": null, "expires": null, "budgets": [], "limits": [] });
         assert_eq!(edited, Op::Edit("alice".into(), form(expected)));
+        let rotated = |grace, force| Op::Rotate("alice".into(), Rotation { grace, force });
         let day = Duration::from_secs(86_400);
-        assert_eq!(op(&["rotate", "alice"]), Op::Rotate("alice".into(), day));
-        let none = Duration::ZERO;
+        assert_eq!(op(&["rotate", "alice"]), rotated(day, false));
         assert_eq!(
             op(&["rotate", "alice", "--grace", "0"]),
-            Op::Rotate("alice".into(), none)
+            rotated(Duration::ZERO, false)
         );
+        assert_eq!(op(&["rotate", "alice", "--force"]), rotated(day, true));
         assert_eq!(op(&["team", "delete", "t"]), Op::DeleteTeam("t".into()));
     }
 

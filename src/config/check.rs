@@ -1,6 +1,7 @@
 //! What the fields say of each other: names that must be unique, names that must exist, and what nothing can reach.
 
 mod environment;
+mod prices;
 mod reach;
 mod routes;
 
@@ -95,10 +96,11 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
     };
     environment::proxies(&upstreams, reader);
     routes::renames(&upstreams, &file.routes, reader);
+    let places = prices::places(&file.teams, &file.keys);
     // The file's own routes go before the built-in ones of the same name.
     let written: Vec<RouteConfig> = file.routes.into_iter().filter_map(route).collect();
     built_in.retain(|route| written.iter().all(|written| written.model != route.model));
-    Config {
+    let config = Config {
         server: file.server.config,
         admin: file.admin.config,
         upstreams,
@@ -110,7 +112,9 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         ledger: file.ledger,
         redis: file.redis,
         log: file.log,
-    }
+    };
+    prices::unpriced(&config, &places, reader);
+    config
 }
 
 fn addresses(server: &Server, admin: &Admin, reader: &mut Reader<'_>) {

@@ -197,9 +197,22 @@ fn syntax_errors(errors: &[toml::de::Error]) -> Vec<Found> {
     found.collect()
 }
 
-/// Does `weir check`: returns what to print, and whether the configuration can be served.
-pub fn check_command(path: Option<&Path>, context: &Context<'_>) -> (String, bool) {
-    match load(path, context) {
+/// Does `weir check`: returns what to print, and whether the configuration can be served. `look` says what is wrong
+/// outside of the configuration, with what it leads to.
+pub fn check_command(
+    path: Option<&Path>,
+    context: &Context<'_>,
+    look: &dyn Fn(&Config) -> Vec<Problem>,
+) -> (String, bool) {
+    let loaded = load(path, context).and_then(|mut loaded| {
+        let problems = &mut loaded.warnings.problems;
+        problems.extend(look(&loaded.config));
+        match loaded.warnings.errors() {
+            0 => Ok(loaded),
+            _ => Err(loaded.warnings),
+        }
+    });
+    match loaded {
         Ok(Loaded {
             config, warnings, ..
         }) => {

@@ -71,7 +71,9 @@ impl<'a, 'i> Table<'a, 'i> {
 
     /// Returns a field if it is there, and notes that its name is known.
     pub(super) fn field(&mut self, name: &'static str) -> Option<Field<'a, 'i>> {
-        self.asked.push(name);
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
         let spanned = self.entries?.get(name)?;
         Some(Field {
             at: At {

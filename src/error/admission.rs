@@ -8,11 +8,11 @@ use super::{cut, explain};
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::explain::Explanation;
 use crate::money::Nanos;
-use crate::store::budgets::{Limit, Spent};
+use crate::store::budgets::{Limit, Period, Spent};
 use crate::store::limits::{Holder, Measure, Refusal, Spelled};
 
-/// How long a client stays away from a budget that comes back bit by bit, or never, and with a call that no limit will
-/// ever have room for.
+/// How long a client stays away from a budget that comes back bit by bit, and with a call that no limit will ever have
+/// room for.
 const LONG: Duration = Duration::from_secs(3600);
 /// How long a client waits for what is shared by gateways to be back.
 const SOON: Duration = Duration::from_secs(1);
@@ -78,10 +78,11 @@ fn limit(refusal: &Refusal) -> Explanation {
 }
 
 fn budget(spent: &Spent, now: Timestamp) -> Explanation {
-    let used = match spent.budget.limit {
-        Limit::Money(_) => format!("{} USD", Nanos::new(spent.used)),
-        Limit::Tokens(_) => format!("{} tokens", spent.used),
+    let worded = |amount| match spent.budget.limit {
+        Limit::Money(_) => format!("{} USD", Nanos::new(amount)),
+        Limit::Tokens(_) => format!("{amount} tokens"),
     };
+    let used = worded(spent.used);
     let (kind, name, budget) = (spent.holder.kind(), spent.holder.name(), spent.budget);
     let state = match spent.is_used_up {
         true => format!("{used} are used"),
@@ -93,16 +94,31 @@ fn budget(spent: &Spent, now: Timestamp) -> Explanation {
         Some(time) => format!(" It begins anew at {time}."),
         None => String::new(),
     };
-    let wait = spent.renewed.map_or(LONG, |time| {
-        Duration::try_from(time.duration_since(now)).unwrap_or(Duration::from_secs(1))
-    });
-    explain(
+    let message = match spent.is_too_large {
+        true => format!(
+            "This request can never fit the budget of the {kind} `{name}` ({budget}), used or not: {} are reserved for it. Waiting does not help; send a shorter prompt, or ask for fewer tokens by `max_tokens`.",
+            worded(spent.wanted)
+        ),
+        false => {
+            format!("The budget of the {kind} `{name}` ({budget}) is spent: {state}.{renewed}")
+        }
+    };
+    let explanation = explain(
         429,
         "insufficient_quota",
         "insufficient_quota",
         "policy_budget",
-        format!("The budget of the {kind} `{name}` ({budget}) is spent: {state}.{renewed}"),
-    )
-    .retry_after(wait)
-    .final_word()
+        message,
+    );
+    let explanation = match (spent.budget.per, spent.renewed) {
+        // No time mends these, and none is told.
+        _ if spent.is_too_large => explanation,
+        (Period::Total, _) => explanation,
+        (Period::Day | Period::Month, Some(time)) => {
+            let wait = Duration::try_from(time.duration_since(now));
+            explanation.retry_after(wait.unwrap_or(Duration::from_secs(1)))
+        }
+        (Period::Day | Period::Month, None) => explanation.retry_after(LONG),
+    };
+    explanation.final_word()
 }

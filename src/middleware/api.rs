@@ -2,8 +2,11 @@
 //! response.
 //!
 //! Bodies of understood endpoints are read whole, within bounds of size, depth and time, and inspected; bodies of all
-//! other paths become streams that break when they stall or grow too large. Headers that belong to the hop, or that
-//! could carry a secret of the client's, end here.
+//! other paths become streams that break when they stall or grow too large; what such a call says of its model is judged
+//! as far as it can be known (`named`). Headers that belong to the hop, or that could carry a secret of the client's, end
+//! here.
+
+mod named;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,11 +22,13 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::{Instant, Sleep, timeout_at};
 use tower::{Layer, Service, ServiceExt};
 
+use self::named::Beside;
 use crate::call::headers::keep_end_to_end;
 use crate::call::{
     Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, Upload, UploadBody,
     UploadError,
 };
+use crate::openai::endpoint::Endpoint;
 use crate::openai::json::{self, JsonError};
 
 /// The bounds of request bodies.
@@ -56,6 +61,9 @@ pub enum ApiError {
         /// The model.
         model: String,
     },
+    /// The caller may use some models only, and the call passes through without telling its own where that can be read.
+    #[error("model not known")]
+    ModelUnknown,
     /// It is compressed.
     #[error("compressed body")]
     Encoded,
@@ -144,7 +152,7 @@ where
     } = request;
     let endpoint = target.endpoint;
     let upgrade = take_upgrade(&mut parts);
-    let mut model: Option<Arc<str>> = None;
+    let model: Option<Arc<str>>;
     let mut stream = false;
     let body = if endpoint.is_generation() {
         let began = Instant::now();
@@ -171,20 +179,17 @@ where
             facts.upload_time = Some(upload_time);
         }
         CallBody::Json { bytes, members }
-    } else if body.is_end_stream() {
-        CallBody::Empty
     } else {
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > params.max_upload) {
-            return Err(UploadError::TooLarge {
-                limit: params.max_upload,
+        let judge = |beside: Beside<'_>| match endpoint {
+            Endpoint::PassThrough => {
+                named::model(&caller, &parts.uri, beside, params.max_json_depth)
             }
-            .into());
-        }
-        CallBody::Stream {
-            body: Upload::new(Bounded::new(body, params).boxed()),
-            length,
-        }
+            _ => Ok(None),
+        };
+        let (body, named) =
+            pass_through(&parts.headers, body, upgrade.is_some(), params, judge).await?;
+        model = named;
+        body
     };
     let deadline = patience(&parts.headers).and_then(|patience| {
         let received = Instant::from_std(record.received);
@@ -215,6 +220,43 @@ where
         upgrade,
         record,
     })
+}
+
+/// Takes a body that passes through, and what it says of its model, which is for `judge` to find.
+async fn pass_through<B>(
+    headers: &HeaderMap,
+    body: B,
+    is_tunnel: bool,
+    params: Params,
+    judge: impl Fn(Beside<'_>) -> Result<Option<Arc<str>>, ApiError>,
+) -> Result<(CallBody, Option<Arc<str>>), ApiError>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+{
+    if body.is_end_stream() {
+        let beside = match is_tunnel {
+            true => Beside::Tunnel,
+            false => Beside::Nothing,
+        };
+        return Ok((CallBody::Empty, judge(beside)?));
+    }
+    let length = body.size_hint().exact();
+    if length.is_some_and(|length| length > params.max_upload) {
+        return Err(UploadError::TooLarge {
+            limit: params.max_upload,
+        }
+        .into());
+    }
+    let (body, model) = if named::is_looked_at(headers, length) {
+        let bytes = read_json_body(headers, body, params).await?;
+        let model = judge(Beside::Json(&bytes))?;
+        (named::replay(bytes), model)
+    } else {
+        let model = judge(Beside::Unread)?;
+        (Bounded::new(body, params).boxed(), model)
+    };
+    let body = Upload::new(body);
+    Ok((CallBody::Stream { body, length }, model))
 }
 
 async fn read_json_body<B>(

@@ -1,7 +1,5 @@
 //! `weir keys`
 
-use std::time::Duration;
-
 use http::Method;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,7 +9,7 @@ use super::file::Open;
 use super::gateway::{ask, encode};
 use super::{Failure, Place};
 use crate::report::{Table, plain};
-use crate::store::keys::{Invalid, form};
+use crate::store::keys::{Invalid, Rotation, form};
 use crate::store::limits::json_to_words;
 
 /// What to do.
@@ -32,8 +30,8 @@ pub enum Op {
     List,
     /// Change what is said of a key, by its name or id.
     Edit(String, Map<String, Value>),
-    /// Give a key another secret; the old one stays valid for so long.
-    Rotate(String, Duration),
+    /// Give a key another secret.
+    Rotate(String, Rotation),
     /// Revoke a key.
     Revoke(String),
     /// Make a team.
@@ -78,9 +76,10 @@ impl Op {
             Self::New(form) => (Method::POST, "keys".into(), Some(form.into())),
             Self::List => (Method::GET, "keys".into(), None),
             Self::Edit(name, form) => (Method::PATCH, key(&name), Some(form.into())),
-            Self::Rotate(name, grace) => {
-                let grace = json!({ "grace": format!("{}ms", grace.as_millis()) });
-                (Method::POST, key(&name) + "/rotate", Some(grace))
+            Self::Rotate(name, Rotation { grace, force }) => {
+                let grace = format!("{}ms", grace.as_millis());
+                let form = json!({ "grace": grace, "force": force });
+                (Method::POST, key(&name) + "/rotate", Some(form))
             }
             Self::Revoke(name) => (Method::DELETE, key(&name), None),
             Self::NewTeam(form) => (Method::POST, "teams".into(), Some(form.into())),
@@ -106,7 +105,9 @@ impl Op {
                     .edit_key(&name, form::key_edit(form, now)?)
                     .await?,
             ),
-            Self::Rotate(name, grace) => with_secret(directory.rotate_key(&name, grace).await?),
+            Self::Rotate(name, rotation) => {
+                with_secret(directory.rotate_key(&name, rotation).await?)
+            }
             Self::Revoke(name) => shown(&directory.revoke_key(&name).await?),
             Self::NewTeam(form) => shown(&directory.create_team(form::new_team(form)?).await?),
             Self::ListTeams => json!({ "data": shown(&directory.teams()) }),

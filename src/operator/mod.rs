@@ -1,7 +1,7 @@
 //! `weir usage` and `weir keys`: what an operator does from a terminal, at a running gateway by its admin API, or at the
 //! ledger's file itself.
 //!
-//! At the file, a gateway that runs does not notice what is changed until it starts anew.
+//! At the file, a gateway that runs notices what is changed within about a second.
 
 mod file;
 mod gateway;

@@ -1,6 +1,7 @@
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::store::keys::Rotation;
 use crate::store::ledger::{GroupBy, Ledger, Params, Sync};
 
 fn ledger() -> (tempfile::TempDir, Place) {
@@ -46,13 +47,13 @@ async fn a_keys_life_at_the_file() {
     let made = act(
         &place,
         Op::New(form(
-            json!({ "name": "a\u{202e}b", "budgets": [{ "tokens": 5, "per": "day" }] }),
+            json!({ "name": "a/b ü", "budgets": [{ "tokens": 5, "per": "day" }] }),
         )),
     )
     .await
     .unwrap();
     assert!(
-        made.starts_with("key:  wr-") && made.contains("\nname: a\\u{202e}b\n"),
+        made.starts_with("key:  wr-") && made.contains("\nname: a/b ü\n"),
         "{made}"
     );
     let listed = act(&place, Op::List).await.unwrap();
@@ -60,10 +61,24 @@ async fn a_keys_life_at_the_file() {
         listed.contains("active") && listed.contains("5 tokens/day"),
         "{listed}"
     );
-    let name = "a\u{202e}b".to_owned();
-    let grace = std::time::Duration::from_secs(60);
-    let rotated = act(&place, Op::Rotate(name.clone(), grace)).await.unwrap();
+    let name = "a/b ü".to_owned();
+    let rotation = Rotation {
+        grace: std::time::Duration::from_secs(60),
+        force: false,
+    };
+    let rotate = |rotation| Op::Rotate(name.clone(), rotation);
+    let rotated = act(&place, rotate(rotation)).await.unwrap();
     assert!(rotated.contains("is valid until 2"), "{rotated}");
+    let refused = act(&place, rotate(rotation)).await.unwrap_err();
+    assert!(
+        refused.is_users && refused.message.contains("force"),
+        "{refused}"
+    );
+    let forced = Rotation {
+        force: true,
+        ..rotation
+    };
+    act(&place, rotate(forced)).await.unwrap();
     act(&place, Op::Revoke(name.clone())).await.unwrap();
     let refused = act(&place, Op::Edit(name, Map::new())).await.unwrap_err();
     assert!(

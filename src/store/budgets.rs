@@ -186,6 +186,33 @@ impl Budgets {
         })
     }
 
+    /// Returns whether so many times an amount would fit each budget that a call counts towards, if nothing had been used.
+    pub fn could_hold(
+        &self,
+        key: &Arc<str>,
+        team: Option<&Arc<str>>,
+        amount: &Amount,
+        times: u64,
+    ) -> bool {
+        let all = self.accounts.load();
+        if all.is_empty() {
+            return true;
+        }
+        let holders = [
+            Some(Holder::Key(Arc::clone(key))),
+            team.map(|team| Holder::Team(Arc::clone(team))),
+        ];
+        let mut accounts = holders
+            .iter()
+            .flatten()
+            .filter_map(|holder| all.get(holder));
+        accounts.all(|account| {
+            let counters = account.counters();
+            let mut budgets = counters.iter().map(|counter| &counter.budget);
+            budgets.all(|budget| budget.of(amount).saturating_mul(times) <= budget.size())
+        })
+    }
+
     /// Returns the state of each budget.
     pub fn balances(&self, now: Timestamp) -> Vec<Balance> {
         let accounts = self.accounts.load();

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tokio::net::TcpListener;
 
+use crate::support::ADMIN_TOKEN;
 use crate::support::answers::{ask, chat};
 use crate::support::gateway::{Config, Ended, run, weir};
 use crate::support::upstream::Upstream;
@@ -190,6 +191,82 @@ async fn check_is_content_with_a_good_config() {
         ended.stderr
     );
     assert_eq!(upstream.connections(), 0, "a check sends nothing");
+}
+
+#[tokio::test]
+async fn check_looks_at_the_ledger_and_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = async |path: &std::path::Path| {
+        let file = dir.path().join("weir.toml");
+        std::fs::write(&file, format!("[ledger]\npath = {path:?}\n{REMOTE}")).unwrap();
+        let mut weir = weir(dir.path());
+        weir.arg("check").arg("--config").arg(&file);
+        let ended = run(weir).await;
+        (ended.status.code(), ended.stdout)
+    };
+    let place = |name: &str| dir.path().join(name);
+    assert_eq!(check(&place("none.db")).await.0, Some(0));
+    assert!(!place("none.db").exists());
+    std::fs::write(place("empty.db"), "").unwrap();
+    assert_eq!(check(&place("empty.db")).await.0, Some(0));
+    std::fs::create_dir(place("folder")).unwrap();
+    std::fs::write(
+        place("text.db"),
+        "This is a text and no ledger. ".repeat(40),
+    )
+    .unwrap();
+    let version = |name: &str, application: u32, version: u32| {
+        let file = rusqlite::Connection::open(place(name)).unwrap();
+        let sql = format!(
+            "CREATE TABLE t (x); PRAGMA application_id = {application}; PRAGMA user_version = {version}"
+        );
+        file.execute_batch(&sql).unwrap();
+    };
+    version("other.db", 7, 1);
+    version("newer.db", 0x5765_6972, 99);
+    for (name, words) in [
+        ("folder", "is no file; set [ledger] path to one"),
+        ("text.db", "is no ledger of Weir's"),
+        ("other.db", "is no ledger of Weir's"),
+        ("newer.db", "was written by a newer Weir"),
+    ] {
+        let (code, report) = check(&place(name)).await;
+        assert_eq!(code, Some(1), "{name}: {report}");
+        assert!(
+            report.contains("ledger.path") && report.contains(words),
+            "{report}"
+        );
+    }
+    let mut files: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    files.sort();
+    let there = [
+        "empty.db",
+        "folder",
+        "newer.db",
+        "other.db",
+        "text.db",
+        "weir.toml",
+    ];
+    assert_eq!(files, there, "something was made");
+}
+
+#[tokio::test]
+async fn a_folder_in_the_place_of_the_ledger_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("[ledger]\npath = {:?}\n{REMOTE}", dir.path());
+    refused(&text, &["is no file; set [ledger] path to one"]).await;
+}
+
+#[tokio::test]
+async fn the_admin_token_comes_from_the_environment_too() {
+    let upstream = Upstream::answering(chat()).await;
+    let config = Config::over(&upstream).without_admin_token();
+    let gateway = config.env("WEIR_ADMIN_TOKEN", ADMIN_TOKEN).start().await;
+    let answer = gateway.operator().get("/admin/v1/keys").await;
+    assert_eq!(answer.status, 200);
 }
 
 #[tokio::test]

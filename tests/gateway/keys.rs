@@ -144,6 +144,16 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         (status(&gateway, &old).await, status(&gateway, &new).await),
         (200, 200)
     );
+    // Another rotation would end the first secret before its time: that must be said.
+    let refused = gateway
+        .operator()
+        .post("/admin/v1/keys/bob/rotate", json!({ "grace": "1h" }))
+        .await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (400, &json!("key_in_grace"))
+    );
+    assert_eq!(status(&gateway, &old).await, 200);
     let rotated = rotate(json!({ "grace": "0s" })).await;
     let newest = rotated["key"].as_str().unwrap();
     assert_eq!(
@@ -159,7 +169,7 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         .json();
     assert_eq!(
         (&usage["data"][0]["key"], &usage["total"]["requests"]),
-        (&json!("bob"), &json!(3))
+        (&json!("bob"), &json!(4))
     );
 }
 
@@ -202,6 +212,15 @@ async fn the_configuration_wins_and_says_so() {
         (&shown["shadowed"], &shown["state"]),
         (&json!(true), &json!("shadowed"))
     );
+    // The name is the configuration's for whoever looks, and for whoever changes.
+    let named = gateway.operator().get("/admin/v1/keys/bob").await.json();
+    assert_eq!(named["source"], "config");
+    let refused = delete(&gateway, "/admin/v1/keys/bob").await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["code"]),
+        (400, &json!("configured"))
+    );
+    assert!(refused.text().contains(&id), "{}", refused.text());
     gateway
         .logged("the shadow is logged", |line| {
             line.to_string().contains("shadowed")
@@ -570,7 +589,7 @@ async fn a_keys_life_from_a_terminal() {
         Some(1)
     );
 
-    // At the file itself, beside the gateway, which sees it at its next start.
+    // At the file itself, beside the gateway, which notices.
     let path = folder.path().join("weir.db").display().to_string();
     let made = cli(&gateway, &["keys", "new", "carol", "--ledger", &path]).await;
     assert!(made.status.success(), "{}", made.stderr);
@@ -588,8 +607,65 @@ async fn a_keys_life_from_a_terminal() {
         "{}",
         usage.stdout
     );
-    assert_eq!(status(&gateway, &secret).await, 401);
-    drop(gateway);
-    let gateway = on(folder.path(), &upstream, "").await;
+    eventually("the key counts", async || {
+        (status(&gateway, &secret).await == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keys_that_lose_their_team_are_named() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream)
+        .table("[[team]]\nname = \"research\"\n")
+        .start()
+        .await;
+    let body = json!({ "name": "bob", "team": "research" });
+    let (secret, _) = make(&gateway, body).await;
     assert_eq!(status(&gateway, &secret).await, 200);
+    gateway.rewrite(|text| text.replace("[[team]]\nname = \"research\"\n", ""));
+    let named = |text: &str| text.contains("no team \"research\"") && text.contains("\"bob\"");
+    let checked = cli(&gateway, &["check", "--config", "weir.toml"]).await;
+    assert!(
+        checked.status.success() && named(&checked.stdout),
+        "{}",
+        checked.stdout
+    );
+    let reloaded = gateway.reload().await;
+    assert_eq!(reloaded.status, 200);
+    let warnings = reloaded.json()["warnings"]
+        .to_string()
+        .replace("\\\"", "\"");
+    assert!(named(&warnings), "{warnings}");
+    assert_eq!(status(&gateway, &secret).await, 401);
+    let shown = gateway.operator().get("/admin/v1/keys/bob").await.json();
+    assert_eq!(shown["state"], "team_missing");
+}
+
+#[tokio::test]
+async fn gateways_that_share_a_ledger_follow_each_other() {
+    let upstream = Upstream::answering(chat()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let one = on(folder.path(), &upstream, "").await;
+    let other = on(folder.path(), &upstream, "").await;
+    let becomes = async |secret: &str, expected: u16| {
+        eventually("the other gateway has noticed", async || {
+            (status(&other, secret).await == expected).then_some(())
+        })
+        .await;
+    };
+    let (secret, _) = make(&one, json!({ "name": "bob" })).await;
+    becomes(&secret, 200).await;
+    let rotated = one
+        .operator()
+        .post("/admin/v1/keys/bob/rotate", json!({ "grace": "0s" }))
+        .await;
+    let new = rotated.json()["key"].as_str().unwrap().to_owned();
+    becomes(&new, 200).await;
+    assert_eq!(status(&other, &secret).await, 401);
+    let models = json!({ "models": ["poet"] });
+    assert_eq!(patch(&one, "/admin/v1/keys/bob", models).await.status, 200);
+    becomes(&new, 403).await;
+    assert_eq!(delete(&one, "/admin/v1/keys/bob").await.status, 200);
+    becomes(&new, 401).await;
 }

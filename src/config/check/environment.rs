@@ -35,7 +35,7 @@ pub(super) fn proxies(upstreams: &[UpstreamConfig], reader: &mut Reader<'_>) {
             offset: None,
         };
         let message = format!(
-            "this environment variable names no http:// proxy and is passed over, by {}; set it to such as http://proxy.example.org:3128, or write `proxy = \"none\"` there",
+            "this environment variable names no http:// proxy with a host and a port and is passed over, by {}; set it to such as http://proxy.example.org:3128, or write `proxy = \"none\"` there",
             upstreams.join(", ")
         );
         reader.warning(&at, message);

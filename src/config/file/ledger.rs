@@ -164,11 +164,20 @@ fn prices_file(text: &Text, reader: &mut Reader<'_>) -> Result<PriceTable, Vec<S
 
 /// Returns how long rows are kept, `None` for ever.
 fn retention(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Duration> {
-    let is_forever = table
-        .field("retention")
-        .is_some_and(|field| field.value.as_str() == Some(FOREVER));
-    if is_forever {
-        return None;
+    if let Some(field) = table.field("retention") {
+        match field.value.as_str() {
+            Some(FOREVER) => return None,
+            Some("never" | "none" | "off" | "infinite" | "unlimited") => {
+                reader.error(
+                    &field.at,
+                    format!(
+                        "is no time; write such as \"400d\", or \"{FOREVER}\" to keep every row"
+                    ),
+                );
+                return None;
+            }
+            Some(_) | None => {}
+        }
     }
     Some(reader.duration(
         table,

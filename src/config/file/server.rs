@@ -19,6 +19,9 @@ const LARGEST: u64 = 1 << 40;
 /// Pings more often are traffic of their own; no load balancer waits for longer.
 const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
+/// Where the admin token is looked for when the file has none.
+const TOKEN_VARIABLE: &str = "WEIR_ADMIN_TOKEN";
+
 /// `[server]`, and where it stands.
 pub(in super::super) struct Server {
     pub(in super::super) config: ServerConfig,
@@ -124,6 +127,7 @@ pub(super) fn admin(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Admin 
     let token = table.field("token").and_then(|field| reader.secret(&field));
     // `${WEIR_ADMIN_TOKEN:-}` is how a file says that the variable may be absent.
     let token = token.filter(|token| !token.value.expose().is_empty());
+    let token = token.or_else(|| token_of_environment(reader));
     if let Some(token) = &token {
         secret_problem(token, reader);
     }
@@ -136,6 +140,18 @@ pub(super) fn admin(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Admin 
         listen: listen.at,
         token,
     }
+}
+
+/// A token that the file does not have is the environment's, as a key would be, and as the command line's is.
+fn token_of_environment(reader: &Reader<'_>) -> Option<Placed<Secret>> {
+    let token = (reader.context.env)(TOKEN_VARIABLE).filter(|token| !token.is_empty())?;
+    Some(Placed {
+        at: At {
+            path: TOKEN_VARIABLE.to_owned(),
+            offset: None,
+        },
+        value: Secret::new(token),
+    })
 }
 
 pub(super) fn log(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> LogConfig {

@@ -30,6 +30,9 @@ const REMOTE_ONLY: [&str; 12] = [
     "tls",
 ];
 
+/// What a remote service has no use for.
+const LOCAL_ONLY: [&str; 2] = ["model", "queue"];
+
 /// One `[[upstream]]`, as far as it could be read.
 pub(in super::super) struct Upstream {
     pub(in super::super) at: At,
@@ -153,7 +156,10 @@ fn of_unknown_kind(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
         }
         local(table, reader);
     } else {
-        return;
+        // Nothing tells what it was meant to be: known is what any kind has.
+        for name in REMOTE_ONLY.into_iter().chain(LOCAL_ONLY) {
+            table.field(name);
+        }
     }
     reader.finish(table);
 }

@@ -289,6 +289,7 @@ impl Booking {
     ) {
         if let (Some(counts), Some(model)) = (answer, &self.model)
             && counts.provenance == Provenance::Upstream
+            && self.endpoint.is_generation()
         {
             let means = &self.books.means;
             means.learn(&self.key, model, counts.usage.completion());

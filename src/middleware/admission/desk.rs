@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::room::{Kept, of_budgets, of_limits};
 use super::{AdmissionError, Rules, Ways};
@@ -80,7 +81,7 @@ impl Desk {
         let route = |model: &Arc<str>| self.ways.label(model);
         Whose {
             caller: Arc::clone(&call.caller),
-            route: call.model.as_ref().and_then(route),
+            route: call.routed_model().and_then(route),
             model: call.model.clone(),
         }
     }
@@ -199,7 +200,10 @@ impl Desk {
         }
         let model = call.model.as_ref()?;
         let learnt = self.rules.means.learnt(&call.caller.key, model);
-        let choices = members.choices(bytes);
+        let choices = match call.endpoint {
+            Endpoint::Completions => members.generated_choices(bytes),
+            _ => members.choices(bytes),
+        };
         let with = |output: u64| {
             let usage = Usage {
                 output: output.saturating_mul(choices),
@@ -214,13 +218,36 @@ impl Desk {
             },
             None => {
                 let limits = self.rules.limits.headroom(who, now);
-                let mean = with(expected(learnt, input, choices, &limits));
+                let mean = expected(learnt, input, choices, &limits);
+                let mean = with(self.held(call, mean, learnt.is_some(), &with));
                 Estimate {
                     likely: mean,
                     reserved: mean,
                 }
             }
         })
+    }
+
+    /// Returns what is expected of a choice, less where a budget could not hold it: one that is known from experience
+    /// whole, a first guess four times. It is a guess too.
+    fn held(
+        &self,
+        call: &Call,
+        mut mean: u64,
+        is_learnt: bool,
+        with: &dyn Fn(u64) -> Priced,
+    ) -> u64 {
+        let Caller { key, team, .. } = &*call.caller;
+        let times = if is_learnt { 1 } else { 4 };
+        let could_hold = |mean| {
+            let amount = of_budgets(&with(mean));
+            let budgets = &self.rules.budgets;
+            budgets.could_hold(key, team.as_ref(), &amount, times)
+        };
+        while mean > 1 && !could_hold(mean) {
+            mean /= 2;
+        }
+        mean
     }
 
     /// Prices tokens by the dearest of the upstreams: each by its own name of the model, or else by the one asked for.
@@ -264,12 +291,15 @@ pub(super) fn expected(learnt: Option<u64>, input: u64, choices: u64, limits: &[
     mean.min(fitting / choices.max(1))
 }
 
-/// `team "research" has used 84 % of 50.00 USD a month`, its name as far as a header can say it.
+/// What a name in quotes cannot have in a header that every client can read.
+const UNQUOTABLE: &AsciiSet = &CONTROLS.add(b'"').add(b'%').add(b'\\');
+
+/// `team "research" has used 84 % of 50.00 USD a month`, its name percent-encoded where it is more than ASCII.
 fn warning_header(balance: &Balance) -> Option<HeaderValue> {
     let text = format!(
-        "{} {:?} has used {} % of {}",
+        "{} \"{}\" has used {} % of {}",
         balance.holder.kind(),
-        balance.holder.name(),
+        utf8_percent_encode(balance.holder.name(), UNQUOTABLE),
         balance.percent(),
         balance.budget
     );

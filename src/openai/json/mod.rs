@@ -181,6 +181,23 @@ impl Members {
         whole_number(bytes, &self.n).map_or(1, |n| n.max(1))
     }
 
+    /// Returns how many choices of completions are generated: for each prompt as many as are asked for, or as many as the
+    /// best are picked from. An array of strings, or of arrays of tokens, is as many prompts.
+    pub fn generated_choices(&self, bytes: &[u8]) -> u64 {
+        let (mut prompts, mut choices) = (0, self.choices(bytes));
+        each_member(bytes, &["prompt", "best_of"], |place, value| {
+            if place == 1 {
+                choices = choices.max(number(value).unwrap_or(0));
+                return;
+            }
+            each_element(value, |element| {
+                // Tokens by themselves are one prompt together.
+                prompts += u64::from(element.starts_with(b"\"") || element.starts_with(b"["));
+            });
+        });
+        choices.saturating_mul(prompts.max(1))
+    }
+
     /// Returns whether `stream_options.include_usage` is true.
     pub fn include_usage(&self, bytes: &[u8]) -> bool {
         let Some(options) = value(bytes, &self.stream_options) else {
@@ -192,7 +209,11 @@ impl Members {
 }
 
 fn whole_number(bytes: &[u8], range: &Option<Range<usize>>) -> Option<u64> {
-    std::str::from_utf8(value(bytes, range)?).ok()?.parse().ok()
+    number(value(bytes, range)?)
+}
+
+fn number(raw: &[u8]) -> Option<u64> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
 }
 
 /// Returns a member's bytes.

@@ -18,6 +18,25 @@ fn rewritten(body: &str, model: Option<&str>, include_usage: bool) -> String {
 }
 
 #[test]
+fn what_is_generated_is_multiplied_by_choices_and_prompts() {
+    for (body, choices) in [
+        (r#"{"prompt": "a"}"#, 1),
+        (r#"{"prompt": ["a", "b", "c"], "n": 2}"#, 6),
+        (r#"{"prompt": [1, 2, 3], "best_of": 5}"#, 5),
+        (r#"{"prompt": [[1, 2], [3]], "n": 2, "best_of": 4}"#, 8),
+        (r#"{"prompt": [], "n": 3, "best_of": 1}"#, 3),
+        (r#"{"prompt": null, "n": 0, "best_of": "x"}"#, 1),
+    ] {
+        let members = inspect(body.as_bytes(), 8).unwrap();
+        assert_eq!(
+            members.generated_choices(body.as_bytes()),
+            choices,
+            "{body}"
+        );
+    }
+}
+
+#[test]
 fn finds_the_members_that_decide() {
     let body = r#" { "messages":[{"model":"not me"}], "model" : "gpt" , "stream":true,"stream_options":{} } "#;
     let members = found(body);

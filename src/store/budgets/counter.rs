@@ -19,6 +19,10 @@ pub struct Spent {
     pub used: u64,
     /// Whether it is used up; else only this call does not fit any more.
     pub is_used_up: bool,
+    /// What the call wants of it, in its own unit.
+    pub wanted: u64,
+    /// Whether the call would not fit if nothing had been used.
+    pub is_too_large: bool,
     /// When a period begins anew; `None`: it does not, or bit by bit.
     pub renewed: Option<Timestamp>,
 }
@@ -130,12 +134,15 @@ impl Counter {
         let balance = self.balance(holder, now);
         let size = self.budget.size();
         let taken = balance.used.saturating_add(self.reserved);
-        let fits = taken < size && taken.saturating_add(self.budget.of(amount)) <= size;
+        let wanted = self.budget.of(amount);
+        let fits = taken < size && taken.saturating_add(wanted) <= size;
         (!fits).then(|| Spent {
             holder: holder.clone(),
             budget: self.budget,
             used: balance.used,
             is_used_up: balance.used >= size,
+            wanted,
+            is_too_large: wanted > size,
             renewed: balance.renewed,
         })
     }

@@ -217,6 +217,17 @@ fn clients_are_warned_of_the_fullest() {
 }
 
 #[test]
+fn what_could_never_be_held_is_told_apart_from_what_is_spent() {
+    let day = |limit| tokens(limit, Period::Day, Window::Calendar);
+    let budgets = budgets(&[day(100)], &[day(80)], &ledger(&[]), at(NOON));
+    let refused = |tokens| reserve(&budgets, tokens, at(NOON)).unwrap_err();
+    assert_eq!((refused(81).is_too_large, refused(81).wanted), (true, 81));
+    let kept = reserve(&budgets, 80, at(NOON)).unwrap();
+    assert!(!refused(80).is_too_large);
+    drop(kept);
+}
+
+#[test]
 fn a_budget_says_what_it_is() {
     let budget = |limit, per, window| {
         Budget {

@@ -1,6 +1,6 @@
 //! One ring, one list of budgets and one of limits, of the configuration's keys and teams and of those made at run time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -50,14 +50,19 @@ impl Entries {
         self.keys.get(which).or_else(by_id)
     }
 
-    /// Checks that there is a key to change under an id or a name.
+    /// Checks that there is a key to change under an id or a name. A name means the configuration's, where both have it,
+    /// as everywhere else.
     pub(super) fn editable(&self, which: &str) -> Result<(), Refusal> {
-        match self.made_key(which) {
-            Some(_) => Ok(()),
-            None if self.configured_key(which).is_some() => Err(Refusal::Configured),
+        if self.configured_key(which).is_none() {
             // The ledger has the last word: another process may have made it.
-            None => Ok(()),
+            return Ok(());
         }
+        Err(match self.keys.get(which) {
+            Some(made) => Refusal::Shadowed {
+                id: Arc::clone(&made.id),
+            },
+            None => Refusal::Configured,
+        })
     }
 
     /// Checks that there is a team to change under a name.
@@ -78,6 +83,19 @@ impl Entries {
     pub(super) fn has_its_team(&self, terms: &KeyTerms) -> bool {
         let team = terms.team.as_deref();
         team.is_none_or(|team| self.team_terms(team).is_some())
+    }
+
+    /// Returns the keys made at run time whose team is not there, by team.
+    pub(super) fn without_team(&self) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+        let mut teams: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        let living = self.keys.values().filter(|key| key.revoked.is_none());
+        for key in living.filter(|key| !self.has_its_team(&key.terms)) {
+            if let Some(team) = &key.terms.team {
+                let keys = teams.entry(Arc::clone(team)).or_default();
+                keys.push(Arc::clone(&key.terms.name));
+            }
+        }
+        teams
     }
 
     /// Puts everything together that counts.

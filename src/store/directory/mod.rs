@@ -4,17 +4,21 @@
 //! Where both have a key or a team of one name, or a key of one digest, the configuration's counts, and the other one is
 //! *shadowed* until that changes. A key whose team has gone opens nothing: its team's bounds would be gone with it.
 //!
+//! Several processes may share the ledger. Each looks at it every second, and takes over what others have changed
+//! (`others`).
+//!
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
+mod made;
 mod merge;
+mod others;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -22,13 +26,15 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::made::Made;
+use self::made::{Keys, Teams, made};
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budget, Budgets, Holder};
 use super::keyring::CurrentKeyring;
 use super::keys::{
-    self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, RuntimeKey, RuntimeTeam, TeamEdit,
-    TeamTerms,
+    self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, Rotation, RuntimeKey, RuntimeTeam,
+    TeamEdit, TeamTerms,
 };
 use super::ledger::{ChangeError, Ledger, LedgerError, ReadError};
 use super::limits::{self, Entry, Limits};
@@ -101,10 +107,8 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct Entries {
     configured: Configured,
-    /// By name.
-    keys: BTreeMap<Arc<str>, RuntimeKey>,
-    /// By name.
-    teams: BTreeMap<Arc<str>, RuntimeTeam>,
+    keys: Keys,
+    teams: Teams,
 }
 
 /// Who acts when the admin API does.
@@ -126,18 +130,11 @@ impl Directory {
         actor: &'static str,
     ) -> Result<Arc<Self>, DirectoryError> {
         let reader = ledger.reader();
-        let (keys, teams) =
-            reader.read_now(|file| Ok((keys::all_keys(file)?, keys::all_teams(file)?)))?;
-        let keys = keys
-            .into_iter()
-            .map(|key| (Arc::clone(&key.terms.name), key));
-        let teams = teams
-            .into_iter()
-            .map(|team| (Arc::clone(&team.terms.name), team));
+        let (keys, teams) = reader.read_now(made)?;
         let entries = Entries {
             configured,
-            keys: keys.collect(),
-            teams: teams.collect(),
+            keys,
+            teams,
         };
         let Merged {
             ring,
@@ -201,6 +198,12 @@ impl Directory {
         self.entries().key_view(which, Timestamp::now())
     }
 
+    /// Returns the keys made at run time that open nothing because their team is not there: the teams, each with the names
+    /// of its keys.
+    pub fn without_team(&self) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
+        self.entries().without_team()
+    }
+
     /// Returns every team, the configuration's first.
     pub fn teams(&self) -> Vec<TeamView> {
         self.entries().team_views()
@@ -253,21 +256,21 @@ impl Directory {
         .await
     }
 
-    /// Gives a key another secret; the old one stays valid for `grace`.
+    /// Gives a key another secret; the old one stays valid as long as the rotation says.
     ///
     /// # Errors
     /// [`DirectoryError`]
     pub async fn rotate_key(
         self: &Arc<Self>,
         which: &str,
-        grace: Duration,
+        rotation: Rotation,
     ) -> Result<(Secret, KeyView), DirectoryError> {
         let (secret, fresh) = Fresh::make().map_err(|_| DirectoryError::Randomness)?;
         let which: Arc<str> = which.into();
         let make = move |entries: &Entries| {
             entries.editable(&which)?;
             Ok(move |file: &Connection, author: &Author| {
-                keys::rotate_key(file, &which, &fresh, grace, author)
+                keys::rotate_key(file, &which, &fresh, rotation, author)
             })
         };
         Ok((secret, self.change_key(make).await?))

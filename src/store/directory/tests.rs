@@ -1,4 +1,4 @@
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -119,7 +119,13 @@ async fn a_key_counts_at_once_and_after_a_restart() {
 async fn both_secrets_of_a_rotated_key_open_until_the_grace_is_over() {
     let house = House::new(Configured::default());
     let first = house.make(json!({ "name": "alice" })).await.unwrap();
-    let rotate = |grace| house.directory.rotate_key("alice", grace);
+    let rotate = |grace| {
+        let rotation = Rotation {
+            grace,
+            force: false,
+        };
+        house.directory.rotate_key("alice", rotation)
+    };
     let (second, view) = rotate(Duration::from_secs(3600)).await.unwrap();
     assert!(view.previous.is_some());
     assert!(house.who(&first).is_some() && house.who(&second).is_some());
@@ -154,6 +160,11 @@ async fn the_configuration_wins() {
         assert!(view.shadowed && view.state == KeyState::Shadowed);
         let expected = (shadowing.1 == secret.expose()).then_some("carol");
         assert_eq!(house.who(&secret).as_deref(), expected);
+        if shadowing.0 == "alice" {
+            let refused = refusal(house.directory.revoke_key("alice").await);
+            let id = view.id.clone().unwrap().into();
+            assert_eq!(refused, Refusal::Shadowed { id });
+        }
         // It can still be changed, under its own id.
         assert_eq!(
             house
@@ -305,7 +316,13 @@ async fn limits_count_at_once_and_stay_used() {
     }
     house
         .directory
-        .rotate_key("alice", Duration::from_secs(9))
+        .rotate_key(
+            "alice",
+            Rotation {
+                grace: Duration::from_secs(9),
+                force: false,
+            },
+        )
         .await
         .unwrap();
     assert!(!ask("alice") && !ask("file"));
@@ -353,4 +370,38 @@ async fn nothing_shown_holds_a_digest() {
             "{shown}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_another_process_changes_is_taken_over() {
+    let house = House::new(configured(&[], &[]));
+    let other = House {
+        directory: open(&house.folder, configured(&[], &[])),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let mut notice = other.directory.ledger.notice();
+    let mut looks = async || other.directory.look(&mut notice).await.unwrap();
+    looks().await;
+    let team = json!({ "name": "t", "budgets": [{ "tokens": 9, "per": "day" }] });
+    let team = form::new_team(fields(team)).unwrap();
+    house.directory.create_team(team).await.unwrap();
+    let secret = house
+        .make(json!({ "name": "bob", "team": "t" }))
+        .await
+        .unwrap();
+    assert_eq!(other.who(&secret), None);
+    looks().await;
+    assert_eq!(other.who(&secret).as_deref(), Some("bob"));
+    assert_eq!(
+        other.directory.budgets().balances(Timestamp::now()).len(),
+        1
+    );
+    // Its own changes, and others', come together.
+    let own = other.make(json!({ "name": "carol" })).await.unwrap();
+    house.directory.revoke_key("bob").await.unwrap();
+    looks().await;
+    assert_eq!(other.who(&secret), None);
+    assert_eq!(other.who(&own).as_deref(), Some("carol"));
+    other.directory.ledger.close();
+    house.directory.ledger.close();
 }

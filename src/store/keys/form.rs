@@ -7,8 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, TeamEdit, TeamTerms, budget, check_name};
+use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, Rotation, TeamEdit, TeamTerms, budget, check_name};
 use crate::pattern::Pattern;
+use crate::report::parse_time;
 use crate::store::budgets::Budget;
 use crate::store::limits::{Entry, Misfit, limits_from_json, limits_to_json};
 use crate::units::parse_duration;
@@ -36,6 +37,8 @@ const KEY_EDIT: &[&str] = &["team", "models", "paths", "expires", "budgets", "li
 const TEAM: &[&str] = &["name", "models", "budgets", "limits"];
 const TEAM_EDIT: &[&str] = &["models", "budgets", "limits"];
 
+/// How a key says that it does not expire, beside `null`.
+const NEVER: &str = "never";
 /// The longest list of patterns.
 const MOST_PATTERNS: usize = 256;
 /// The longest time for which an old secret stays valid.
@@ -103,16 +106,22 @@ pub fn team_edit(fields: Map<String, Value>) -> Result<TeamEdit, Invalid> {
     })
 }
 
-/// Reads how long the old secret of a key that is rotated stays valid.
+/// Reads how a key is given another secret.
 ///
 /// # Errors
 /// [`Invalid`], naming the field.
-pub fn grace(fields: Map<String, Value>) -> Result<Duration, Invalid> {
-    let mut form = Form::new(fields, &["grace"])?;
-    match form.text("grace")? {
-        None => Ok(DEFAULT_GRACE),
-        Some(text) => parse_grace(&text).map_err(|message| Invalid::new("grace", message)),
-    }
+pub fn rotation(fields: Map<String, Value>) -> Result<Rotation, Invalid> {
+    let mut form = Form::new(fields, &["grace", "force"])?;
+    let grace = match form.text("grace")? {
+        None => DEFAULT_GRACE,
+        Some(text) => parse_grace(&text).map_err(|message| Invalid::new("grace", message))?,
+    };
+    let force = match form.take("force") {
+        None => false,
+        Some(Value::Bool(force)) => force,
+        Some(_) => return Err(Invalid::new("force", "must be true or false")),
+    };
+    Ok(Rotation { grace, force })
 }
 
 /// Reads a time of grace: `24h`, or `0` for none.
@@ -335,12 +344,16 @@ impl Form {
                 ));
             }
         };
-        match text.parse::<Timestamp>() {
+        if text == NEVER {
+            return Ok(Some(None));
+        }
+        // As `weir keys` takes them.
+        match parse_time(&text) {
             Ok(expires) if expires <= now => Err(Invalid::new("expires", "lies in the past")),
             Ok(expires) => Ok(Some(Some(expires))),
             Err(_) => Err(Invalid::new(
                 "expires",
-                "is no time of RFC 3339; write such as \"2027-12-31T00:00:00Z\"",
+                "is no time; write such as \"2027-12-31T00:00:00Z\", \"2027-12-31\" or \"never\"",
             )),
         }
     }

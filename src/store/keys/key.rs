@@ -1,7 +1,6 @@
 //! Keys: made, found, edited, rotated and revoked.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -9,7 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::rows::{budgets_json, limits_json, patterns_json};
 use super::team::find_team;
-use super::{Author, Changed, KeyEdit, KeyTerms, Previous, Refusal, RuntimeKey, audit, form, rows};
+use super::{
+    Author, Changed, KeyEdit, KeyTerms, Previous, Refusal, Rotation, RuntimeKey, audit, form, rows,
+};
 use crate::keys;
 use crate::secret::Secret;
 
@@ -174,21 +175,32 @@ pub fn edit_key(
     Ok(Ok(key))
 }
 
-/// Gives a key another secret. The old one stays valid for `grace`; the one before that ends at once.
+/// Gives a key another secret. The old one stays valid as long as the rotation says; the one before that ends at once,
+/// which is refused while that still has its time, unless it is forced or nothing old is to stay valid anyway.
 ///
 /// # Errors
-/// SQLite's own, and inside: no such key, a revoked one.
+/// SQLite's own, and inside: no such key, a revoked one, one whose grace is not over.
 pub fn rotate_key(
     connection: &Connection,
     which: &str,
     fresh: &Fresh,
-    grace: Duration,
+    Rotation { grace, force }: Rotation,
     author: &Author,
 ) -> Changed<RuntimeKey> {
     let mut key = match living(connection, which)? {
         Ok(key) => key,
         Err(refusal) => return Ok(Err(refusal)),
     };
+    let in_grace = key
+        .previous
+        .as_ref()
+        .filter(|previous| previous.expires > author.at);
+    if let Some(previous) = in_grace.filter(|_| !force && !grace.is_zero()) {
+        return Ok(Err(Refusal::InGrace {
+            id: Arc::clone(&previous.id),
+            until: previous.expires,
+        }));
+    }
     let old_id = std::mem::replace(&mut key.id, Arc::clone(&fresh.id));
     let old_digest = std::mem::replace(&mut key.digest, fresh.digest);
     // A grace that ends after the calendar does is one without an end.

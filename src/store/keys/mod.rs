@@ -69,6 +69,15 @@ pub struct TeamTerms {
     pub limits: Vec<Entry>,
 }
 
+/// How a key is given another secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// How long the old secret stays valid.
+    pub grace: Duration,
+    /// Whether a secret from before the old one may end early.
+    pub force: bool,
+}
+
 /// A key made at run time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeKey {
@@ -149,6 +158,24 @@ pub enum Refusal {
     /// The key was revoked, for good.
     #[error("the key was revoked")]
     Revoked,
+    /// A secret from before the last rotation is still valid, and another rotation would end it.
+    #[error(
+        "the secret {id} from before the last rotation is valid until {until}, and rotating again would end it now; wait, or force it"
+    )]
+    InGrace {
+        /// What may be shown of that secret.
+        id: Arc<str>,
+        /// Until when it is valid.
+        until: Timestamp,
+    },
+    /// The configuration has a key of the name, which goes before the one made at run time.
+    #[error(
+        "the configuration has a key of this name; the one made at run time is reached by its id, {id}"
+    )]
+    Shadowed {
+        /// The id of the one made at run time.
+        id: Arc<str>,
+    },
     /// It stands in the configuration, and is changed there.
     #[error("it stands in the configuration")]
     Configured,
@@ -166,6 +193,29 @@ pub enum Refusal {
 /// What a change comes to: an error of SQLite's undoes the transaction, and so does a refusal.
 pub type Changed<T> = Result<Result<T, Refusal>, rusqlite::Error>;
 
+/// Returns whether a character has no shape of its own (Unicode's `Cf`, and separators of lines): with it two names could
+/// look alike.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{61c}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
+}
+
 /// Checks a name.
 ///
 /// # Errors
@@ -175,6 +225,11 @@ pub fn check_name(name: &str) -> Result<(), String> {
         Err(format!("must have 1 to {MAX_NAME} characters"))
     } else if name.chars().any(char::is_control) {
         Err("holds a control character".to_owned())
+    } else if name.chars().any(is_invisible) {
+        Err(
+            "holds a character that cannot be seen, or turns the direction of what is read"
+                .to_owned(),
+        )
     } else if name.trim() != name {
         Err("starts or ends with white space".to_owned())
     } else if keys::is_public_prefix(name) {

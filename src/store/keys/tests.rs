@@ -9,6 +9,10 @@ use crate::store::ledger::Ledger;
 use crate::store::ledger::{Params, Sync};
 
 const HOUR: Duration = Duration::from_secs(3600);
+const FOR_AN_HOUR: Rotation = Rotation {
+    grace: HOUR,
+    force: false,
+};
 
 /// A database with the ledger's tables.
 fn database() -> (tempfile::TempDir, Connection) {
@@ -123,6 +127,10 @@ fn names_that_are_none() {
         "",
         "a\nb",
         "a\u{7f}",
+        "a\u{200b}b",
+        "a\u{202e}b",
+        "\u{feff}a",
+        "a\u{2028}",
         " a",
         "a\u{3000}",
         &long,
@@ -138,17 +146,38 @@ fn a_rotated_key_keeps_its_old_secret_for_a_while() {
     let (_folder, db) = database();
     let old = create(&db, "alice").unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    let new = rotate_key(&db, "alice", &fresh, HOUR, &author())
+    let new = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     let previous = new.previous.clone().unwrap();
     assert_eq!((previous.id, previous.digest), (old.id, old.digest));
     assert_eq!(previous.expires, now() + HOUR);
     assert_eq!((&new.id, new.digest), (&fresh.id, fresh.digest));
-    assert_eq!(find_key(&db, "alice").unwrap(), Some(new));
-    // The next rotation ends the first secret; without grace nothing else is left.
+    assert_eq!(find_key(&db, "alice").unwrap(), Some(new.clone()));
+    // The next rotation would end the first secret: it must be wanted, or nothing old be wanted at all.
     let (_, fresh) = Fresh::make().unwrap();
-    let new = rotate_key(&db, "alice", &fresh, Duration::ZERO, &author())
+    let refused = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author()).unwrap();
+    let previous = new.previous.clone().unwrap();
+    let in_grace = Refusal::InGrace {
+        id: previous.id,
+        until: previous.expires,
+    };
+    assert_eq!(refused, Err(in_grace));
+    assert_eq!(find_key(&db, "alice").unwrap(), Some(new.clone()));
+    let forced = Rotation {
+        force: true,
+        ..FOR_AN_HOUR
+    };
+    let newer = rotate_key(&db, "alice", &fresh, forced, &author())
+        .unwrap()
+        .unwrap();
+    assert_eq!(newer.previous.unwrap().id, new.id);
+    let (_, fresh) = Fresh::make().unwrap();
+    let nothing_old = Rotation {
+        grace: Duration::ZERO,
+        force: false,
+    };
+    let new = rotate_key(&db, "alice", &fresh, nothing_old, &author())
         .unwrap()
         .unwrap();
     assert_eq!(new.previous, None);
@@ -160,7 +189,7 @@ fn what_is_revoked_stays_revoked() {
     let (_folder, db) = database();
     create(&db, "alice").unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    rotate_key(&db, "alice", &fresh, HOUR, &author())
+    rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     let revoked = revoke_key(&db, "alice", &author()).unwrap().unwrap();
@@ -171,7 +200,7 @@ fn what_is_revoked_stays_revoked() {
         edit_key(&db, "alice", edit, false, &author()).unwrap(),
         Err(Refusal::Revoked)
     );
-    let rotated = rotate_key(&db, "alice", &fresh, HOUR, &author()).unwrap();
+    let rotated = rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author()).unwrap();
     assert_eq!(rotated, Err(Refusal::Revoked));
     assert_eq!(create(&db, "alice"), Err(Refusal::NameTaken));
     assert_eq!(
@@ -249,7 +278,7 @@ fn every_change_is_audited_and_no_digest_is() {
         .unwrap()
         .unwrap();
     let (_, fresh) = Fresh::make().unwrap();
-    rotate_key(&db, "alice", &fresh, HOUR, &author())
+    rotate_key(&db, "alice", &fresh, FOR_AN_HOUR, &author())
         .unwrap()
         .unwrap();
     revoke_key(&db, "alice", &author()).unwrap().unwrap();
@@ -434,7 +463,10 @@ fn what_cannot_be_is_refused_by_name() {
 
 #[test]
 fn times_of_grace() {
-    let grace = |json: Value| form::grace(fields(json)).ok();
+    let rotation = |json: Value| form::rotation(fields(json)).ok();
+    let grace = |json: Value| rotation(json).map(|rotation| rotation.grace);
+    assert!(rotation(json!({ "force": true })).unwrap().force);
+    assert!(!rotation(json!({ "force": null })).unwrap().force);
     assert_eq!(grace(json!({})), Some(DEFAULT_GRACE));
     assert_eq!(grace(json!({ "grace": "1h" })), Some(HOUR));
     assert_eq!(grace(json!({ "grace": "0" })), Some(Duration::ZERO));
@@ -444,7 +476,28 @@ fn times_of_grace() {
         json!({ "grace": "-1h" }),
         json!({ "grace": "9999d" }),
         json!({ "greace": "1h" }),
+        json!({ "force": 1 }),
     ] {
         assert_eq!(grace(wrong.clone()), None, "{wrong}");
+    }
+}
+
+#[test]
+fn expiry_is_a_time_a_date_or_never() {
+    let expires = |value: Value| {
+        let edit = form::key_edit(fields(json!({ "expires": value })), now());
+        edit.map(|edit| edit.expires.flatten().map(|time| time.to_string()))
+    };
+    let day = Some("2099-12-31T00:00:00Z".to_owned());
+    assert_eq!(expires(json!("2099-12-31T00:00:00Z")), Ok(day.clone()));
+    assert_eq!(expires(json!("2099-12-31")), Ok(day));
+    assert_eq!(expires(json!("never")), Ok(None));
+    assert_eq!(expires(Value::Null), Ok(None));
+    for wrong in [json!("2001-01-01"), json!("soon"), json!(4_000_000_000_u64)] {
+        assert_eq!(
+            expires(wrong.clone()).unwrap_err().param,
+            "expires",
+            "{wrong}"
+        );
     }
 }

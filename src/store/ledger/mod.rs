@@ -33,6 +33,7 @@ mod change;
 mod entry;
 mod journal;
 mod keeper;
+mod notice;
 mod open;
 mod own;
 mod queue;
@@ -59,13 +60,14 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
 use self::journal::Journal;
 use self::keeper::Keeper;
+pub use self::notice::Notice;
 pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
 use self::queue::Queue;
 pub use self::read::{ReadError, Reader};
 pub use self::receipt::Receipt;
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION, check_file};
+pub use self::schema::{OpenError, VERSION, check_file, peek};
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
 pub use self::writer::Snapshot;
 use self::writer::{Shared, Writer};
@@ -240,6 +242,11 @@ impl Ledger {
     /// Returns a way to read, which never holds up writing.
     pub fn reader(&self) -> Reader {
         Reader::new(&self.path, &self.queue)
+    }
+
+    /// Returns what notices changes of keys and teams, this process's own and those of others.
+    pub fn notice(&self) -> Notice {
+        Notice::new(&self.path)
     }
 
     /// Returns whether calls can be taken: the last attempt to write succeeded, or nothing is refused if it did not.

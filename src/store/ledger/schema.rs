@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::journal::{self, Journal};
@@ -35,6 +36,12 @@ pub enum OpenError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// It is a folder, or a device.
+    #[error("{} is no file; set [ledger] path to one, such as {}", path.display(), path.join("weir.db").display())]
+    NoFile {
+        /// The place.
+        path: PathBuf,
     },
     /// It holds something else.
     #[error("{} is no ledger of Weir's; move it away, or set [ledger] path to another place", path.display())]
@@ -110,6 +117,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
             source,
         })?;
     }
+    is_file(path)?;
     let read_failure = |source| failure(path, source);
     let mut connection = Connection::open_with_flags(
         path,
@@ -182,6 +190,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
 /// # Errors
 /// [`OpenError`] when it is none.
 pub fn check_file(path: &Path) -> Result<(), OpenError> {
+    is_file(path)?;
     let read_failure = |source| failure(path, source);
     let connection = open_to_read(path).map_err(read_failure)?;
     recognise(&connection, path)?;
@@ -190,6 +199,64 @@ pub fn check_file(path: &Path) -> Result<(), OpenError> {
             path: path.to_owned(),
         }),
         _ => Ok(()),
+    }
+}
+
+/// Reads something of a file that may be a ledger, for whoever asks whether it could be opened. Nothing is made or
+/// changed, beside it neither. `None`: it is empty, or its tables are older than what is read.
+///
+/// # Errors
+/// [`OpenError`] when it could not be opened.
+pub fn peek<T>(
+    path: &Path,
+    read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+) -> Result<Option<T>, OpenError> {
+    is_file(path)?;
+    let read_failure = |source| failure(path, source);
+    let has_log = log_of(path).exists();
+    let connection = match has_log {
+        true => open_to_read(path),
+        // Without a log nobody writes, and SQLite need not make one to read.
+        false => open_unchanging(path),
+    };
+    let connection = connection.map_err(read_failure)?;
+    recognise(&connection, path)?;
+    match version(&connection).map_err(read_failure)? {
+        0 => Ok(None),
+        _ => Ok(read(&connection).ok()),
+    }
+}
+
+/// Opens a file that nobody writes.
+fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
+    use std::os::unix::ffi::OsStrExt;
+    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'/')
+        .remove(b'.')
+        .remove(b'-')
+        .remove(b'_');
+    let path = percent_encode(path.as_os_str().as_bytes(), PLAIN);
+    Connection::open_with_flags(
+        format!("file:{path}?immutable=1"),
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI,
+    )
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    log.into()
+}
+
+/// Makes sure that nothing but a file is there.
+fn is_file(path: &Path) -> Result<(), OpenError> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() => Err(OpenError::NoFile {
+            path: path.to_owned(),
+        }),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

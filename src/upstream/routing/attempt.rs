@@ -165,7 +165,7 @@ async fn ask_at(
     let member = &target.member;
     let endpoint = &member.endpoints[place.endpoint];
     let record = Arc::clone(&call.record);
-    let model = target.model.clone().or_else(|| call.model.clone());
+    let model = target.model.as_ref().or(call.routed_model()).cloned();
     let waiting = Instant::now();
     record.facts().upstream = Some(Arc::clone(&endpoint.upstream));
     let entered = enter(member, plan).await;
@@ -291,7 +291,7 @@ async fn ask(
         .credential
         .and_then(|index| member.credentials.get(index));
     let (is_stream, kind) = (call.stream, call.endpoint.clone());
-    let model = target.model.clone().or_else(|| call.model.clone());
+    let model = target.model.as_ref().or(call.routed_model()).cloned();
     // The time that is left of the call is the target's only as far as its own goes.
     let own = Instant::now() + timeouts.total;
     let deadline = plan.deadline().min(own);

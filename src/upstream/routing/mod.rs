@@ -188,7 +188,7 @@ impl Service<Call> for Dispatch {
 
 fn plan(table: &Table, call: &Call) -> Result<Plan, DispatchError> {
     let Choice { route, label } = table.choose(call)?;
-    if call.model.is_some() {
+    if call.routed_model().is_some() {
         call.record.facts().route = Some(Arc::clone(label));
     }
     let total = route.total();

@@ -109,7 +109,7 @@ impl Table {
 
     /// Returns where a call goes.
     pub(super) fn choose(&self, call: &Call) -> Result<Choice<'_>, DispatchError> {
-        if let Some(model) = &call.model {
+        if let Some(model) = call.routed_model() {
             return self.route(model);
         }
         let path = call.head.target.path();

@@ -22,6 +22,7 @@ pub struct Config {
     tables: String,
     environment: Vec<(String, String)>,
     key: bool,
+    token: bool,
     dir: TempDir,
 }
 
@@ -61,6 +62,7 @@ impl Config {
             tables: String::new(),
             environment: Vec::new(),
             key: true,
+            token: true,
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -124,6 +126,12 @@ impl Config {
         self
     }
 
+    /// Leaves out the admin token.
+    pub fn without_admin_token(mut self) -> Self {
+        self.token = false;
+        self
+    }
+
     /// Sets an environment variable of the gateway.
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
@@ -137,8 +145,12 @@ impl Config {
 
     /// The file's text.
     pub fn text(&self) -> String {
+        let token = match self.token {
+            true => format!("token = \"{ADMIN_TOKEN}\"\n"),
+            false => String::new(),
+        };
         let mut text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = \"{ADMIN_TOKEN}\"\n\n[log]\nformat = \"json\"\n\n[retry]\n{}\n\n{}",
+            "[server]\nlisten = \"127.0.0.1:0\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{token}\n[log]\nformat = \"json\"\n\n[retry]\n{}\n\n{}",
             self.server, self.retry, self.tables
         );
         if self.key {

@@ -64,7 +64,7 @@ impl Way {
             return Ok((Self::Tcp(tcp), None));
         };
         let destination = proxy.uri().clone();
-        if destination.scheme_str() != Some("http") {
+        if !proxies::is_proxy(&destination) {
             if params.proxy == Proxy::Environment {
                 // It may be meant for others, and is no reason not to start. The check of the configuration warns of it.
                 return Ok((Self::Tcp(tcp), None));
