@@ -12,6 +12,7 @@
 //! fail: limits and budgets live in memory.
 
 mod desk;
+mod preview;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,9 @@ use futures_util::future::Either;
 use http::HeaderName;
 use tower::{Layer, Service};
 
+pub use self::desk::{Basis, Forecast};
 use self::desk::{Desk, Now};
+pub use self::preview::{Preview, preview};
 use crate::call::{Call, Reply};
 use crate::metrics::Metrics;
 use crate::prices::Prices;

@@ -38,7 +38,17 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
     });
     let stores = stores.unwrap();
     let configured = access::configured(&loaded.config);
-    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN);
+    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN).unwrap();
+    let books = stores.books(&loaded.config, &metrics, &drain, directory.limits());
+    let ring = directory.ring();
+    let parts = build::parts(
+        &loaded.config,
+        &metrics,
+        &drain,
+        ring,
+        books,
+        dispatch.clone(),
+    );
     let params = build::listener_params("data", &loaded.config.server, &metrics);
     let fixed = Fixed {
         source: Source {
@@ -52,7 +62,8 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         replace: Box::new(|_| {}),
         terms: Terms::new(None, params),
         dispatch: Arc::new(ArcSwap::from_pointee(dispatch)),
-        directory: directory.unwrap(),
+        explainer: ArcSwap::from_pointee(Explainer::new(&parts, Arc::clone(&directory))),
+        directory,
     };
     Arc::new(Reloader::new(fixed, loaded, None))
 }

@@ -7,6 +7,7 @@
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
+mod find;
 mod merge;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::find::Found;
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budget, Budgets, Holder};

@@ -13,6 +13,7 @@ mod entry;
 mod gcra;
 mod headroom;
 mod json;
+mod preview;
 mod refusal;
 mod reservation;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use self::dimension::{Amount, Dimension, Measure};
 pub use self::entry::{Entry, Slip};
 pub use self::headroom::{Headroom, tightest_requests, tightest_tokens};
 pub use self::json::{Misfit, limits_from_json, limits_to_json};
+pub use self::preview::{Preview, told};
 pub use self::refusal::{Denied, Refusal};
 use self::reservation::Part;
 pub use self::reservation::Reservation;
