@@ -471,3 +471,141 @@ async fn a_stream_without_a_wish_for_usage_ends_without_it_or_is_let_go_on() {
     assert_eq!(answer.status, 429);
     assert_eq!(told(&answer, "remaining-tokens"), Some(0));
 }
+
+/// A chunk of one of several choices.
+fn of_choice(index: u64, delta: Value, finish_reason: Option<&str>) -> Vec<u8> {
+    let choice = json!({ "index": index, "delta": delta, "finish_reason": finish_reason });
+    let event = json!({ "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice] });
+    chunk(format!("data: {event}\n\n"))
+}
+
+#[tokio::test]
+async fn of_several_choices_those_are_finished_that_have_not_finished_themselves() {
+    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
+    for index in 0..3 {
+        bytes.extend(of_choice(
+            index,
+            json!({ "role": "assistant", "content": "" }),
+            None,
+        ));
+    }
+    bytes.extend(of_choice(1, json!({ "content": "yes" }), None));
+    bytes.extend(of_choice(1, json!({}), Some("stop")));
+    for _ in 0..500 {
+        bytes.extend(of_choice(0, json!({ "content": " word" }), None));
+    }
+    let upstream = Upstream::start(move |_| Script::new().send(bytes.clone()).stall()).await;
+    let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
+        .start()
+        .await;
+    let mut body = ask_stream();
+    body["n"] = json!(3);
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/chat/completions", body).await;
+    let (text, ended_well) = stream.rest().await;
+    assert!(ended_well);
+    let events = events(&text);
+    let reasons: Vec<_> = events
+        .iter()
+        .flat_map(|event| event["choices"].as_array().unwrap())
+        .filter(|choice| choice["finish_reason"].is_string())
+        .map(|choice| {
+            (
+                choice["index"].as_u64().unwrap(),
+                choice["finish_reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    // The third had begun, and brought nothing yet.
+    assert_eq!(reasons, [(1, "stop"), (0, "length"), (2, "length")]);
+    assert!((180..=300).contains(&events.len()), "{}", events.len());
+    upstream.left().await;
+}
+
+/// An event of the responses API.
+fn of_response(number: u64, kind: &str, mut event: Value) -> Vec<u8> {
+    event["type"] = kind.into();
+    event["sequence_number"] = number.into();
+    chunk(format!("event: {kind}\ndata: {event}\n\n"))
+}
+
+#[tokio::test]
+async fn a_stream_of_the_responses_api_ends_as_incomplete() {
+    let response = json!({ "id": "resp_1", "object": "response", "created_at": 1, "status": "in_progress", "model": "gpt-4o", "output": [], "usage": null });
+    let item = json!({ "id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": [] });
+    let part = json!({ "type": "output_text", "text": "", "annotations": [] });
+    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
+    bytes.extend(of_response(
+        0,
+        "response.created",
+        json!({ "response": response }),
+    ));
+    bytes.extend(of_response(
+        1,
+        "response.output_item.added",
+        json!({ "output_index": 0, "item": item }),
+    ));
+    bytes.extend(of_response(
+        2,
+        "response.content_part.added",
+        json!({ "item_id": "msg_1", "output_index": 0, "content_index": 0, "part": part }),
+    ));
+    for number in 3..500 {
+        let delta =
+            json!({ "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": " word" });
+        bytes.extend(of_response(number, "response.output_text.delta", delta));
+    }
+    let upstream = Upstream::start(move |_| Script::new().send(bytes.clone()).stall()).await;
+    let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
+        .start()
+        .await;
+    let body = json!({ "model": "gpt-4o", "input": "hi", "stream": true });
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/responses", body).await;
+    let (text, ended_well) = stream.rest().await;
+    assert!(ended_well);
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    for (number, event) in (0..).zip(&events) {
+        assert_eq!(event["sequence_number"], number);
+    }
+    let deltas = events
+        .iter()
+        .filter(|event| event["delta"].is_string())
+        .count();
+    let kinds: Vec<_> = events[events.len() - 4..]
+        .iter()
+        .map(|event| &event["type"])
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.incomplete"
+        ]
+    );
+    let response = &events.last().unwrap()["response"];
+    assert_eq!(
+        (&response["id"], &response["status"]),
+        (&json!("resp_1"), &json!("incomplete"))
+    );
+    assert_eq!(
+        response["incomplete_details"]["reason"],
+        "max_output_tokens"
+    );
+    assert_eq!(
+        response["output"][0]["content"][0]["text"],
+        " word".repeat(deltas)
+    );
+    assert_eq!(response["usage"]["output_tokens"], deltas);
+    assert!((180..=300).contains(&deltas), "{deltas}");
+    upstream.left().await;
+    assert_eq!(
+        gateway.ledger("SELECT status, error, http_status, output_tokens FROM request"),
+        [format!("complete - 200 {deltas}")]
+    );
+}
