@@ -410,7 +410,7 @@ async fn a_thousand_explanations_consume_nothing() {
                 "weir_requests",
                 "weir_limit",
                 "weir_upstream",
-                "weir_ledger",
+                "weir_ledger_rows",
                 "weir_budget",
             ]
             .into_iter();

@@ -5,7 +5,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::answers::{
-    CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta, json_answer,
+    CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta,
+    endless_response, json_answer, three_choices,
 };
 use crate::support::client::{Answer, Client};
 use crate::support::gateway::{Config, Gateway};
@@ -472,29 +473,9 @@ async fn a_stream_without_a_wish_for_usage_ends_without_it_or_is_let_go_on() {
     assert_eq!(told(&answer, "remaining-tokens"), Some(0));
 }
 
-/// A chunk of one of several choices.
-fn of_choice(index: u64, delta: Value, finish_reason: Option<&str>) -> Vec<u8> {
-    let choice = json!({ "index": index, "delta": delta, "finish_reason": finish_reason });
-    let event = json!({ "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice] });
-    chunk(format!("data: {event}\n\n"))
-}
-
 #[tokio::test]
 async fn of_several_choices_those_are_finished_that_have_not_finished_themselves() {
-    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
-    for index in 0..3 {
-        bytes.extend(of_choice(
-            index,
-            json!({ "role": "assistant", "content": "" }),
-            None,
-        ));
-    }
-    bytes.extend(of_choice(1, json!({ "content": "yes" }), None));
-    bytes.extend(of_choice(1, json!({}), Some("stop")));
-    for _ in 0..500 {
-        bytes.extend(of_choice(0, json!({ "content": " word" }), None));
-    }
-    let upstream = Upstream::start(move |_| Script::new().send(bytes.clone()).stall()).await;
+    let upstream = Upstream::start(|_| Script::new().send(three_choices(500)).stall()).await;
     let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
         .start()
         .await;
@@ -522,40 +503,9 @@ async fn of_several_choices_those_are_finished_that_have_not_finished_themselves
     upstream.left().await;
 }
 
-/// An event of the responses API.
-fn of_response(number: u64, kind: &str, mut event: Value) -> Vec<u8> {
-    event["type"] = kind.into();
-    event["sequence_number"] = number.into();
-    chunk(format!("event: {kind}\ndata: {event}\n\n"))
-}
-
 #[tokio::test]
 async fn a_stream_of_the_responses_api_ends_as_incomplete() {
-    let response = json!({ "id": "resp_1", "object": "response", "created_at": 1, "status": "in_progress", "model": "gpt-4o", "output": [], "usage": null });
-    let item = json!({ "id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": [] });
-    let part = json!({ "type": "output_text", "text": "", "annotations": [] });
-    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
-    bytes.extend(of_response(
-        0,
-        "response.created",
-        json!({ "response": response }),
-    ));
-    bytes.extend(of_response(
-        1,
-        "response.output_item.added",
-        json!({ "output_index": 0, "item": item }),
-    ));
-    bytes.extend(of_response(
-        2,
-        "response.content_part.added",
-        json!({ "item_id": "msg_1", "output_index": 0, "content_index": 0, "part": part }),
-    ));
-    for number in 3..500 {
-        let delta =
-            json!({ "item_id": "msg_1", "output_index": 0, "content_index": 0, "delta": " word" });
-        bytes.extend(of_response(number, "response.output_text.delta", delta));
-    }
-    let upstream = Upstream::start(move |_| Script::new().send(bytes.clone()).stall()).await;
+    let upstream = Upstream::start(|_| Script::new().send(endless_response(500)).stall()).await;
     let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
         .start()
         .await;
