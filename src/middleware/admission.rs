@@ -26,15 +26,16 @@ use futures_util::future::Either;
 use http::HeaderName;
 use tower::{Layer, Service};
 
-pub use self::desk::{Basis, Forecast};
 use self::desk::{Desk, Now};
-pub use self::preview::{Preview, preview};
 use crate::call::{Call, Reply};
 use crate::metrics::Metrics;
 use crate::prices::Prices;
 use crate::store::budgets::{Budgets, Spent};
 use crate::store::limits::{Limits, Refusal};
 use crate::store::means::Means;
+
+pub use self::desk::{Basis, Forecast};
+pub use self::preview::{Preview, preview};
 
 /// Tells a client which of its budgets is nearly spent.
 const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warning");

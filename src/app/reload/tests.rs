@@ -38,7 +38,9 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
     });
     let stores = stores.unwrap();
     let configured = access::configured(&loaded.config);
-    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN).unwrap();
+    let directory = Directory::open(&stores.ledger, &stores.budgets, configured, ADMIN);
+    let params = build::listener_params("data", &loaded.config.server, &metrics);
+    let directory = directory.unwrap();
     let books = stores.books(&loaded.config, &metrics, &drain, directory.limits());
     let ring = directory.ring();
     let parts = build::parts(
@@ -49,7 +51,6 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         books,
         dispatch.clone(),
     );
-    let params = build::listener_params("data", &loaded.config.server, &metrics);
     let fixed = Fixed {
         source: Source {
             path: Some(path),
