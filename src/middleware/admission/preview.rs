@@ -38,7 +38,10 @@ impl Desk {
         };
         let reserved = forecast.as_ref().map(|cast| &cast.estimate.reserved);
         let amount = of_limits_or_unknown(call, reserved);
-        let limits = self.rules.limits.preview(&who, &amount, now.time);
+        let rooms = self.rules.limits.headroom(&who, now.time).into_iter();
+        let limits: Vec<_> = rooms
+            .map(|room| limits::Preview::of(room, &amount))
+            .collect();
         let Caller { key, team, .. } = &*call.caller;
         let of_budgets = reserved.map(of_budgets).unwrap_or_default();
         let budgets = match is_listing {

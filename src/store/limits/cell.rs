@@ -12,7 +12,7 @@ use crate::pattern::Pattern;
 
 /// How long a client waits that has too many requests under way. When one of them ends is nobody's to know; most do
 /// within seconds.
-const SLOT_WAIT: Duration = Duration::from_secs(1);
+pub(super) const SLOT_WAIT: Duration = Duration::from_secs(1);
 
 /// What a cell counts. Two that are alike count the same, whatever their size.
 #[derive(Clone, Debug, PartialEq, Eq)]

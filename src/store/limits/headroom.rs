@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::account::{Holder, OfCall};
-use super::cell::Cell;
 use super::dimension::{Dimension, Measure};
 use super::time::Time;
 use crate::pattern::Pattern;
@@ -29,22 +28,6 @@ pub struct Headroom {
     pub remaining: u32,
     /// When all of them will be, if nobody takes any.
     pub reset: Duration,
-}
-
-impl Headroom {
-    pub(super) fn of(holder: &Holder, cell: &mut Cell, now: Time) -> Self {
-        let (remaining, reset) = cell.left(now);
-        Self {
-            holder: holder.clone(),
-            dimension: cell.subject.dimension,
-            size: cell.size,
-            burst: cell.burst(),
-            models: Arc::clone(&cell.subject.models),
-            shadow: cell.subject.shadow,
-            remaining,
-            reset,
-        }
-    }
 }
 
 /// Returns the limit on requests, by the minute or the day, of which the least is left; of equal ones that which takes
@@ -71,7 +54,17 @@ pub(super) fn headroom(accounts: &OfCall, model: Option<&str>, now: Time) -> Vec
     let mut all = Vec::new();
     for account in accounts.iter().flatten() {
         for cell in account.lock().of(model) {
-            all.push(Headroom::of(&account.holder, cell, now));
+            let (remaining, reset) = cell.left(now);
+            all.push(Headroom {
+                holder: account.holder.clone(),
+                dimension: cell.subject.dimension,
+                size: cell.size,
+                burst: cell.burst(),
+                models: Arc::clone(&cell.subject.models),
+                shadow: cell.subject.shadow,
+                remaining,
+                reset,
+            });
         }
     }
     all

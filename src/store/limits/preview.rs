@@ -1,10 +1,12 @@
 //! What limits would say of a call that is not made.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cell::SLOT_WAIT;
 use super::dimension::Amount;
 use super::headroom::Headroom;
 use super::refusal::Refusal;
-use super::time::Time;
-use super::{Limits, Who};
 
 /// What one limit would say of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,25 +19,38 @@ pub struct Preview {
     pub refusal: Option<Refusal>,
 }
 
-impl Limits {
-    /// Returns what each limit that a call would count towards would say of it; takes nothing.
-    pub fn preview(&self, who: &Who<'_>, want: &Amount, now: Time) -> Vec<Preview> {
-        let accounts = self.accounts.load().of(who);
-        let mut all = Vec::new();
-        for account in accounts.iter().flatten() {
-            for cell in account.lock().of(who.model) {
-                let wanted = cell.weight(want);
-                let shortage = cell.attempt(wanted, now).err();
-                all.push(Preview {
-                    room: Headroom::of(&account.holder, cell, now),
-                    wanted,
-                    refusal: shortage
-                        .map(|shortage| Refusal::new(&account.holder, cell, wanted, shortage)),
-                });
-            }
+impl Preview {
+    /// Tells what a limit would say of a call, by what is left of it.
+    pub fn of(room: Headroom, want: &Amount) -> Self {
+        let wanted = room.dimension.measure().of(want);
+        let refuses = wanted > u64::from(room.remaining);
+        Self {
+            refusal: refuses.then(|| Refusal {
+                holder: room.holder.clone(),
+                dimension: room.dimension,
+                size: room.size,
+                models: Arc::clone(&room.models),
+                wanted,
+                left: room.remaining,
+                retry_after: wait(&room, wanted),
+            }),
+            room,
+            wanted,
         }
-        all
     }
+}
+
+/// Returns when there will be room for so many; `None`: never.
+fn wait(room: &Headroom, wanted: u64) -> Option<Duration> {
+    let Some(period) = room.dimension.period() else {
+        return Some(SLOT_WAIT);
+    };
+    // What need not have come back by then is left over when all has.
+    let spare = u64::from(room.burst.get()).checked_sub(wanted)?;
+    let interval = period.as_nanos() / u128::from(room.size.get());
+    let spare = u128::from(spare) * interval;
+    let spare = Duration::from_nanos(u64::try_from(spare).unwrap_or(u64::MAX));
+    Some(room.reset.saturating_sub(spare))
 }
 
 /// Returns the refusal that the client would be told of: of several the one that is waited for longest.
@@ -54,7 +69,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::store::limits::{Denied, Dimension, Entry, Holder};
+    use crate::store::limits::{Denied, Dimension, Entry, Holder, Limits, Time, Who};
 
     const NOW: Time = Time::from_micros(1_000_000);
     const ALICE: Who<'_> = Who {
@@ -90,6 +105,11 @@ mod tests {
         limits
     }
 
+    fn preview(limits: &Limits, want: &Amount, now: Time) -> Vec<Preview> {
+        let rooms = limits.headroom(&ALICE, now).into_iter();
+        rooms.map(|room| Preview::of(room, want)).collect()
+    }
+
     #[test]
     fn looking_takes_nothing_and_sees_what_a_call_would() {
         let limits = limits();
@@ -98,7 +118,7 @@ mod tests {
             output: 8,
         };
         for _ in 0..1000 {
-            let seen = limits.preview(&ALICE, &want, NOW);
+            let seen = preview(&limits, &want, NOW);
             let seen: Vec<_> = seen
                 .iter()
                 .map(|seen| (seen.room.remaining, seen.wanted, seen.refusal.is_some()))
@@ -109,12 +129,61 @@ mod tests {
         let mut admitted = admitted.unwrap();
         assert_eq!(admitted.shadow.len(), 1);
         admitted.reservation.sent();
-        let seen = limits.preview(&ALICE, &want, NOW);
+        let seen = preview(&limits, &want, NOW);
         let told = told(&seen).unwrap();
         let refused = limits.admit(&ALICE, &want, NOW, || Ok::<_, Infallible>(()));
         let Err(Denied::Limit(refusal)) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(told, &*refusal, "the team's is waited for longer");
+    }
+
+    #[test]
+    fn what_is_foretold_is_what_is_decided() {
+        let of = |dimension, size| {
+            (
+                Holder::Key("alice".into()),
+                vec![entry(dimension, size, false)],
+            )
+        };
+        for (dimension, size) in [
+            (Dimension::RequestsPerMinute, 7),
+            (Dimension::TokensPerMinute, 90),
+            (Dimension::OutputTokensPerDay, 1_000_003),
+            (Dimension::Concurrent, 2),
+        ] {
+            let limits = Limits::default();
+            limits.replace(&[of(dimension, size)]);
+            let mut held = Vec::new();
+            for step in 0..200_u64 {
+                let now = Time::from_micros(1_000_000 + step * 1_234_567);
+                let want = Amount {
+                    input: step * 7 % 50,
+                    output: step * step % 61,
+                };
+                let told = preview(&limits, &want, now).remove(0).refusal;
+                let decided = limits.admit(&ALICE, &want, now, || Ok::<_, Infallible>(()));
+                match (told, decided) {
+                    (None, Ok(mut admitted)) => {
+                        admitted.reservation.sent();
+                        held.push(admitted.reservation);
+                    }
+                    (Some(told), Err(Denied::Limit(refusal))) => {
+                        let waits = [told.retry_after, refusal.retry_after];
+                        let [told_wait, wait] = waits.map(Option::unwrap_or_default);
+                        assert!(told_wait.abs_diff(wait) <= Duration::from_micros(1));
+                        let refusal = Refusal {
+                            retry_after: told.retry_after,
+                            ..*refusal
+                        };
+                        assert_eq!(told, refusal);
+                    }
+                    (told, decided) => panic!("{dimension} {step}: {told:?}, {decided:?}"),
+                }
+                if step % 5 == 0 {
+                    held.clear();
+                }
+            }
+        }
     }
 }
