@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Loaded, ReadFile, Secret};
+use crate::explain::Explainer;
 use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
@@ -161,6 +162,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         books,
         dispatch,
     );
+    let explainer = Explainer::new(&parts, Arc::clone(&directory));
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
@@ -184,6 +186,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
+            explainer: ArcSwap::from_pointee(explainer),
             directory: Arc::clone(&directory),
         },
         loaded,

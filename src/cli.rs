@@ -1,5 +1,6 @@
 //! The command line: what can be asked for, and where its defaults come from.
 
+mod explain;
 mod operate;
 
 use std::ffi::OsString;
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::explain::ExplainArgs;
 pub use self::operate::{
     AtArgs, EditArgs, EditTeamArgs, KeysCommand, NewArgs, NewTeamArgs, RevokeArgs, RotateArgs,
     TeamCommand, UsageArgs,
@@ -34,6 +36,10 @@ pub enum Command {
     Chat(ChatArgs),
     /// Tell what was used, by key, team, model, upstream, day or hour
     Usage(UsageArgs),
+    /// Tell what would become of a call, without making it
+    ///
+    /// Whether its key opens, what its limits and budgets have left, and where it would go.
+    Explain(ExplainArgs),
     /// Gateway keys: made, listed, edited, rotated, revoked
     #[command(subcommand)]
     Keys(KeysCommand),

@@ -1,7 +1,8 @@
 //! Weir, an OpenAI-compatible LLM gateway.
 //!
 //! Start reading at [`stack`]: the way of a request through every layer, on one page. [`app`] builds it from the
-//! configuration, [`call`] holds the types that travel inside, [`error`] is the one map from failures to answers.
+//! configuration, [`call`] holds the types that travel inside, [`error`] is the one map from failures to answers, [`explain`] tells what
+//! would become of a call without making it.
 
 pub mod admin;
 pub mod app;
@@ -11,6 +12,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod error;
+pub mod explain;
 pub mod keys;
 pub mod log;
 pub mod metrics;

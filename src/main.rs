@@ -28,6 +28,12 @@ fn main() -> ExitCode {
             let (wanted, options) = args.options(&config::process_env);
             operate(wanted, async |place| operator::usage(place, &options).await)
         }
+        Ok(Command::Explain(args)) => {
+            let (wanted, options) = args.options(&config::process_env);
+            operate(wanted, async |place| {
+                operator::explain(place, &options, &mut io::stdin()).await
+            })
+        }
         Ok(Command::Keys(command)) => match command.options(&config::process_env) {
             Ok((wanted, options)) => {
                 operate(wanted, async |place| operator::keys(place, options).await)

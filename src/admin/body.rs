@@ -17,8 +17,29 @@ const MAX_BODY: usize = 64 << 10;
 /// How long a body may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reads an object. Its media type must be named: the pages of other sites cannot send that one unasked.
+/// Reads an object.
 pub(super) async fn read<B>(headers: &HeaderMap, body: B) -> Result<Map<String, Value>, Problem>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let whole = read_whole(MAX_BODY, headers, body).await?;
+    object::parse(&whole).map_err(|error| match error {
+        ObjectError::NoObject => bad("invalid_json", "The body must be an object of JSON."),
+        ObjectError::Syntax { line, column } => bad(
+            "invalid_json",
+            &format!("The body is no JSON: line {line}, column {column}."),
+        ),
+        ObjectError::Twice(name) => Problem::invalid(&name, "is given twice"),
+    })
+}
+
+/// Reads a body that is to be JSON. Its media type must be named: the pages of other sites cannot send that one unasked.
+pub(super) async fn read_whole<B>(
+    max: usize,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Bytes, Problem>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -31,32 +52,24 @@ where
         ));
     }
     let too_large = || {
-        let message = format!("The body is larger than {MAX_BODY} bytes.");
+        let message = format!("The body is larger than {max} bytes.");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message)
     };
     let announced = body.size_hint().lower();
-    if announced > MAX_BODY as u64 {
+    if announced > max as u64 {
         return Err(too_large());
     }
     let body = std::pin::pin!(body);
-    let whole = match timeout(TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
-        Ok(Ok(whole)) => whole.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        Ok(Err(_)) => return Err(bad("bad_request", "The body broke off.")),
+    match timeout(TIMEOUT, Limited::new(body, max).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(bad("bad_request", "The body broke off.")),
         Err(_) => {
             let message = format!("The body was not whole within {} s.", TIMEOUT.as_secs());
             let status = StatusCode::REQUEST_TIMEOUT;
-            return Err(Problem::new(status, "request_timeout", message));
+            Err(Problem::new(status, "request_timeout", message))
         }
-    };
-    object::parse(&whole).map_err(|error| match error {
-        ObjectError::NoObject => bad("invalid_json", "The body must be an object of JSON."),
-        ObjectError::Syntax { line, column } => bad(
-            "invalid_json",
-            &format!("The body is no JSON: line {line}, column {column}."),
-        ),
-        ObjectError::Twice(name) => Problem::invalid(&name, "is given twice"),
-    })
+    }
 }
 
 /// Reads an object, or nothing at all.
@@ -72,6 +85,16 @@ where
         true => Ok(Map::new()),
         false => read(headers, body).await,
     }
+}
+
+/// What is said of a body that is no JSON.
+pub(super) fn no_json(error: &serde_json::Error) -> Problem {
+    if error.is_data() {
+        return bad("invalid_json", "The body must be an object of JSON.");
+    }
+    let (line, column) = (error.line(), error.column());
+    let message = format!("The body is no JSON: line {line}, column {column}.");
+    bad("invalid_json", &message)
 }
 
 fn bad(code: &'static str, message: &str) -> Problem {

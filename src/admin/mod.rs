@@ -6,6 +6,7 @@ mod answer;
 mod audit;
 mod body;
 mod books;
+mod explain;
 mod health;
 mod keys;
 mod object;
@@ -32,6 +33,7 @@ use subtle::ConstantTimeEq;
 use tower::Service;
 
 use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
+pub use self::explain::Question;
 pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
 use crate::metrics::{self, Metrics};

@@ -6,12 +6,17 @@ use http::StatusCode;
 use serde::Serialize;
 
 use super::answer::{Answer, text};
+use super::explain::Question;
 use crate::openai::envelope::ErrorBody;
+use crate::report::outlook::Outlook;
 
 /// What the admin plane can have done.
 pub trait Control: Send + Sync {
     /// Reads the configuration anew and serves it. It is done also when nobody waits for the answer.
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>>;
+
+    /// Tells what would become of a call. None is made, and nothing is used.
+    fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Outlook> + Send>>;
 }
 
 /// A reload that took place.

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Problem, not_allowed, not_found};
-use super::{Params, audit, body, keys, reload, teams, usage};
+use super::{Params, audit, body, explain, keys, reload, teams, usage};
 
 /// Answers a call that may be made.
 pub(super) async fn answer<B>(params: &Params, request: Request<B>) -> Answer
@@ -70,7 +70,8 @@ where
         (["audit"], &Method::GET) => audit::answer(&reader(), uri.query()).await,
         (["usage" | "audit"], _) => Ok(not_allowed("GET")),
         (["reload"], &Method::POST) => Ok(reload(params).await),
-        (["reload"] | ["keys", _, "rotate"], _) => Ok(not_allowed("POST")),
+        (["explain"], &Method::POST) => explain::answer(params, &headers, body).await,
+        (["reload" | "explain"] | ["keys", _, "rotate"], _) => Ok(not_allowed("POST")),
         _ => Ok(not_found()),
     }
 }

@@ -5,6 +5,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::report::outlook::Outlook;
 use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::upstream::routing::Retry;
@@ -16,6 +17,10 @@ struct Idle;
 impl Control for Idle {
     fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Refused>> + Send>> {
         Box::pin(std::future::ready(Ok(Reloaded::default())))
+    }
+
+    fn explain(&self, _: Question) -> Pin<Box<dyn Future<Output = Outlook> + Send>> {
+        Box::pin(std::future::pending())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where `weir usage` and `weir keys` do their work: what the arguments leave open, the configuration says.
+//! Where `weir usage`, `weir keys` and `weir explain` do their work: what the arguments leave open, the configuration says.
 
 use std::fs::File;
 use std::io::Read as _;

@@ -15,9 +15,11 @@ use tokio::sync::Mutex as AsyncMutex;
 use super::books::Stores;
 use super::upstreams::{Builder, Previous};
 use super::{AppError, access, build, ledger_look};
-use crate::admin::{Cause, Control, Refused, ReloadProblem, Reloaded};
+use crate::admin::{Cause, Control, Question, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
+use crate::explain::Explainer;
 use crate::metrics::Metrics;
+use crate::report::outlook::Outlook;
 use crate::server::{Drain, Terms, Tls};
 use crate::stack;
 use crate::store::directory::{Configured, ConfiguredKey, Directory};
@@ -46,6 +48,8 @@ pub(super) struct Fixed {
     pub(super) terms: Terms,
     /// The current upstreams, for whoever reports on them.
     pub(super) dispatch: Arc<ArcSwap<Dispatch>>,
+    /// Explains calls by what is served now.
+    pub(super) explainer: ArcSwap<Explainer>,
     /// The keys and teams, those made at run time too.
     pub(super) directory: Arc<Directory>,
 }
@@ -237,6 +241,8 @@ impl Reloader {
     fn serve(&self, loaded: &Loaded, parts: stack::Parts, tls: Option<&Tls>) {
         let server = &loaded.config.server;
         self.fixed.dispatch.store(Arc::new(parts.dispatch.clone()));
+        let explainer = Explainer::new(&parts, Arc::clone(&self.fixed.directory));
+        self.fixed.explainer.store(Arc::new(explainer));
         (self.fixed.replace)(parts);
         let params = build::listener_params("data", server, &self.fixed.metrics);
         self.fixed.terms.replace(tls, params);
@@ -259,6 +265,11 @@ impl Control for Arc<Reloader> {
                 .await
                 .unwrap_or_else(|_| Err(Refused::bug("The reload failed.")))
         })
+    }
+
+    fn explain(&self, question: Question) -> Pin<Box<dyn Future<Output = Outlook> + Send>> {
+        let explainer = self.fixed.explainer.load_full();
+        Box::pin(async move { explainer.explain(question).await })
     }
 }
 

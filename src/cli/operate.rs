@@ -31,21 +31,28 @@ With --ledger the file itself is changed. A gateway that runs on it notices with
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
-/// Where it is done.
+/// Which running gateway does it.
 #[derive(Args, Clone, Debug, Default)]
-struct PlaceArgs {
+pub(super) struct GatewayArgs {
     /// The admin plane of a running gateway
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
-    #[arg(long, value_name = "URL", conflicts_with = "ledger", help_heading = PLACE)]
+    #[arg(long, value_name = "URL", help_heading = PLACE)]
     admin: Option<String>,
     /// A file with the admin token [default: $WEIR_ADMIN_TOKEN, else the configuration's]
     #[arg(long, value_name = "FILE", help_heading = PLACE)]
     token_file: Option<PathBuf>,
-    /// The ledger's file itself instead of a running gateway
-    #[arg(long, value_name = "FILE", help_heading = PLACE)]
-    ledger: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
+}
+
+/// Where it is done.
+#[derive(Args, Clone, Debug, Default)]
+struct PlaceArgs {
+    #[command(flatten)]
+    gateway: GatewayArgs,
+    /// The ledger's file itself instead of a running gateway
+    #[arg(long, value_name = "FILE", conflicts_with = "admin", help_heading = PLACE)]
+    ledger: Option<PathBuf>,
 }
 
 /// What to add up.
@@ -251,13 +258,22 @@ fn or_none(
 
 // === what they come to ===
 
-impl PlaceArgs {
-    fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
+impl GatewayArgs {
+    pub(super) fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {
             config: self.config.path(env),
             url: self.admin,
             token_file: self.token_file,
+            ledger: None,
+        }
+    }
+}
+
+impl PlaceArgs {
+    fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
+        Wanted {
             ledger: self.ledger,
+            ..self.gateway.wanted(env)
         }
     }
 }

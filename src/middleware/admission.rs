@@ -12,6 +12,7 @@
 //! only limits that are counted together with other gateways are asked for, once a call and for a bounded time.
 
 mod desk;
+mod preview;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,9 @@ use crate::prices::Prices;
 use crate::store::budgets::{Budgets, Spent};
 use crate::store::limits::{Limits, Refusal, Shared};
 use crate::store::means::Means;
+
+pub use self::desk::{Basis, Forecast};
+pub use self::preview::{Preview, preview};
 
 /// Tells a client which of its budgets is nearly spent.
 const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warning");

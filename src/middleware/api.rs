@@ -139,7 +139,11 @@ where
     }
 }
 
-async fn read<B>(request: Authenticated<B>, params: Params) -> Result<Call, ApiError>
+/// Turns a request into a call: reads a body that is to be understood, and inspects it.
+///
+/// # Errors
+/// [`ApiError`]
+pub async fn read<B>(request: Authenticated<B>, params: Params) -> Result<Call, ApiError>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
 {

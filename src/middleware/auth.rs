@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use crate::call::{Authenticated, Caller, Routed};
 use crate::keys;
 use crate::openai::endpoint::Target;
-use crate::store::keyring::{CurrentKeyring, Keyring};
+use crate::store::keyring::{CurrentKeyring, KeyParams, Keyring};
 
 /// Why a caller is turned away.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,20 @@ fn authenticate(
             .map(str::to_owned);
         return Err(AuthError::Unknown { prefix });
     };
+    admit(known, now, target, path)?;
+    Ok(Arc::clone(&known.caller))
+}
+
+/// Returns whether the holder of a key may ask at the time `now` for what lies at `target`.
+///
+/// # Errors
+/// [`AuthError`]
+pub fn admit(
+    known: &KeyParams,
+    now: SystemTime,
+    target: &Target,
+    path: &str,
+) -> Result<(), AuthError> {
     if known.expires.is_some_and(|expires| expires <= now) {
         return Err(AuthError::Expired);
     }
@@ -93,7 +107,7 @@ fn authenticate(
             path: path.to_owned(),
         });
     }
-    Ok(Arc::clone(&known.caller))
+    Ok(())
 }
 
 /// Takes the key out of the headers, and every header that could carry one with it.

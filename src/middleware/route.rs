@@ -138,7 +138,11 @@ where
     }
 }
 
-fn read(parts: &Parts, params: Params) -> Result<Target, RouteError> {
+/// Reads a request's head.
+///
+/// # Errors
+/// [`RouteError`]
+pub fn read(parts: &Parts, params: Params) -> Result<Target, RouteError> {
     let path = parts.uri.path();
     let length = parts
         .uri

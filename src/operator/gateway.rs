@@ -5,7 +5,6 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::Failure;
 use crate::client::{Client, causes};
@@ -37,26 +36,25 @@ pub(super) fn encode(name: &str) -> String {
     utf8_percent_encode(name, RESERVED).to_string()
 }
 
-/// Asks, and returns the answer's body.
+/// Asks, with a body of JSON where there is one, and returns the answer's.
 pub(super) async fn ask(
     url: &str,
     token: Option<&Secret>,
     method: Method,
     path: &str,
-    body: Option<&Value>,
+    body: Option<String>,
 ) -> Result<Bytes, Failure> {
     let uri = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
     let mut request = Request::builder().method(method).uri(uri);
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
-    let bytes = body.map(|body| Bytes::from(body.to_string()));
     let mut request = request
         .header(
             header::USER_AGENT,
             concat!("weir/", env!("CARGO_PKG_VERSION")),
         )
-        .body(Full::new(bytes.unwrap_or_default()))
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|_| {
             Failure::mistake(format!(
                 "{url} is no base URL; write one such as {}",

@@ -54,7 +54,8 @@ pub async fn keys(place: &Place, options: KeysOptions) -> Result<String, Failure
     let answer = match place {
         Place::Gateway { url, token } => {
             let (method, path, body) = op.call();
-            let answer = ask(url, token.as_ref(), method, &path, body.as_ref()).await?;
+            let body = body.map(|body| body.to_string());
+            let answer = ask(url, token.as_ref(), method, &path, body).await?;
             serde_json::from_slice(&answer)
                 .map_err(|_| Failure::internal("the answer is not one of Weir's admin API"))?
         }

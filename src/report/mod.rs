@@ -1,6 +1,7 @@
 //! What was used, as people and programs read it: the admin API and `weir usage` say the same in JSON, CSV and a table.
 
 mod csv;
+pub mod outlook;
 mod plain;
 mod table;
 mod time;

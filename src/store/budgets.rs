@@ -6,6 +6,7 @@
 
 mod budget;
 mod counter;
+mod preview;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use rusqlite::Connection;
 pub use self::budget::{Amount, Budget, Holder, Limit, Period, Window};
 pub use self::counter::{Balance, Spent};
 use self::counter::{Counter, seed};
+pub use self::preview::Preview;
 
 /// All budgets.
 #[derive(Debug, Default)]

@@ -115,6 +115,14 @@ impl GeneratedText {
         self.choices.iter().map(|choice| choice.index)
     }
 
+    /// Returns the text of a choice so far; `None` where some of it was let go.
+    pub fn text(&self, index: u64) -> Option<String> {
+        let choice = self.choices.iter().find(|choice| choice.index == index);
+        let raw = choice.map_or(&[][..], |choice| &choice.raw);
+        let is_whole = self.folded == 0 && self.choices.len() < MAX_CHOICES;
+        is_whole.then(|| json::text(raw).into_owned())
+    }
+
     /// Returns the tokens of everything so far.
     pub fn tokens(&self) -> u64 {
         let kept = self.choices.iter().map(|choice| self.count(&choice.raw));

@@ -114,5 +114,26 @@ async function remote() {
   for await (const _ of stream) break;
 }
 
-await { local, remote }[process.argv[2]]();
+// Streams that a limit ends in their middle end as those do that have come to their length.
+async function stopped() {
+  let last;
+  let said = "";
+  for await (const event of client.responses.stream({ model: "gpt-4o", input: "hi" })) {
+    if (event.type === "response.output_text.delta") said += event.delta;
+    last = event;
+  }
+  assert.equal(last.type, "response.incomplete");
+  assert.equal(last.response.incomplete_details.reason, "max_output_tokens");
+  assert.equal(last.response.output[0].content[0].text, said);
+
+  const limited = client.withOptions({ apiKey: process.env.LIMITED_KEY });
+  const stream = limited.chat.completions.stream({ model: "gpt-4o", messages, n: 3 });
+  const { choices } = await stream.finalChatCompletion();
+  assert.deepEqual(
+    choices.map((choice) => choice.finish_reason),
+    ["length", "stop", "length"],
+  );
+}
+
+await { local, remote, stopped }[process.argv[2]]();
 console.log("ok");

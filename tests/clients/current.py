@@ -174,5 +174,24 @@ def realtime():
     asyncio.run(talk())
 
 
-{"local": local, "remote": remote, "realtime": realtime}[sys.argv[1]]()
+def stopped():
+    """Streams that a limit ends in their middle end as those do that have come to their length."""
+    events = list(client.responses.create(model="gpt-4o", input="hi", stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    last = events[-1]
+    assert last.type == "response.incomplete", last
+    response = last.response
+    assert response.status == "incomplete" and response.incomplete_details.reason == "max_output_tokens", response
+    said = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert said and response.output_text == said, response
+    assert response.usage.output_tokens == said.count("word"), response.usage
+
+    limited = client.with_options(api_key=os.environ["LIMITED_KEY"])
+    reasons = {}
+    for chunk in limited.chat.completions.create(model="gpt-4o", messages=MESSAGES, n=3, stream=True):
+        reasons |= {choice.index: choice.finish_reason for choice in chunk.choices if choice.finish_reason}
+    assert reasons == {0: "length", 1: "stop", 2: "length"}, reasons
+
+
+{"local": local, "remote": remote, "realtime": realtime, "stopped": stopped}[sys.argv[1]]()
 print("ok")

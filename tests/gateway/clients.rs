@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::answers::{
-    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, answer, chat, chunk, delta, json_answer,
+    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, answer, chat, chunk, delta, endless_response,
+    json_answer, three_choices,
 };
 use crate::support::gateway::{Config, Ended, Gateway, run_for};
 use crate::support::upstream::{Received, Script, Upstream};
@@ -112,6 +113,39 @@ async fn the_current_python_library_waits_for_a_limit() {
     assert_eq!(upstream.calls().len(), 4);
     let metrics = gateway.metrics().await;
     assert!(metrics.contains("weir_limit_refusals_total{"), "{metrics}");
+}
+
+/// A gateway that has 200 tokens for each of two keys' answers, over an upstream that says 500 words and does not end.
+async fn stopping() -> (Upstream, Gateway) {
+    let upstream = Upstream::start(|request| {
+        let bytes = match request.target.as_str() {
+            "/v1/responses" => endless_response(500),
+            _ => three_choices(500),
+        };
+        Script::new().send(bytes).stall()
+    })
+    .await;
+    let limits = "limits = { output_tokens_per_minute = 200 }";
+    let gateway = Config::over(&upstream)
+        .without_key()
+        .table(&format!(
+            "[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\n{limits}\n[[key]]\nname = \"limited\"\nsecret = \"{LIMITED_KEY}\"\n{limits}\n"
+        ))
+        .start()
+        .await;
+    (upstream, gateway)
+}
+
+#[tokio::test]
+async fn the_current_python_library_takes_streams_that_are_stopped() {
+    let (_upstream, gateway) = stopping().await;
+    script(python("current"), "current.py", "stopped", &gateway).await;
+}
+
+#[tokio::test]
+async fn the_current_node_library_takes_streams_that_are_stopped() {
+    let (_upstream, gateway) = stopping().await;
+    script(node(), "current.mjs", "stopped", &gateway).await;
 }
 
 #[tokio::test]

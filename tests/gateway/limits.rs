@@ -5,7 +5,8 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::answers::{
-    CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta, json_answer,
+    CHAT, DONE, LAST_CHUNK, STREAM_HEAD, answer, ask, ask_stream, chat, chunk, delta,
+    endless_response, json_answer, three_choices,
 };
 use crate::support::client::{Answer, Client};
 use crate::support::gateway::{Config, Gateway};
@@ -470,4 +471,91 @@ async fn a_stream_without_a_wish_for_usage_ends_without_it_or_is_let_go_on() {
     let answer = gateway.client().chat(asking_for(1)).await;
     assert_eq!(answer.status, 429);
     assert_eq!(told(&answer, "remaining-tokens"), Some(0));
+}
+
+#[tokio::test]
+async fn of_several_choices_those_are_finished_that_have_not_finished_themselves() {
+    let upstream = Upstream::start(|_| Script::new().send(three_choices(500)).stall()).await;
+    let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
+        .start()
+        .await;
+    let mut body = ask_stream();
+    body["n"] = json!(3);
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/chat/completions", body).await;
+    let (text, ended_well) = stream.rest().await;
+    assert!(ended_well);
+    let events = events(&text);
+    let reasons: Vec<_> = events
+        .iter()
+        .flat_map(|event| event["choices"].as_array().unwrap())
+        .filter(|choice| choice["finish_reason"].is_string())
+        .map(|choice| {
+            (
+                choice["index"].as_u64().unwrap(),
+                choice["finish_reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    // The third had begun, and brought nothing yet.
+    assert_eq!(reasons, [(1, "stop"), (0, "length"), (2, "length")]);
+    assert!((180..=300).contains(&events.len()), "{}", events.len());
+    upstream.left().await;
+}
+
+#[tokio::test]
+async fn a_stream_of_the_responses_api_ends_as_incomplete() {
+    let upstream = Upstream::start(|_| Script::new().send(endless_response(500)).stall()).await;
+    let gateway = limited(&upstream, "{ output_tokens_per_day = 200 }")
+        .start()
+        .await;
+    let body = json!({ "model": "gpt-4o", "input": "hi", "stream": true });
+    let client = gateway.client();
+    let mut stream = client.stream("/v1/responses", body).await;
+    let (text, ended_well) = stream.rest().await;
+    assert!(ended_well);
+    let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
+    let events: Vec<Value> = data
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    for (number, event) in (0..).zip(&events) {
+        assert_eq!(event["sequence_number"], number);
+    }
+    let deltas = events
+        .iter()
+        .filter(|event| event["delta"].is_string())
+        .count();
+    let kinds: Vec<_> = events[events.len() - 4..]
+        .iter()
+        .map(|event| &event["type"])
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "response.output_text.done",
+            "response.content_part.done",
+            "response.output_item.done",
+            "response.incomplete"
+        ]
+    );
+    let response = &events.last().unwrap()["response"];
+    assert_eq!(
+        (&response["id"], &response["status"]),
+        (&json!("resp_1"), &json!("incomplete"))
+    );
+    assert_eq!(
+        response["incomplete_details"]["reason"],
+        "max_output_tokens"
+    );
+    assert_eq!(
+        response["output"][0]["content"][0]["text"],
+        " word".repeat(deltas)
+    );
+    assert_eq!(response["usage"]["output_tokens"], deltas);
+    assert!((180..=300).contains(&deltas), "{deltas}");
+    upstream.left().await;
+    assert_eq!(
+        gateway.ledger("SELECT status, error, http_status, output_tokens FROM request"),
+        [format!("complete - 200 {deltas}")]
+    );
 }

@@ -22,6 +22,7 @@ mod connections;
 mod drain;
 mod ejection;
 mod errors;
+mod explain;
 mod fallback;
 mod faults;
 mod framing;

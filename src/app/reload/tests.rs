@@ -46,6 +46,17 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         ADMIN,
     );
     let params = build::listener_params("data", &loaded.config.server, &metrics);
+    let directory = directory.unwrap();
+    let books = stores.books(&loaded.config, &metrics, &drain, directory.limits());
+    let ring = directory.ring();
+    let parts = build::parts(
+        &loaded.config,
+        &metrics,
+        &drain,
+        ring,
+        books,
+        dispatch.clone(),
+    );
     let fixed = Fixed {
         source: Source {
             path: Some(path),
@@ -58,7 +69,8 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         replace: Box::new(|_| {}),
         terms: Terms::new(None, params),
         dispatch: Arc::new(ArcSwap::from_pointee(dispatch)),
-        directory: directory.unwrap(),
+        explainer: ArcSwap::from_pointee(Explainer::new(&parts, Arc::clone(&directory))),
+        directory,
     };
     Arc::new(Reloader::new(fixed, loaded, None))
 }

@@ -1,5 +1,6 @@
 //! A stream of events, counted in passing.
 
+use std::collections::BTreeSet;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use super::books::{ClientGone, OnFailure};
 use super::leaving;
 use super::settling::{Accounted, Polled};
 use crate::call::{BoxBody, StreamError};
+use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::{StreamObserver, UsageRemover, ending};
 use crate::openai::usage::Usage;
 use crate::store::ledger::{Provenance, Receipt, Status};
@@ -88,6 +90,19 @@ impl Reader {
         self.has_ended() || self.observer.observed().finish_reason
     }
 
+    /// Returns whether more may be generated: not all choices have finished that have begun.
+    fn goes_on(&self) -> bool {
+        let has_finished = self.observer.observed().finish_reason;
+        !self.has_ended() && (!has_finished || self.unfinished().next().is_some())
+    }
+
+    /// Returns the choices that have begun and not finished; one that did both ways of beginning comes twice.
+    fn unfinished(&self) -> impl Iterator<Item = u64> + '_ {
+        let begun = self.observer.begun().iter().copied();
+        let begun = begun.chain(self.text.choices());
+        begun.filter(|choice| !self.observer.finished().contains(choice))
+    }
+
     /// Returns what the answer has used until now.
     pub(super) fn used(&self, booking: &Booking, provenance: Provenance) -> Used {
         match (self.observer.observed().usage, self.counted_here(booking)) {
@@ -133,8 +148,9 @@ impl Events {
                 booking.record.first_token_now();
             }
             // Only these end by an event that is ours to write.
-            let can_stop = booking.endpoint.has_stream_options() && !self.reader.is_whole();
-            let goes_on = can_stop && self.reader.deltas() > before;
+            let endpoint = &booking.endpoint;
+            let is_ours = endpoint.has_stream_options() || *endpoint == Endpoint::Responses;
+            let goes_on = is_ours && self.reader.goes_on() && self.reader.deltas() > before;
             if goes_on && !self.reader.has_room(booking) {
                 let asked = self.remover.is_none();
                 ending = stopped(events, &self.reader, booking, asked);
@@ -181,9 +197,18 @@ impl Events {
 /// behind its last content. `None` where that cannot be told, and the stream goes on: what it uses is owed.
 fn stopped(events: &[u8], reader: &Reader, booking: &Booking, asked: bool) -> Option<Bytes> {
     let used = reader.used(booking, Provenance::Upstream);
-    let usage = booking.usage(used).filter(|_| asked);
-    let choices = reader.text.choices();
-    let ending = ending(events, &booking.endpoint, choices, usage.as_ref())?;
+    let usage = booking.usage(used);
+    let ending = match booking.endpoint {
+        Endpoint::Responses => {
+            let outline = reader.observer.outline();
+            outline.ending(events, |item| reader.text.text(item), usage.as_ref())
+        }
+        _ => {
+            let choices: BTreeSet<u64> = reader.unfinished().collect();
+            let usage = usage.as_ref().filter(|_| asked);
+            ending(events, &booking.endpoint, choices, usage)
+        }
+    }?;
     booking.record.facts().cause.get_or_insert(STOPPED);
     Some(ending)
 }

@@ -38,6 +38,30 @@ pub(super) struct Whose {
     model: Option<Arc<str>>,
 }
 
+/// What a call is expected to use, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// What it is expected to use, all choices together.
+    pub estimate: Estimate,
+    /// How many answers are asked for at once.
+    pub choices: u64,
+    /// What is known of the length of an answer.
+    pub basis: Basis,
+}
+
+/// What is known of the length of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Nothing is generated.
+    NoAnswer,
+    /// The client says how long it may be.
+    MaxTokens,
+    /// What this key's answers of this model had before.
+    Learnt,
+    /// Nothing: it is guessed, and no more than the limits allow.
+    Guess,
+}
+
 /// When it is: for limits, and by the calendar for budgets.
 #[derive(Clone, Copy)]
 pub(super) struct Now {
@@ -97,14 +121,11 @@ impl Desk {
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
         let is_listing = call.endpoint.is_listing();
         if !is_listing {
-            call.estimate = self.estimate(call, &who, now.time);
+            let forecast = self.forecast(call, &who, now.time);
+            call.estimate = forecast.map(|forecast| forecast.estimate);
         }
         let reserved = call.estimate.map(|estimate| estimate.reserved);
-        let amount = reserved.as_ref().map(of_limits);
-        let amount = amount.unwrap_or(match is_listing || is_free(call) {
-            true => Amount::default(),
-            false => UNKNOWN,
-        });
+        let amount = of_limits_or_unknown(call, reserved.as_ref());
         let Rules {
             limits, budgets, ..
         } = &*self.rules;
@@ -184,7 +205,7 @@ impl Desk {
 
     /// Guesses what a call will use. Exact counting would cost more than most calls do: it is done at the end, where the
     /// upstream does not.
-    fn estimate(&self, call: &Call, who: &Who<'_>, now: Time) -> Option<Estimate> {
+    pub(super) fn forecast(&self, call: &Call, who: &Who<'_>, now: Time) -> Option<Forecast> {
         let (bytes, members) = call.json()?;
         let input = tokens::prompt(None, &call.endpoint, bytes);
         let only_read = Usage {
@@ -193,9 +214,13 @@ impl Desk {
         };
         if call.endpoint == Endpoint::Embeddings {
             let read = self.priced(call.model.as_deref(), only_read);
-            return Some(Estimate {
-                likely: read,
-                reserved: read,
+            return Some(Forecast {
+                estimate: Estimate {
+                    likely: read,
+                    reserved: read,
+                },
+                choices: 0,
+                basis: Basis::NoAnswer,
             });
         }
         let model = call.model.as_ref()?;
@@ -211,20 +236,29 @@ impl Desk {
             };
             self.priced(Some(model), usage)
         };
-        Some(match members.max_tokens(bytes) {
-            Some(most) => Estimate {
-                likely: with(most.min(learnt.unwrap_or(FIRST_MEAN))),
-                reserved: with(most),
-            },
+        let (estimate, basis) = match members.max_tokens(bytes) {
+            Some(most) => (
+                Estimate {
+                    likely: with(most.min(learnt.unwrap_or(FIRST_MEAN))),
+                    reserved: with(most),
+                },
+                Basis::MaxTokens,
+            ),
             None => {
                 let limits = self.rules.limits.headroom(who, now);
                 let mean = expected(learnt, input, choices, &limits);
                 let mean = with(self.held(call, mean, learnt.is_some(), &with));
-                Estimate {
+                let estimate = Estimate {
                     likely: mean,
                     reserved: mean,
-                }
+                };
+                (estimate, learnt.map_or(Basis::Guess, |_| Basis::Learnt))
             }
+        };
+        Some(Forecast {
+            estimate,
+            choices,
+            basis,
         })
     }
 
@@ -264,6 +298,15 @@ impl Desk {
             usage,
             cost: dearest,
         }
+    }
+}
+
+/// Returns what is reserved of limits for a call, and where nobody can tell what it may use, enough to wait for room.
+pub(super) fn of_limits_or_unknown(call: &Call, reserved: Option<&Priced>) -> Amount {
+    match reserved {
+        Some(reserved) => of_limits(reserved),
+        None if call.endpoint.is_listing() || is_free(call) => Amount::default(),
+        None => UNKNOWN,
     }
 }
 

@@ -9,8 +9,10 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use super::event::{Event, Events};
+use super::outline::Outline;
+use super::text::number;
 use crate::openai::endpoint::Endpoint;
-use crate::openai::json::top_level_member;
+use crate::openai::json::{each_element, each_member, top_level_member};
 use crate::openai::usage::Usage;
 
 /// What has been seen of a stream so far.
@@ -37,7 +39,20 @@ pub struct Observed {
 #[derive(Clone, Debug, Default)]
 pub struct StreamObserver {
     observed: Observed,
+    choices: Choices,
+    outline: Outline,
 }
+
+/// The choices of a stream, as far as events tell of them that bring nothing generated: of those that do, whoever keeps
+/// the text knows.
+#[derive(Clone, Debug, Default)]
+struct Choices {
+    begun: Vec<u64>,
+    finished: Vec<u64>,
+}
+
+/// The most choices that are told apart, which is the most that the API gives.
+const MOST_CHOICES: usize = 128;
 
 /// The searches, prepared once.
 pub(super) struct Needles {
@@ -83,6 +98,21 @@ impl StreamObserver {
         &self.observed
     }
 
+    /// Returns the choices that have begun with an event that brought nothing generated.
+    pub fn begun(&self) -> &[u64] {
+        &self.choices.begun
+    }
+
+    /// Returns the choices that gave their reason to finish.
+    pub fn finished(&self) -> &[u64] {
+        &self.choices.finished
+    }
+
+    /// Returns what is known of a stream of the responses API.
+    pub fn outline(&self) -> &Outline {
+        &self.outline
+    }
+
     /// Reads a block of whole events.
     pub fn observe(&mut self, block: &[u8], endpoint: &Endpoint) {
         self.observe_with(block, endpoint, |_| ());
@@ -107,12 +137,16 @@ impl StreamObserver {
         let needles = &*NEEDLES;
         let seen = &mut self.observed;
         seen.events += 1;
-        seen.deltas += u64::from(is_delta(event, data, endpoint));
-        seen.finish_reason |= !seen.finish_reason
-            && needles
-                .finish_reason
-                .values(data)
-                .any(|value| value.starts_with(b"\"") && !value.starts_with(b"\"\""));
+        let is_delta = is_delta(event, data, endpoint);
+        seen.deltas += u64::from(is_delta);
+        let finishes = needles.finish_reason.values(data).any(is_reason);
+        seen.finish_reason |= finishes;
+        if finishes || (!is_delta && endpoint.has_stream_options()) {
+            self.choices.read(data);
+        }
+        if !is_delta && *endpoint == Endpoint::Responses {
+            self.outline.read(event, data);
+        }
         seen.error |= !seen.error && is_error(event, data);
 
         let is_terminal = !endpoint.has_stream_options() && is_terminal(event, data);
@@ -130,6 +164,41 @@ impl StreamObserver {
             seen.usage = usage.or(seen.usage);
         }
     }
+}
+
+// === impl Choices ===
+
+impl Choices {
+    fn read(&mut self, data: &[u8]) {
+        each_member(data, &["choices"], |_, choices| {
+            each_element(choices, |choice| {
+                let (mut index, mut finishes) = (0, false);
+                each_member(
+                    choice,
+                    &["index", "finish_reason"],
+                    |place, value| match place {
+                        0 => index = number(value),
+                        _ => finishes = is_reason(value),
+                    },
+                );
+                note(&mut self.begun, index);
+                if finishes {
+                    note(&mut self.finished, index);
+                }
+            });
+        });
+    }
+}
+
+fn note(choices: &mut Vec<u64>, index: u64) {
+    if choices.len() < MOST_CHOICES && !choices.contains(&index) {
+        choices.push(index);
+    }
+}
+
+/// Returns whether a value, which may have more behind it, is a reason to finish.
+fn is_reason(value: &[u8]) -> bool {
+    value.starts_with(b"\"") && !value.starts_with(b"\"\"")
 }
 
 fn is_delta(event: &Event<'_>, data: &[u8], endpoint: &Endpoint) -> bool {

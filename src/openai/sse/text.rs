@@ -78,11 +78,11 @@ fn each_of_choice<'a>(choice: &'a [u8], see: &mut impl FnMut(u64, &'a [u8])) {
 }
 
 /// Returns what stands between a string's quotes. Any other value has none.
-fn inside(value: &[u8]) -> Option<&[u8]> {
+pub(super) fn inside(value: &[u8]) -> Option<&[u8]> {
     value.strip_prefix(b"\"")?.strip_suffix(b"\"")
 }
 
-fn number(value: &[u8]) -> u64 {
+pub(super) fn number(value: &[u8]) -> u64 {
     let digits = std::str::from_utf8(value).ok();
     digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

@@ -10,6 +10,7 @@
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it.
 
+mod find;
 mod made;
 mod merge;
 mod others;
@@ -26,6 +27,7 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+pub use self::find::Found;
 pub use self::made::Made;
 use self::made::{Keys, Teams, made};
 use self::merge::Merged;

@@ -405,3 +405,39 @@ async fn what_another_process_changes_is_taken_over() {
     other.directory.ledger.close();
     house.directory.ledger.close();
 }
+
+#[tokio::test]
+async fn a_key_is_found_by_its_name_its_id_and_each_of_its_secrets() {
+    let house = House::new(configured(&[("carol", "secret-of-carol")], &[]));
+    let first = house.make(json!({ "name": "alice" })).await.unwrap();
+    let old = house.directory.key("alice").unwrap().id.unwrap();
+    let rotation = Rotation {
+        grace: Duration::from_secs(3600),
+        force: false,
+    };
+    let (second, view) = house.directory.rotate_key("alice", rotation).await.unwrap();
+    let id = view.id.unwrap();
+    let found = |which: &str| {
+        let found = house.directory.find(which)?;
+        let is_of = |secret: &Secret| found.digest == digest(secret.expose().as_bytes());
+        let secret = [is_of(&first), is_of(&second)];
+        Some((found.view.name, secret, found.is_previous))
+    };
+    for (which, is_previous) in [
+        ("alice", false),
+        (&id, false),
+        (second.expose(), false),
+        (&old, true),
+        (first.expose(), true),
+    ] {
+        let secret = [is_previous, !is_previous];
+        assert_eq!(found(which), Some(("alice".into(), secret, is_previous)));
+    }
+    for which in ["carol", "secret-of-carol"] {
+        assert_eq!(found(which).unwrap().0, "carol");
+    }
+    assert_eq!(found("nobody"), None);
+    house.directory.revoke_key("alice").await.unwrap();
+    let found = house.directory.find(second.expose()).unwrap();
+    assert_eq!(found.view.state, KeyState::Revoked);
+}

@@ -2,12 +2,14 @@
 
 mod next;
 mod pick;
+mod preview;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub(super) use self::preview::Ranking;
 use super::DispatchError;
 use super::candidates::Kind;
 use super::route::{Route, Target};

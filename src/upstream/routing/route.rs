@@ -159,6 +159,66 @@ impl Route {
             Some(key) => open.into_iter().max_by_key(|c| rendezvous(key, c.at)),
         }
     }
+
+    /// Returns how likely each of several places of one priority is to be picked, from 0 to 1.
+    pub(super) fn chances(
+        &self,
+        candidates: &[Candidate<'_>],
+        affinity: Option<u64>,
+        now: tokio::time::Instant,
+    ) -> Vec<f64> {
+        if affinity.is_some() {
+            let picked = self.pick(candidates, affinity, now);
+            let is_picked = |c: &Candidate<'_>| picked.is_some_and(|p| p.is_at(c));
+            let chances = candidates.iter().map(|c| f64::from(u8::from(is_picked(c))));
+            return chances.collect();
+        }
+        if self.balance == Balance::P2c {
+            return chances_of_two(candidates, now);
+        }
+        let mut targets: Vec<(usize, u32)> =
+            candidates.iter().map(|c| (c.target, c.weight)).collect();
+        targets.dedup_by_key(|(target, _)| *target);
+        let sum: f64 = targets.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let of_target = |(index, (target, weight)): (usize, &(usize, u32))| {
+            let share = match self.balance {
+                Balance::Weighted => f64::from(*weight) / sum,
+                Balance::P2c | Balance::Order => f64::from(u8::from(index == 0)),
+            };
+            let of = candidates.iter().filter(|c| c.target == *target);
+            let chances = chances_of_two(&of.copied().collect::<Vec<_>>(), now);
+            chances.into_iter().map(move |chance| chance * share)
+        };
+        targets.iter().enumerate().flat_map(of_target).collect()
+    }
+}
+
+impl Candidate<'_> {
+    fn is_at(&self, other: &Self) -> bool {
+        (self.target, self.endpoint) == (other.target, other.endpoint)
+    }
+}
+
+/// Returns how likely each place is to be taken by [`cheaper_of_two`], from 0 to 1.
+fn chances_of_two(candidates: &[Candidate<'_>], now: tokio::time::Instant) -> Vec<f64> {
+    let costs: Vec<f64> = candidates.iter().map(|c| c.at.load.cost(now)).collect();
+    let count = costs.len();
+    let others = count.saturating_sub(1).max(1) as f64;
+    let each = |(index, cost): (usize, &f64)| {
+        // Drawn first, it is left for a cheaper one; drawn second, it must be the cheaper one.
+        let against = costs
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index);
+        let won: u32 = against
+            .map(|(_, other)| u32::from(other >= cost) + u32::from(cost < other))
+            .sum();
+        match count {
+            1 => 1.0,
+            _ => f64::from(won) / (count as f64 * others),
+        }
+    };
+    costs.iter().enumerate().map(each).collect()
 }
 
 /// Draws two different places at random and takes the one with the lower cost.

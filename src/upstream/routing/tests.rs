@@ -5,6 +5,7 @@ mod deadlines;
 mod ejection;
 mod fallback;
 mod hedging;
+mod preview;
 mod replay;
 mod retries;
 mod sharing;

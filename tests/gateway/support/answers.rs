@@ -51,6 +51,57 @@ pub fn delta(content: &str) -> String {
     )
 }
 
+/// A chat stream of three choices: the second finishes itself, the first says so many words, a token each, and the third
+/// only begins.
+pub fn three_choices(words: usize) -> Vec<u8> {
+    let of = |index: u64, delta: Value, finish_reason: Option<&str>| {
+        let choice = json!({"index": index, "delta": delta, "finish_reason": finish_reason});
+        let event = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]});
+        chunk(format!("data: {event}\n\n"))
+    };
+    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
+    for index in 0..3 {
+        bytes.extend(of(index, json!({"role": "assistant", "content": ""}), None));
+    }
+    bytes.extend(of(1, json!({"content": "yes"}), None));
+    bytes.extend(of(1, json!({}), Some("stop")));
+    for _ in 0..words {
+        bytes.extend(of(0, json!({"content": " word"}), None));
+    }
+    bytes
+}
+
+/// A stream of the responses API that says so many words, a token each, and does not end.
+pub fn endless_response(words: u64) -> Vec<u8> {
+    let of = |number: u64, kind: &str, mut event: Value| {
+        event["type"] = kind.into();
+        event["sequence_number"] = number.into();
+        chunk(format!("event: {kind}\ndata: {event}\n\n"))
+    };
+    let response = json!({
+        "id": "resp_1", "object": "response", "created_at": 1, "status": "in_progress", "model": "gpt-4o",
+        "output": [], "parallel_tool_calls": true, "tool_choice": "auto", "tools": [], "usage": null,
+    });
+    let item = json!({"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []});
+    let part = json!({"type": "output_text", "text": "", "annotations": []});
+    let place = json!({"item_id": "msg_1", "output_index": 0, "content_index": 0});
+    let with = |member: &str, value: Value| {
+        let mut event = place.clone();
+        event[member] = value;
+        event
+    };
+    let mut bytes = STREAM_HEAD.as_bytes().to_vec();
+    bytes.extend(of(0, "response.created", json!({"response": response})));
+    let added = json!({"output_index": 0, "item": item});
+    bytes.extend(of(1, "response.output_item.added", added));
+    bytes.extend(of(2, "response.content_part.added", with("part", part)));
+    for number in 3..words + 3 {
+        let delta = with("delta", " word".into());
+        bytes.extend(of(number, "response.output_text.delta", delta));
+    }
+    bytes
+}
+
 /// The same event as an upstream sends it when usage was asked for.
 pub fn delta_with_null_usage(content: &str) -> String {
     delta(content).replace("}]}\n", "}],\"usage\":null}\n")

@@ -172,3 +172,26 @@ proptest! {
         prop_assert_eq!(out.concat(), expected.as_bytes());
     }
 }
+
+#[test]
+fn choices_are_known_by_their_beginning_and_their_end() {
+    let stream = br#"data: {"choices":[{"index":2,"delta":{"role":"assistant","content":""},"finish_reason":null}]}
+
+data: {"choices":[{"delta":{"content":"\"finish_reason\":\"x\""},"index":1,"finish_reason":null}]}
+
+data: {"choices":[{"index":1,"delta":{"content":"a"},"finish_reason":"stop"},{"index":0,"delta":{},"finish_reason":""}]}
+
+data: {"choices":[],"usage":{}}
+
+"#;
+    let mut observer = StreamObserver::new();
+    observer.observe(stream, &Endpoint::ChatCompletions);
+    assert_eq!(observer.begun(), [2, 1, 0]);
+    assert_eq!(observer.finished(), [1]);
+    for index in 0..1000 {
+        let event =
+            format!("data: {{\"choices\":[{{\"index\":{index},\"finish_reason\":\"stop\"}}]}}\n\n");
+        observer.observe(event.as_bytes(), &Endpoint::ChatCompletions);
+    }
+    assert_eq!(observer.finished().len(), 128);
+}

@@ -122,17 +122,21 @@ impl Plan {
     }
 
     pub(super) fn pick(&self, spots: &[Spot], now: Instant) -> Option<Spot> {
+        let candidates = self.candidates(spots);
+        let picked = self.route.pick(&candidates, self.affinity, now)?;
+        let is_picked =
+            |spot: &&Spot| (spot.target, spot.endpoint) == (picked.target, picked.endpoint);
+        spots.iter().find(is_picked).copied()
+    }
+
+    pub(super) fn candidates(&self, spots: &[Spot]) -> Vec<Candidate<'_>> {
         let candidate = |spot: &Spot| Candidate {
             target: spot.target,
             endpoint: spot.endpoint,
             weight: self.target(spot.target).weight,
             at: self.endpoint(spot),
         };
-        let candidates: Vec<Candidate<'_>> = spots.iter().map(candidate).collect();
-        let picked = self.route.pick(&candidates, self.affinity, now)?;
-        let is_picked =
-            |spot: &&Spot| (spot.target, spot.endpoint) == (picked.target, picked.endpoint);
-        spots.iter().find(is_picked).copied()
+        spots.iter().map(candidate).collect()
     }
 
     pub(super) fn place(&self, spot: Spot, trial: Option<(Trial, bool)>, at: Instant) -> Place {

@@ -1,0 +1,67 @@
+//! What admission would say of a call that is not made: the same estimate, held against the same limits and budgets, and
+//! nothing kept or counted.
+
+use std::sync::Arc;
+
+use super::desk::{Desk, Forecast, Now, of_limits_or_unknown};
+use super::room::of_budgets;
+use super::{AdmissionError, Rules, Ways};
+use crate::call::{Call, Caller};
+use crate::store::{budgets, limits};
+
+/// What admission would say of a call.
+#[derive(Debug)]
+pub struct Preview {
+    /// What the call is expected to use; `None` where nobody can tell, or nothing is.
+    pub forecast: Option<Forecast>,
+    /// Each limit that it would count towards: the key's first, then the team's, the route's, the gateway's.
+    pub limits: Vec<limits::Preview>,
+    /// Each budget that it would count towards: the key's first, then the team's.
+    pub budgets: Vec<budgets::Preview>,
+    /// Why it would be turned away.
+    pub refused: Option<AdmissionError>,
+}
+
+/// Tells what would become of a call. Nothing is taken for it.
+pub fn preview(rules: Arc<Rules>, ways: Arc<dyn Ways>, call: &Call) -> Preview {
+    Desk { rules, ways }.preview(call, Now::read())
+}
+
+impl Desk {
+    pub(super) fn preview(&self, call: &Call, now: Now) -> Preview {
+        let whose = self.whose(call);
+        let who = whose.who();
+        let is_listing = call.endpoint.is_listing();
+        let forecast = match is_listing {
+            true => None,
+            false => self.forecast(call, &who, now.time),
+        };
+        let reserved = forecast.as_ref().map(|cast| &cast.estimate.reserved);
+        let amount = of_limits_or_unknown(call, reserved);
+        let rooms = self.rules.limits.headroom(&who, now.time).into_iter();
+        let limits: Vec<_> = rooms
+            .map(|room| limits::Preview::of(room, &amount))
+            .collect();
+        let Caller { key, team, .. } = &*call.caller;
+        let of_budgets = reserved.map(of_budgets).unwrap_or_default();
+        let budgets = match is_listing {
+            true => Vec::new(),
+            false => self
+                .rules
+                .budgets
+                .preview(key, team.as_ref(), &of_budgets, now.date),
+        };
+        let limited = limits::told(&limits).cloned();
+        let limited = limited.map(|refusal| AdmissionError::Limited(Box::new(refusal)));
+        let spent = || {
+            let spent = budgets.iter().find_map(|preview| preview.spent.clone())?;
+            Some(AdmissionError::Spent(Box::new(spent)))
+        };
+        Preview {
+            forecast,
+            refused: limited.or_else(spent),
+            limits,
+            budgets,
+        }
+    }
+}
