@@ -17,7 +17,7 @@ use crate::admin::Question;
 use crate::call::{Authenticated, Call, Caller, Record, RequestId};
 use crate::error::GatewayError;
 use crate::middleware::accounting::{AccountingError, Books};
-use crate::middleware::admission::{self, Rules};
+use crate::middleware::admission::{self, Rooms, Rules, Whose};
 use crate::middleware::api::{self, ApiError};
 use crate::middleware::auth::{self, AuthError};
 use crate::middleware::route;
@@ -114,7 +114,14 @@ impl Explainer {
             findings.may_use_model = Some(caller.may_use(model));
         }
         if call.endpoint != Endpoint::OwnUsage {
-            self.preview(&mut findings, &call, caller.is_some());
+            let rooms = match &caller {
+                Some(_) => {
+                    let whose = Whose::of(&call, &self.dispatch);
+                    Some(admission::rooms(&self.rules, whose).await)
+                }
+                None => None,
+            };
+            self.preview(&mut findings, &call, rooms);
         }
         findings.call = Some(call);
         findings
@@ -153,11 +160,11 @@ impl Explainer {
         }
     }
 
-    /// Asks those behind the hinge.
-    fn preview(&self, findings: &mut Findings, call: &Call, is_known: bool) {
-        if is_known {
+    /// Asks those behind the hinge, where the key is known by what is left of its limits.
+    fn preview(&self, findings: &mut Findings, call: &Call, rooms: Option<Rooms>) {
+        if let Some(rooms) = rooms {
             let (rules, ways) = (Arc::clone(&self.rules), Arc::new(self.dispatch.clone()));
-            let mut admission = admission::preview(rules, ways, call);
+            let mut admission = admission::preview(rules, ways, call, rooms);
             findings.refuse(admission.refused.take().map(GatewayError::from));
             findings.admission = Some(admission);
         }

@@ -33,8 +33,9 @@ use crate::store::budgets::{Budgets, Spent};
 use crate::store::limits::{Limits, Refusal, Shared};
 use crate::store::means::Means;
 
+pub use self::desk::Whose;
 pub use self::desk::{Basis, Forecast};
-pub use self::preview::{Preview, preview};
+pub use self::preview::{Preview, Rooms, preview, rooms};
 
 /// Tells a client which of its budgets is nearly spent.
 const BUDGET_WARNING: HeaderName = HeaderName::from_static("x-weir-budget-warning");
@@ -134,7 +135,7 @@ where
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         Box::pin(async move {
-            let whose = desk.whose(&call);
+            let whose = Whose::of(&call, &*desk.ways);
             let record = Arc::clone(&call.record);
             let Admitted { warning, left } = match desk.admit(&mut call, &whose).await {
                 Ok(admitted) => admitted,

@@ -32,7 +32,7 @@ pub(super) struct Desk {
 }
 
 /// Whose limits a call counts towards.
-pub(super) struct Whose {
+pub struct Whose {
     caller: Arc<Caller>,
     route: Option<Arc<str>>,
     model: Option<Arc<str>>,
@@ -70,6 +70,16 @@ pub(super) struct Now {
 }
 
 impl Whose {
+    /// Returns whose limits a call counts towards that goes these ways.
+    pub fn of(call: &Call, ways: &dyn Ways) -> Self {
+        let route = |model: &Arc<str>| ways.label(model);
+        Self {
+            caller: Arc::clone(&call.caller),
+            route: call.routed_model().and_then(route),
+            model: call.model.clone(),
+        }
+    }
+
     pub(super) fn who(&self) -> Who<'_> {
         Who {
             key: &self.caller.key,
@@ -101,15 +111,6 @@ impl Now {
 }
 
 impl Desk {
-    pub(super) fn whose(&self, call: &Call) -> Whose {
-        let route = |model: &Arc<str>| self.ways.label(model);
-        Whose {
-            caller: Arc::clone(&call.caller),
-            route: call.routed_model().and_then(route),
-            model: call.model.clone(),
-        }
-    }
-
     /// Keeps room for a call.
     pub(super) async fn admit(
         self: &Arc<Self>,

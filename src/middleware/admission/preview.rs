@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::desk::{Desk, Forecast, Now, of_limits_or_unknown};
+use super::desk::{Desk, Forecast, Now, Whose, of_limits_or_unknown};
 use super::room::of_budgets;
 use super::{AdmissionError, Rules, Ways};
 use crate::call::{Call, Caller};
+use crate::store::limits::{Headroom, Time};
 use crate::store::{budgets, limits};
 
 /// What admission would say of a call.
@@ -22,14 +23,28 @@ pub struct Preview {
     pub refused: Option<AdmissionError>,
 }
 
-/// Tells what would become of a call. Nothing is taken for it.
-pub fn preview(rules: Arc<Rules>, ways: Arc<dyn Ways>, call: &Call) -> Preview {
-    Desk { rules, ways }.preview(call, Now::read())
+/// What is left of each limit that a call would count towards. `None`: nobody can say, and nobody is let in then.
+pub type Rooms = Option<Vec<Headroom>>;
+
+/// Looks at the limits that a call would count towards, wherever those are counted.
+pub async fn rooms(rules: &Rules, whose: Whose) -> Rooms {
+    let who = whose.who();
+    let here = || rules.limits.headroom(&who, Time::now());
+    let Some(shared) = &rules.shared else {
+        return Some(here());
+    };
+    let there = shared.headroom(&who).await;
+    there.or_else(|| shared.goes_on_alone().then(here))
+}
+
+/// Tells what would become of a call, by what is left of its limits. Nothing is taken for it.
+pub fn preview(rules: Arc<Rules>, ways: Arc<dyn Ways>, call: &Call, rooms: Rooms) -> Preview {
+    Desk { rules, ways }.preview(call, rooms, Now::read())
 }
 
 impl Desk {
-    pub(super) fn preview(&self, call: &Call, now: Now) -> Preview {
-        let whose = self.whose(call);
+    pub(super) fn preview(&self, call: &Call, rooms: Rooms, now: Now) -> Preview {
+        let whose = Whose::of(call, &*self.ways);
         let who = whose.who();
         let is_listing = call.endpoint.is_listing();
         let forecast = match is_listing {
@@ -38,8 +53,10 @@ impl Desk {
         };
         let reserved = forecast.as_ref().map(|cast| &cast.estimate.reserved);
         let amount = of_limits_or_unknown(call, reserved);
-        let rooms = self.rules.limits.headroom(&who, now.time).into_iter();
+        let away = rooms.is_none().then_some(AdmissionError::Away);
         let limits: Vec<_> = rooms
+            .into_iter()
+            .flatten()
             .map(|room| limits::Preview::of(room, &amount))
             .collect();
         let Caller { key, team, .. } = &*call.caller;
@@ -59,7 +76,7 @@ impl Desk {
         };
         Preview {
             forecast,
-            refused: limited.or_else(spent),
+            refused: away.or(limited).or_else(spent),
             limits,
             budgets,
         }

@@ -276,6 +276,11 @@ impl Shared {
         Some(both.map(|(wanted, found)| wanted.headroom(found)).collect())
     }
 
+    /// Returns whether calls are let in while Redis is away, by what this process counts alone.
+    pub fn goes_on_alone(&self) -> bool {
+        self.on_outage == OnOutage::Local
+    }
+
     /// Waits until all that has ended is settled, or Redis is away.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
