@@ -247,6 +247,34 @@ async fn a_redis_that_is_not_there_yet_is_waited_for() {
     .await;
 }
 
+#[tokio::test]
+async fn what_is_explained_is_what_redis_says() {
+    let upstream = Upstream::answering(chat()).await;
+    let mut redis = Redis::start().await;
+    let table = redis.table("timeout = \"10s\"\non_outage = \"reject\"");
+    let start = async || {
+        let config = sharing(&upstream, "{ requests_per_day = 2 }", &table);
+        config.start().await
+    };
+    let (one, two) = (start().await, start().await);
+    assert_eq!(one.client().chat(ask()).await.status, 200);
+    let explain = async || {
+        let question = json!({ "key": "alice", "body": ask() });
+        let answer = two.operator().post("/admin/v1/explain", question).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    for _ in 0..3 {
+        let outlook = explain().await;
+        assert_eq!(outlook["limits"][0]["remaining"], 1, "{outlook}");
+        assert_eq!(outlook["verdict"]["outcome"], "served");
+    }
+    assert_eq!(one.client().chat(ask()).await.status, 200);
+    assert_eq!(explain().await["verdict"]["code"], "rate_limit_exceeded");
+    redis.kill();
+    assert_eq!(explain().await["verdict"]["code"], "limits_unavailable");
+}
+
 /// The start is refused, for reasons that these words are in, and no password is shown.
 async fn refused(upstream: &Upstream, redis: &str, words: &[&str]) {
     let config = sharing(upstream, "{ requests_per_day = 40 }", redis);
