@@ -56,6 +56,7 @@ fn call() -> Call {
         model: Some("gpt-4o".into()),
         stream: false,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,
@@ -163,6 +164,10 @@ struct Anywhere;
 impl Ways for Anywhere {
     fn label(&self, _: &str) -> Option<Arc<str>> {
         Some("*".into())
+    }
+
+    fn only_upstream(&self, _: &Call) -> Option<Arc<str>> {
+        None
     }
 
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {

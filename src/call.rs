@@ -59,6 +59,8 @@ pub struct Call {
     pub stream: bool,
     /// Whether a streamed answer must end with its usage, asked for by the client or not.
     pub report_usage: bool,
+    /// The upstream that it goes to, where it is known before it is sent: where there is but one.
+    pub upstream: Option<Arc<str>>,
     /// What it is expected to use; `None` where nobody can tell, or nothing is.
     pub estimate: Option<Estimate>,
     /// The room that is kept for it, until somebody keeps the books of it.
@@ -144,6 +146,7 @@ impl Call {
             model: self.model.clone(),
             stream: self.stream,
             report_usage: self.report_usage,
+            upstream: self.upstream.clone(),
             estimate: self.estimate,
             room: None,
             deadline: self.deadline,

@@ -96,6 +96,10 @@ impl Ways for Dispatch {
         Self::label(self, model)
     }
 
+    fn only_upstream(&self, call: &Call) -> Option<Arc<str>> {
+        Self::only_upstream(self, call)
+    }
+
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         Self::each_name(self, model, see);
     }

@@ -207,6 +207,7 @@ where
         model,
         stream,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline,

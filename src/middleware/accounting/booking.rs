@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Method, StatusCode};
 
 use super::books::Books;
 use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
@@ -34,6 +35,10 @@ pub(super) struct Booking {
     model: Option<Arc<str>>,
     /// Empty where it is too large to be kept.
     prompt: Bytes,
+    /// Whether an answer without usage may be charged for all the same, by what it made: an image, a file.
+    may_be_charged: bool,
+    /// The status that was sent, once it was.
+    pub(super) http_status: Option<u16>,
     pub(super) sent: u64,
 }
 
@@ -49,6 +54,7 @@ enum Row {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     pub(super) status: Status,
+    /// The status that is sent now, unless one was before.
     pub(super) http_status: Option<u16>,
     pub(super) error: Option<&'static str>,
     pub(super) used: Used,
@@ -90,6 +96,9 @@ impl Booking {
             key: Arc::clone(&call.caller.key),
             model: call.model.clone(),
             prompt,
+            may_be_charged: call.endpoint == Endpoint::PassThrough
+                && call.head.method == Method::POST,
+            http_status: None,
             sent: 0,
         }
     }
@@ -141,8 +150,11 @@ impl Booking {
 
     /// Settles the row, the budgets and the record. It will be written, whether the receipt is waited for or not.
     pub(super) fn close(&mut self, end: End) -> Receipt {
-        let (tries, upstream, degraded, times, received) = {
+        let (tries, upstream, degraded, times, received, http_status) = {
             let facts = self.record.facts();
+            // A head that went before anybody had answered is that of a stream.
+            let early = facts.head_first.then_some(StatusCode::OK.as_u16());
+            let http_status = self.http_status.or(early).or(end.http_status);
             let times = Times {
                 queue: facts.queue_time,
                 upstream: facts.upstream_time,
@@ -151,7 +163,8 @@ impl Booking {
             };
             let upstream = facts.upstream.clone();
             let tries = facts.attempts.clone();
-            (tries, upstream, facts.degraded, times, facts.received)
+            let received = facts.received;
+            (tries, upstream, facts.degraded, times, received, http_status)
         };
         let answering = tries
             .iter()
@@ -180,12 +193,15 @@ impl Booking {
             })
             .collect();
         let total = total(counts, &attempts);
+        let is_answer = |attempt: &Attempt| attempt.http_status.is_none_or(|status| status < 400);
+        let was_answered = answering.is_some_and(|index| is_answer(&attempts[index]));
         self.record.facts().usage = counts.map(|counts| counts.usage);
         self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
         let entry = Entry {
             status: end.status,
-            http_status: end.http_status,
+            http_status,
             error: end.error.map(Into::into),
+            uncounted: total.is_none() && self.may_be_charged && was_answered,
             served_from: (!attempts.is_empty()).then_some(ServedFrom::Upstream),
             served_model,
             upstream,
@@ -387,6 +403,7 @@ fn intent(call: &Call) -> Intent {
         endpoint,
         model: call.model.clone(),
         stream: call.stream,
+        upstream: call.upstream.clone(),
         estimate: call.estimate.map(|Estimate { likely, .. }| Counts {
             usage: likely.usage,
             provenance: Provenance::Estimated,

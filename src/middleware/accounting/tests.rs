@@ -31,6 +31,10 @@ impl Ways for Anywhere {
         Some("*".into())
     }
 
+    fn only_upstream(&self, _: &Call) -> Option<Arc<str>> {
+        None
+    }
+
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         see(model);
     }
@@ -141,6 +145,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         model: Some("gpt-4o".into()),
         stream: body.contains("\"stream\":true"),
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,

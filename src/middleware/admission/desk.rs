@@ -84,6 +84,7 @@ impl Desk {
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
         let is_listing = call.endpoint.is_listing();
         if !is_listing {
+            call.upstream = self.ways.only_upstream(call);
             call.estimate = self.estimate(call, &who, now.time);
         }
         let reserved = call.estimate.map(|estimate| estimate.reserved);

@@ -36,6 +36,7 @@ fn call(endpoint: Endpoint) -> Call {
         model: None,
         stream: false,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,

@@ -122,10 +122,10 @@ impl StreamObserver {
             .values(data)
             .any(|value| value.starts_with(b"{"))
         {
-            let usage = member(data, "usage").and_then(|json| Usage::from_json(json).ok());
+            let usage = member(data, "usage").and_then(|json| Usage::of_answer(json, endpoint).ok());
             let usage = usage.or_else(|| {
                 let response = is_terminal.then(|| member(data, "response"))??;
-                Usage::from_json(member(response, "usage")?).ok()
+                Usage::of_answer(member(response, "usage")?, endpoint).ok()
             });
             seen.usage = usage.or(seen.usage);
         }

@@ -5,16 +5,28 @@
 //! a process that dies loses nothing, and whoever finds the file behind a dead process writes what is in it.
 //!
 //! There are two files, so that one can be emptied while records go to the other: whenever the writer takes what waits,
-//! it turns to the other file, and empties this one when all of it is committed. A record is a line of JSON. One that was
-//! torn by the end of its process had been promised to nobody, and is passed over.
+//! it turns to the other file, and empties this one when all of it is committed.
+//!
+//! # What a file looks like
+//! One record behind the other, each as [`MARK`], the length of what follows, its CRC-32 (both 32 bits, little-endian), and
+//! the record as postcard encodes it. One that was torn by the end of its process had been promised to nobody, and is
+//! passed over, as is whatever else does not match its checksum. Weir 0.1 with tables of version 2 wrote lines of JSON,
+//! which are read still. The encoding names no fields: where a record's change, the mark must.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Intent};
+
+/// What each record begins with. The last byte is the version of the records' shape.
+const MARK: [u8; 4] = *b"\0wj1";
+
+/// The mark, the length, the checksum.
+const HEAD: usize = MARK.len() + 8;
 
 /// A promise.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,13 +83,18 @@ impl<T> Shared<'_, T> {
 }
 
 impl Record<'_> {
-    /// Returns the record as a line. It begins with a line's end: what may have been torn before it must not swallow it.
-    pub(super) fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut line = Vec::with_capacity(1024);
-        line.push(b'\n');
-        serde_json::to_writer(&mut line, self)?;
-        line.push(b'\n');
-        Ok(line)
+    /// Returns the record as it stands in a file.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, postcard::Error> {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(&MARK);
+        bytes.resize(HEAD, 0);
+        let mut bytes = postcard::to_extend(self, bytes)?;
+        let record = &bytes[HEAD..];
+        let length = u32::try_from(record.len()).map_err(|_| postcard::Error::SerializeBufferFull)?;
+        let checksum = crc32fast::hash(record);
+        bytes[MARK.len()..MARK.len() + 4].copy_from_slice(&length.to_le_bytes());
+        bytes[MARK.len() + 4..HEAD].copy_from_slice(&checksum.to_le_bytes());
+        Ok(bytes)
     }
 }
 
@@ -96,9 +113,9 @@ impl Journal {
     }
 
     /// Appends a record.
-    pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
         self.dirty[self.active] = true;
-        self.files[self.active].write_all(line)
+        self.files[self.active].write_all(record)
     }
 
     /// Turns to the other file if that is empty.
@@ -129,25 +146,60 @@ impl Journal {
 pub(super) fn read(path: &Path) -> io::Result<Vec<Record<'static>>> {
     let mut records = Vec::new();
     for path in [path.to_owned(), second(path)] {
-        let text = match fs::read(path) {
-            Ok(text) => text,
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for line in text.split(|byte| *byte == b'\n') {
-            if line.is_empty() {
-                continue;
-            }
-            match serde_json::from_slice(line) {
-                Ok(record) => records.push(record),
-                Err(_) => tracing::warn!(
-                    bytes = line.len(),
-                    "a record that a process was killed at is passed over"
-                ),
-            }
+        match bytes.first() {
+            Some(b'\n') => read_lines(&bytes, &mut records),
+            _ => read_frames(&bytes, &mut records),
         }
     }
     Ok(records)
+}
+
+fn read_frames(mut bytes: &[u8], records: &mut Vec<Record<'static>>) {
+    while !bytes.is_empty() {
+        if let Some((record, rest)) = read_frame(bytes) {
+            records.push(record);
+            bytes = rest;
+            continue;
+        }
+        // Behind what was torn others may follow.
+        let next = memmem::find(&bytes[1..], &MARK).map_or(bytes.len(), |at| at + 1);
+        passed_over(next);
+        bytes = &bytes[next..];
+    }
+}
+
+fn read_frame(bytes: &[u8]) -> Option<(Record<'static>, &[u8])> {
+    let behind = bytes.strip_prefix(&MARK)?;
+    let (length, behind) = behind.split_first_chunk()?;
+    let (checksum, behind) = behind.split_first_chunk()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (record, rest) = behind.split_at_checked(length)?;
+    if crc32fast::hash(record) != u32::from_le_bytes(*checksum) {
+        return None;
+    }
+    Some((postcard::from_bytes(record).ok()?, rest))
+}
+
+fn read_lines(text: &[u8], records: &mut Vec<Record<'static>>) {
+    let lines = text.split(|byte| *byte == b'\n');
+    for line in lines.filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(record) => records.push(record),
+            Err(_) => passed_over(line.len()),
+        }
+    }
+}
+
+fn passed_over(bytes: usize) {
+    tracing::warn!(
+        bytes,
+        "a record that a process was killed at is passed over"
+    );
 }
 
 /// Removes the files of a process.

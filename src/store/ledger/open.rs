@@ -115,6 +115,7 @@ impl Drop for OpenRow {
             served_model: None,
             upstream: None,
             counts,
+            uncounted: false,
             served_from: None,
             cache: "bypass".into(),
             degraded: false,

@@ -146,8 +146,8 @@ impl Queue {
     /// Encodes a record before the lock is taken; `None` where there is no journal to write it to.
     fn line(&self, record: &Record<'_>) -> Option<Vec<u8>> {
         let has_journal = self.inner().journal.is_some();
-        // Strings and numbers: there is nothing in a record that JSON cannot hold.
-        has_journal.then(|| record.to_line().ok()).flatten()
+        // Strings and numbers: there is nothing in a record that cannot be encoded.
+        has_journal.then(|| record.to_bytes().ok()).flatten()
     }
 
     fn push(

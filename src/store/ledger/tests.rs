@@ -42,6 +42,7 @@ fn intent(id: &str) -> Intent {
             provenance: Provenance::Estimated,
             ..counts(9, 0)
         }),
+        upstream: None,
     }
 }
 
@@ -53,6 +54,7 @@ fn entry(counts: Option<Counts>) -> Entry {
         served_model: Some("gpt-4o".into()),
         upstream: Some("openai".into()),
         counts,
+        uncounted: false,
         served_from: Some(ServedFrom::Upstream),
         cache: "bypass".into(),
         degraded: false,
@@ -497,7 +499,7 @@ async fn what_a_dead_process_had_promised_is_written_once() {
     Ledger::open(&params).unwrap().close();
     let open = |serial, intent: &Intent| {
         let intent = Shared::Borrowed(intent);
-        Record::Open { serial, intent }.to_line().unwrap()
+        Record::Open { serial, intent }.to_bytes().unwrap()
     };
     let settled = |serial, intent: &Intent, tokens| {
         let (intent, entry) = (
@@ -510,7 +512,7 @@ async fn what_a_dead_process_had_promised_is_written_once() {
             intent,
             entry,
         };
-        record.to_line().unwrap()
+        record.to_bytes().unwrap()
     };
     let [a, b, c] = ["a", "b", "c"].map(intent);
     let torn = open(4, &intent("torn"));

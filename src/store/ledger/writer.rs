@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::LedgerError;
+use super::change::Change;
 use super::queue::{Op, Queue, Settled, Taken};
-use super::rows::{insert_settled, open_row, update_settled};
+use super::rows::Rows;
 use super::run::Run;
 
 /// How long after a failure rows that are owed are tried again.
@@ -235,34 +236,28 @@ impl Writer {
         let mut opened = HashMap::new();
         let mut done = Vec::with_capacity(ops.len());
         let behavior = TransactionBehavior::Immediate;
-        let mut transaction = self.connection.transaction_with_behavior(behavior)?;
+        let transaction = self.connection.transaction_with_behavior(behavior)?;
+        let mut rows = Rows::new(&transaction, self.run.id)?;
         for op in ops {
             done.push(match op {
                 Op::Open { serial, .. } if settled.contains(serial) => true,
                 Op::Open { serial, intent, .. } => {
-                    let row = open_row(&transaction, self.run.id, *serial, intent);
-                    let row = unless_refused(row)?;
+                    let row = unless_refused(rows.open(*serial, intent))?;
                     opened.extend(row.map(|row| (*serial, row)));
                     row.is_some()
                 }
                 Op::Settle { settled, .. } => {
                     let row = self.open.get(&settled.serial).copied();
-                    unless_refused(settle(&transaction, self.run.id, row, settled))?.is_some()
+                    unless_refused(settle(&mut rows, row, settled))?.is_some()
                 }
                 Op::Change(change) => {
-                    // What one change breaks must not undo the rows beside it.
-                    let part = transaction.savepoint()?;
-                    let made = catch_unwind(AssertUnwindSafe(|| change.make(&part)));
-                    match made {
-                        Ok(Ok(())) => part.commit()?,
-                        Ok(Err(error)) if is_the_files(&error) => return Err(error),
-                        Ok(Err(_)) | Err(_) => drop(part),
-                    }
+                    make(&transaction, &mut **change)?;
                     true
                 }
                 Op::Barrier(_) => true,
             });
         }
+        drop(rows);
         transaction.commit()?;
         Ok(Written { done, opened })
     }
@@ -335,8 +330,7 @@ impl Writer {
 
 /// Settles the row of a request that is under way, or writes all of it at once.
 fn settle(
-    transaction: &Transaction<'_>,
-    run: i64,
+    rows: &mut Rows<'_>,
     row: Option<i64>,
     settled: &Settled,
 ) -> Result<i64, rusqlite::Error> {
@@ -347,8 +341,18 @@ fn settle(
         ..
     } = settled;
     match row {
-        Some(row) => update_settled(transaction, row, entry),
-        None => insert_settled(transaction, run, *serial, intent, entry),
+        Some(row) => rows.update(row, entry),
+        None => rows.insert(*serial, intent, entry),
+    }
+}
+
+/// Makes a change; what it breaks must not undo the rows beside it.
+fn make(transaction: &Transaction<'_>, change: &mut dyn Change) -> Result<(), rusqlite::Error> {
+    transaction.execute_batch("SAVEPOINT change")?;
+    match catch_unwind(AssertUnwindSafe(|| change.make(transaction))) {
+        Ok(Ok(())) => transaction.execute_batch("RELEASE change"),
+        Ok(Err(error)) if is_the_files(&error) => Err(error),
+        Ok(Err(_)) | Err(_) => transaction.execute_batch("ROLLBACK TO change; RELEASE change"),
     }
 }
 
