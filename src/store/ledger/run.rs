@@ -18,8 +18,8 @@ use super::schema::OpenError;
 pub(super) struct Run {
     pub(super) id: i64,
     path: PathBuf,
-    /// Held for as long as the process lives. What it has promised stands in the file.
-    lock: File,
+    /// Held for as long as the process lives. What it has promised stands in the same file.
+    _lock: File,
 }
 
 impl Run {
@@ -48,12 +48,16 @@ impl Run {
             path: ledger.to_owned(),
             source,
         })?;
-        Ok(Self { id, path, lock })
+        Ok(Self {
+            id,
+            path,
+            _lock: lock,
+        })
     }
 
     /// Begins the journal of this process.
     pub(super) fn journal(&self) -> io::Result<Journal> {
-        Journal::begin(&self.lock, &self.path)
+        Journal::begin(&self.path)
     }
 
     /// Writes what processes have promised that live no more, and settles what they left open. Returns how many rows

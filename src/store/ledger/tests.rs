@@ -2,7 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
-use super::journal::{Record, Shared};
+use super::journal::{self, Journal, Record, Shared};
 use super::*;
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
@@ -390,6 +390,22 @@ async fn old_rows_go_and_leave_their_sums() {
         ..intent("old")
     };
     ledger.note(old, entry(Some(counts(5, 6)))).await.unwrap();
+    let older = Intent {
+        received: SystemTime::now() - Duration::from_secs(40 * 86_400),
+        ..intent("older")
+    };
+    ledger
+        .note(older, entry(Some(counts(1, 1))))
+        .await
+        .unwrap();
+    ledger
+        .change(|connection| {
+            let sql = "INSERT INTO forgotten SELECT key, team, id - 86400000000, 1, 2, 2 FROM request
+                 WHERE request_id = 'older'";
+            Ok(Ok::<_, ()>(connection.execute(sql, [])?))
+        })
+        .await
+        .unwrap();
     ledger
         .note(intent("new"), entry(Some(counts(1, 1))))
         .await
@@ -400,13 +416,15 @@ async fn old_rows_go_and_leave_their_sums() {
         ..params
     })
     .unwrap();
-    let forgotten = "SELECT tokens || ' ' || cost FROM forgotten WHERE team = 'research'";
+    let forgotten = "SELECT (since > 0) || ' ' || requests || ' ' || tokens || ' ' || cost FROM forgotten
+         WHERE team = 'research' ORDER BY since";
     let mut tries = 0;
-    while strings(&ledger, forgotten).is_empty() && tries < 100 {
+    while strings(&ledger, "SELECT 'x' FROM forgotten WHERE since = 0").is_empty() && tries < 100 {
         tries += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(strings(&ledger, forgotten), ["11 11"]);
+    // What a month's budget may still count keeps its time; what is older, and was kept until now, is put together.
+    assert_eq!(strings(&ledger, forgotten), ["0 2 4 4", "1 1 11 11"]);
     assert_eq!(strings(&ledger, "SELECT request_id FROM request"), ["new"]);
     assert_eq!(count(&ledger, "SELECT count(*) FROM attempt"), 1);
     ledger.close();
@@ -465,7 +483,13 @@ async fn tables_of_the_first_version_become_todays() {
     let connection = Connection::open(&params.path).unwrap();
     connection
         .execute_batch(
-            "DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
+            "DROP TABLE forgotten;
+             CREATE TABLE forgotten (
+                key TEXT NOT NULL, team TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+                cost INTEGER NOT NULL, PRIMARY KEY (key, team)
+             ) WITHOUT ROWID, STRICT;
+             INSERT INTO forgotten VALUES ('alice', '', 1, 2, 3);
+             DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
              ALTER TABLE team DROP COLUMN limits;
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
@@ -474,15 +498,15 @@ async fn tables_of_the_first_version_become_todays() {
     let ledger = Ledger::open(&params).unwrap();
     assert_eq!(described(&ledger), today);
     assert_eq!(count(&ledger, "SELECT tokens FROM request"), 12);
+    assert_eq!(
+        count(&ledger, "SELECT cost FROM forgotten WHERE since = 0"),
+        3
+    );
     ledger.close();
 }
 
-/// Leaves the journal of a process that died, in two files.
-fn leave_behind(params: &Params, run: i64, files: [&[&[u8]]; 2]) {
-    for (file, name) in files.iter().zip(["", "-2"]) {
-        let path = format!("{}-run-{run}{name}", params.path.display());
-        std::fs::write(path, file.concat()).unwrap();
-    }
+/// Leaves a run that nobody has ended.
+fn leave_run(params: &Params, run: i64) {
     let connection = Connection::open(&params.path).unwrap();
     connection
         .execute(
@@ -492,33 +516,38 @@ fn leave_behind(params: &Params, run: i64, files: [&[&[u8]]; 2]) {
         .unwrap();
 }
 
+fn journal_path(params: &Params, run: i64) -> PathBuf {
+    format!("{}-run-{run}", params.path.display()).into()
+}
+
+fn opened(serial: u64, intent: &Intent) -> Record<'_> {
+    let intent = Shared::Borrowed(intent);
+    Record::Open { serial, intent }
+}
+
+fn settled<'a>(serial: u64, intent: &'a Intent, entry: &'a Entry) -> Record<'a> {
+    let (intent, entry) = (Shared::Borrowed(intent), Shared::Borrowed(entry));
+    Record::Settled {
+        serial,
+        intent,
+        entry,
+    }
+}
+
+fn write(journal: &mut Journal, record: &Record<'_>) {
+    let frame = record.framed().unwrap();
+    journal.place(&frame).write(frame).unwrap();
+}
+
+const ROWS: &str = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
+
 #[tokio::test]
 async fn what_a_dead_process_had_promised_is_written_once() {
     let folder = tempfile::tempdir().unwrap();
     let params = params(&folder);
     Ledger::open(&params).unwrap().close();
-    let open = |serial, intent: &Intent| {
-        let intent = Shared::Borrowed(intent);
-        Record::Open { serial, intent }.to_bytes().unwrap()
-    };
-    let settled = |serial, intent: &Intent, tokens| {
-        let (intent, entry) = (
-            Shared::Borrowed(intent),
-            &entry(Some(counts(tokens, tokens))),
-        );
-        let entry = Shared::Borrowed(entry);
-        let record = Record::Settled {
-            serial,
-            intent,
-            entry,
-        };
-        record.to_bytes().unwrap()
-    };
-    let [a, b, c] = ["a", "b", "c"].map(intent);
-    let torn = open(4, &intent("torn"));
-    let first: &[&[u8]] = &[&open(1, &a), &open(2, &b), &settled(3, &c, 7)];
-    let second: &[&[u8]] = &[&settled(1, &a, 5), &torn[..torn.len() / 2]];
-    let rows = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
+    let [a, b, c, d, e] = ["a", "b", "c", "done", "torn"].map(intent);
+    let (five, seven) = (entry(Some(counts(5, 5))), entry(Some(counts(7, 7))));
     let expected = ["a complete 5 1", "b interrupted 9 1", "c complete 7 1"];
     for time in 0..3 {
         // The second time it is as if the files had not been removed; the third, as if a part were committed already.
@@ -528,9 +557,24 @@ async fn what_a_dead_process_had_promised_is_written_once() {
                 .execute("DELETE FROM request WHERE request_id <> 'a'", [])
                 .unwrap();
         }
-        leave_behind(&params, 99, [first, second]);
+        leave_run(&params, 99);
+        let path = journal_path(&params, 99);
+        let mut journal = Journal::begin(&path).unwrap();
+        // What is committed counts no more, whatever of it still stands there.
+        write(&mut journal, &settled(8, &d, &five));
+        write(&mut journal, &settled(9, &d, &five));
+        journal.turn();
+        journal.empty().unwrap();
+        write(&mut journal, &opened(1, &a));
+        write(&mut journal, &opened(2, &b));
+        write(&mut journal, &settled(3, &c, &seven));
+        journal.turn();
+        write(&mut journal, &settled(1, &a, &five));
+        // The process is killed in the middle of a record.
+        let torn = opened(4, &e).framed().unwrap();
+        journal.place(&torn).tear(torn);
         let ledger = Ledger::open(&params).unwrap();
-        assert_eq!(strings(&ledger, rows), expected, "time {time}");
+        assert_eq!(strings(&ledger, ROWS), expected, "time {time}");
         ledger.close();
         let left = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
         assert_eq!(left.count(), 1, "the ledger alone is left");
@@ -538,22 +582,91 @@ async fn what_a_dead_process_had_promised_is_written_once() {
 }
 
 #[tokio::test]
+async fn what_an_older_version_had_promised_is_written_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    let [a, b] = ["a", "b"].map(intent);
+    let five = entry(Some(counts(5, 5)));
+    let line = |record: &Record<'_>| {
+        let mut json = serde_json::to_value(record).unwrap();
+        // What it did not know.
+        for (of, name) in [("intent", "upstream"), ("entry", "uncounted")] {
+            for record in json.as_object_mut().unwrap().values_mut() {
+                let part = record.get_mut(of).and_then(|part| part.as_object_mut());
+                part.map(|part| part.remove(name));
+            }
+        }
+        format!("\n{json}\n")
+    };
+    let torn = line(&opened(3, &intent("torn")));
+    leave_run(&params, 99);
+    let path = journal_path(&params, 99);
+    std::fs::write(&path, line(&opened(1, &a)) + &line(&opened(2, &b))).unwrap();
+    std::fs::write(
+        format!("{}-2", path.display()),
+        line(&settled(1, &a, &five)) + &torn[..torn.len() / 2],
+    )
+    .unwrap();
+    let ledger = Ledger::open(&params).unwrap();
+    assert_eq!(
+        strings(&ledger, ROWS),
+        ["a complete 5 1", "b interrupted 9 1"]
+    );
+    ledger.close();
+}
+
+#[test]
+fn a_record_that_could_not_be_written_harms_none_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::begin(&path).unwrap();
+    let [a, b] = ["a", "b"].map(intent);
+    write(&mut journal, &opened(1, &a));
+    // The disk was full.
+    let lost = opened(2, &a).framed().unwrap();
+    journal.place(&lost).tear(lost);
+    write(&mut journal, &opened(3, &b));
+    let serials: Vec<_> = journal::read(&path)
+        .unwrap()
+        .iter()
+        .map(|record| match record {
+            Record::Open { serial, .. } | Record::Settled { serial, .. } => *serial,
+        })
+        .collect();
+    assert_eq!(serials, [1, 3]);
+}
+
+#[test]
+fn a_file_is_not_written_to_anew_while_somebody_has_a_place_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::begin(&path).unwrap();
+    let [late, other] = ["late", "other"].map(intent);
+    let frame = opened(1, &late).framed().unwrap();
+    let place = journal.place(&frame);
+    journal.turn();
+    // Committed before it is written.
+    journal.empty().unwrap();
+    journal.turn();
+    write(&mut journal, &opened(2, &other));
+    place.write(frame).unwrap();
+    assert_eq!(journal::read(&path).unwrap().len(), 1);
+    journal.turn();
+    journal.empty().unwrap();
+    assert!(journal::read(&path).unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn the_journal_is_empty_when_all_is_committed() {
     let folder = tempfile::tempdir().unwrap();
     let params = params(&folder);
     let ledger = Ledger::open(&params).unwrap();
-    let size = || {
-        let files = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
-        let files = files.map(Result::unwrap);
-        let journal = files.filter(|file| file.file_name().to_string_lossy().contains("-run-"));
-        journal
-            .map(|file| file.metadata().unwrap().len())
-            .sum::<u64>()
-    };
+    let promised = || journal::read(&journal_path(&params, 1)).unwrap().len();
     for _ in 0..3 {
         let row = begin(&ledger, "a").await;
         row.settle(entry(None)).await.unwrap();
-        assert!(size() > 0);
+        assert!(promised() > 0);
         assert_eq!(
             count(
                 &ledger,
@@ -561,7 +674,7 @@ async fn the_journal_is_empty_when_all_is_committed() {
             ),
             0
         );
-        assert_eq!(size(), 0);
+        assert_eq!(promised(), 0);
     }
     ledger.close();
 }

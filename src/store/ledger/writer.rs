@@ -254,7 +254,7 @@ impl Writer {
                     make(&transaction, &mut **change)?;
                     true
                 }
-                Op::Barrier(_) => true,
+                Op::Committed(_) | Op::Barrier(_) => true,
             });
         }
         drop(rows);
@@ -285,6 +285,7 @@ impl Writer {
                 }
             }
             Op::Change(change) => change.tell(Ok(())),
+            Op::Committed(done) => drop(done.send(Ok(()))),
             Op::Barrier(call) => call(),
         }
     }
@@ -307,6 +308,7 @@ impl Writer {
                 });
             }
             Op::Change(change) => change.tell(Err(error)),
+            Op::Committed(done) => drop(done.send(Err(error))),
             Op::Barrier(call) => call(),
         }
     }
