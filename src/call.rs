@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
-pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try};
+pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try, written_name};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
 pub use self::upload::{Upload, UploadBody, UploadError};
 use crate::openai::endpoint::Endpoint;

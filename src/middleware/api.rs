@@ -22,7 +22,7 @@ use tower::{Layer, Service, ServiceExt};
 use crate::call::headers::keep_end_to_end;
 use crate::call::{
     Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, Upload, UploadBody,
-    UploadError,
+    UploadError, written_name,
 };
 use crate::openai::json::{self, JsonError};
 
@@ -157,6 +157,7 @@ where
             .as_deref()
             .or(in_body.as_deref())
             .ok_or(ApiError::ModelMissing)?;
+        record.facts().model = Some(written_name(name).into());
         if !caller.may_use(name) {
             return Err(ApiError::ModelNotAllowed {
                 model: name.to_owned(),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::books::Books;
-use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try, written_name};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -19,9 +19,6 @@ use crate::tokens;
 
 /// Prompts that are kept until the answer's end, to be counted where the upstream does not: larger ones are estimated.
 const KEPT_PROMPT: usize = 256 << 10;
-
-/// How many bytes of a path are written down.
-const LOGGED_PATH: usize = 256;
 
 /// A request that is being accounted for. Dropped before it is closed, its client has left.
 pub(super) struct Booking {
@@ -85,6 +82,7 @@ impl Booking {
             CallBody::Json { bytes, .. } if bytes.len() <= KEPT_PROMPT => bytes.clone(),
             _ => Bytes::new(),
         };
+        call.record.facts().booked = true;
         let intent = intent(call);
         Self {
             books,
@@ -143,6 +141,7 @@ impl Booking {
     /// Forgets a request that was refused before anything was asked for it.
     pub(super) fn forget(mut self) {
         self.room = None;
+        self.record.facts().booked = false;
         if let Row::Open(row) = std::mem::replace(&mut self.row, Row::Closed) {
             row.forget();
         }
@@ -164,7 +163,14 @@ impl Booking {
             let upstream = facts.upstream.clone();
             let tries = facts.attempts.clone();
             let received = facts.received;
-            (tries, upstream, facts.degraded, times, received, http_status)
+            (
+                tries,
+                upstream,
+                facts.degraded,
+                times,
+                received,
+                http_status,
+            )
         };
         let answering = tries
             .iter()
@@ -382,26 +388,26 @@ fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
     }
 }
 
+fn written_model(name: &Arc<str>) -> Arc<str> {
+    let written = written_name(name);
+    match written.len() < name.len() {
+        true => written.into(),
+        false => Arc::clone(name),
+    }
+}
+
 fn intent(call: &Call) -> Intent {
     let age = call.record.received.elapsed();
     let received = std::time::SystemTime::now()
         .checked_sub(age)
         .unwrap_or(std::time::SystemTime::UNIX_EPOCH + Duration::ZERO);
-    let endpoint: Arc<str> = match call.endpoint {
-        Endpoint::PassThrough => {
-            let path = call.head.target.path();
-            // A path is ASCII.
-            path.get(..LOGGED_PATH).unwrap_or(path).into()
-        }
-        ref endpoint => endpoint.label().into(),
-    };
     Intent {
         request_id: call.record.id.as_str().into(),
         received,
         key: Arc::clone(&call.caller.key),
         team: call.caller.team.clone(),
-        endpoint,
-        model: call.model.clone(),
+        endpoint: call.endpoint.written(Some(call.head.target.path())),
+        model: call.model.as_ref().map(written_model),
         stream: call.stream,
         upstream: call.upstream.clone(),
         estimate: call.estimate.map(|Estimate { likely, .. }| Counts {

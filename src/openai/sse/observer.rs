@@ -122,7 +122,8 @@ impl StreamObserver {
             .values(data)
             .any(|value| value.starts_with(b"{"))
         {
-            let usage = member(data, "usage").and_then(|json| Usage::of_answer(json, endpoint).ok());
+            let usage =
+                member(data, "usage").and_then(|json| Usage::of_answer(json, endpoint).ok());
             let usage = usage.or_else(|| {
                 let response = is_terminal.then(|| member(data, "response"))??;
                 Usage::of_answer(member(response, "usage")?, endpoint).ok()

@@ -67,6 +67,8 @@ pub enum Status {
     ClientGone,
     /// The process died.
     Interrupted,
+    /// Turned away before anything was done for it.
+    Refused,
 }
 
 /// Where an answer came from.
@@ -188,6 +190,7 @@ impl Status {
             Self::Failed => "failed",
             Self::ClientGone => "client_gone",
             Self::Interrupted => "interrupted",
+            Self::Refused => "refused",
         }
     }
 }

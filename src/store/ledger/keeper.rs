@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::oneshot;
 
 use super::change::change_op;
+use super::presence::Presence;
 use super::queue::Queue;
 use super::run::micros;
 use super::schema::BUSY_TIMEOUT;
@@ -44,6 +45,7 @@ pub(super) struct Keeper {
     sync: Sync,
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    presence: Presence,
     /// The journal's files.
     journal: Option<[File; 2]>,
     connection: Option<Connection>,
@@ -55,6 +57,7 @@ impl Keeper {
         params: &Params,
         shared: &Arc<Shared>,
         queue: Arc<Queue>,
+        presence: Presence,
         journal: Option<[File; 2]>,
     ) -> Self {
         shared.set_retention(params.retention, params.vacuum);
@@ -66,6 +69,7 @@ impl Keeper {
             sync: params.sync,
             shared: Arc::clone(shared),
             queue,
+            presence,
             journal,
             connection: None,
             last_retention: None,
@@ -79,7 +83,8 @@ impl Keeper {
                 self.sync_log();
             }
             self.copy_back();
-            if self.shared.failing.load(Ordering::Relaxed) {
+            let failing = self.shared.failing.load(Ordering::Relaxed);
+            if failing || self.presence.check().is_err() {
                 self.try_to_write();
             }
             if let Some(retention) = retention
@@ -222,7 +227,7 @@ fn forget_some(connection: &Connection, before: i64, now: i64) -> Result<u64, ru
     };
     connection.execute(
         "INSERT INTO forgotten (key, team, since, requests, tokens, cost)
-         SELECT key, coalesce(team, ''), CASE WHEN id < ?3 THEN 0 ELSE id - id % ?4 END, count(*),
+         SELECT key, coalesce(team, ''), CASE WHEN id < ?3 THEN 0 ELSE id - id % ?4 END, sum(status <> 'refused'),
             sum(tokens),
             min(coalesce(sum(cost / 1000000000), 0), ?2) * 1000000000 + coalesce(sum(cost % 1000000000), 0)
          FROM request WHERE id <= ?1 AND status <> 'open' GROUP BY 1, 2, 3

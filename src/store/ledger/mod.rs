@@ -1,8 +1,9 @@
 //! The ledger: what each request used, what it cost, and how that is known. One SQLite file, written by one thread.
 //!
 //! # Words
-//! A *request* is one logical call of a client, known and well-formed: whoever is turned away before that (no key, no
-//! JSON, no budget) is counted by the metrics alone. An *attempt* is one try at an upstream. A request is *served from*
+//! A *request* is one logical call of a client that has shown a valid key. One that was turned away before anything was
+//! done for it (no JSON, no such model, no budget) is a row with the status *refused*; of clients that are refused all the
+//! time not each has one, and the metrics count the rest. Whoever has no key has no row. An *attempt* is one try at an upstream. A request is *served from*
 //! an upstream, the cache, or a *joined* flight, the attempt that an identical request had begun. One request is one
 //! row of the table `request`; beneath it stands one row of `attempt` per try.
 //!
@@ -35,6 +36,7 @@ mod journal;
 mod keeper;
 mod open;
 mod own;
+mod presence;
 mod queue;
 mod read;
 mod receipt;
@@ -163,8 +165,15 @@ impl Ledger {
             opened.run,
             Arc::clone(&queue),
             Arc::clone(&shared),
+            opened.presence.clone(),
         );
-        let keeper = Keeper::new(params, &shared, Arc::clone(&queue), journal);
+        let keeper = Keeper::new(
+            params,
+            &shared,
+            Arc::clone(&queue),
+            opened.presence,
+            journal,
+        );
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread
@@ -214,6 +223,20 @@ impl Ledger {
                 .settle(entry),
             Err(_) => Receipt::new(Err(LedgerError::Crowded)),
         }
+    }
+
+    /// Notes a request that was refused before anything was done for it. Nothing was spent: where too many wait, the row is
+    /// left out, as it is when the file cannot be written.
+    pub fn note_refusal(&self, intent: Intent, entry: Entry) {
+        let serial = self.queue.serial();
+        if !self.queue.note(serial, intent, entry) {
+            self.leave_out();
+        }
+    }
+
+    /// Counts a refusal that is not written down.
+    pub fn leave_out(&self) {
+        self.shared.left_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Changes what stands beside the rows, in a transaction of its own: all of it, or nothing.

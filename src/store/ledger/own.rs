@@ -63,7 +63,7 @@ impl Own {
     fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
         let sql = format!(
             "SELECT count(*), coalesce(sum({PROMPT}), 0), coalesce(sum({COMPLETION}), 0), {SUM_OF_COSTS}
-             FROM request WHERE key = ? AND id >= ? AND status <> 'open'"
+             FROM request WHERE key = ? AND id >= ? AND status NOT IN ('open', 'refused')"
         );
         connection.query_row(&sql, params![key, since], |row| {
             Ok(Self {

@@ -15,6 +15,9 @@ use super::journal::{Frame, Journal, Record, Shared};
 /// How many rows one commit holds at most.
 const BATCH: usize = 1024;
 
+/// How many notes may wait at once: nothing else bounds them.
+const NOTES: usize = 256;
+
 /// How long a commit that nobody waits for may be put off, so that others join it.
 const PACE: Duration = Duration::from_millis(10);
 
@@ -35,6 +38,12 @@ pub(super) enum Op {
     },
     /// Change what stands beside the rows.
     Change(Box<dyn Change>),
+    /// Write a row that nobody waits for, and that nothing was promised of.
+    Note {
+        serial: u64,
+        intent: Box<Intent>,
+        entry: Box<Entry>,
+    },
     /// Tell when all before it is committed.
     Committed(Done),
     /// Call when all before it is committed, or could not be.
@@ -64,6 +73,8 @@ pub(super) struct Queue {
 
 struct Inner {
     waiting: Vec<Op>,
+    /// How many of them are notes.
+    notes: usize,
     /// Whether somebody waits for the commit.
     urgent: bool,
     closed: bool,
@@ -87,6 +98,7 @@ impl Queue {
             has_journal: journal.is_some(),
             inner: Mutex::new(Inner {
                 waiting: Vec::new(),
+                notes: 0,
                 urgent: false,
                 closed: false,
                 journal,
@@ -124,6 +136,23 @@ impl Queue {
         };
         let frame = self.framed(&record);
         self.push(frame, |done| Op::Settle { settled, done })
+    }
+
+    /// Asks for a row that is not worth waiting for; returns whether there was room for it.
+    pub(super) fn note(&self, serial: u64, intent: Intent, entry: Entry) -> bool {
+        let (intent, entry) = (Box::new(intent), Box::new(entry));
+        let mut inner = self.inner();
+        let has_room = !inner.closed && inner.notes < NOTES;
+        if has_room {
+            inner.notes += 1;
+            let note = Op::Note {
+                serial,
+                intent,
+                entry,
+            };
+            self.wake(inner, note, false);
+        }
+        has_room
     }
 
     /// Asks for anything else; somebody waits for it.
@@ -239,6 +268,7 @@ impl Queue {
 impl Inner {
     fn take(&mut self) -> Vec<Op> {
         self.urgent = false;
+        self.notes = 0;
         if let Some(journal) = &mut self.journal {
             journal.turn();
         }

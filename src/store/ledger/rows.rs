@@ -12,7 +12,14 @@ use crate::money::Nanos;
 
 /// What is known when a row is opened. The id is the first parameter of each statement.
 const INTENT: [&str; 8] = [
-    "request_id", "run", "serial", "key", "team", "endpoint", "model", "stream",
+    "request_id",
+    "run",
+    "serial",
+    "key",
+    "team",
+    "endpoint",
+    "model",
+    "stream",
 ];
 
 /// What is known when it is settled, and, by estimate, of some of it before.
@@ -208,7 +215,9 @@ impl<'s, 't> Parameters<'s, 't> {
 
 fn insert(entry: &[&str]) -> String {
     let columns: Vec<_> = ["id"].iter().chain(&INTENT).chain(entry).copied().collect();
-    let values: Vec<_> = (1..=columns.len()).map(|number| format!("?{number}")).collect();
+    let values: Vec<_> = (1..=columns.len())
+        .map(|number| format!("?{number}"))
+        .collect();
     format!(
         "INSERT INTO request ({}) VALUES ({}) ON CONFLICT (id) DO NOTHING",
         columns.join(", "),

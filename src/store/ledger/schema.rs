@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::journal::{self, Journal};
+use super::presence::Presence;
 use super::run::Run;
 use super::{Params, Sync};
 
@@ -23,10 +24,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TABLES: &str = include_str!("schema.sql");
 
 /// What makes tables of each version those of the next one, from the first version on.
-const STEPS: [&str; 2] = [
-    include_str!("schema-2.sql"),
-    include_str!("schema-3.sql"),
-];
+const STEPS: [&str; 2] = [include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 /// Why the ledger was not opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +93,8 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) run: Run,
+    /// Where the file lies.
+    pub(super) presence: Presence,
     /// `None`: everybody waits for commits.
     pub(super) journal: Option<Journal>,
     /// How many rows of dead processes were settled.
@@ -151,6 +151,10 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     let run = Run::begin(&transaction, path)?;
     let (interrupted, dead) = run.settle_the_dead(&transaction, path)?;
     transaction.commit().map_err(read_failure)?;
+    let presence = Presence::of(path).map_err(|source| OpenError::Run {
+        path: path.clone(),
+        source,
+    })?;
     dead.iter().for_each(|path| journal::remove(path));
     // Where each commit reaches the disk, each request waits for its own.
     let journal = match params.sync {
@@ -165,6 +169,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     Ok(Opened {
         connection,
         run,
+        presence,
         journal,
         interrupted,
     })

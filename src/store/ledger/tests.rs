@@ -394,13 +394,11 @@ async fn old_rows_go_and_leave_their_sums() {
         received: SystemTime::now() - Duration::from_secs(40 * 86_400),
         ..intent("older")
     };
-    ledger
-        .note(older, entry(Some(counts(1, 1))))
-        .await
-        .unwrap();
+    ledger.note(older, entry(Some(counts(1, 1)))).await.unwrap();
     ledger
         .change(|connection| {
-            let sql = "INSERT INTO forgotten SELECT key, team, id - 86400000000, 1, 2, 2 FROM request
+            let sql =
+                "INSERT INTO forgotten SELECT key, team, id - 86400000000, 1, 2, 2 FROM request
                  WHERE request_id = 'older'";
             Ok(Ok::<_, ()>(connection.execute(sql, [])?))
         })
@@ -416,7 +414,8 @@ async fn old_rows_go_and_leave_their_sums() {
         ..params
     })
     .unwrap();
-    let forgotten = "SELECT (since > 0) || ' ' || requests || ' ' || tokens || ' ' || cost FROM forgotten
+    let forgotten =
+        "SELECT (since > 0) || ' ' || requests || ' ' || tokens || ' ' || cost FROM forgotten
          WHERE team = 'research' ORDER BY since";
     let mut tries = 0;
     while strings(&ledger, "SELECT 'x' FROM forgotten WHERE since = 0").is_empty() && tries < 100 {
@@ -698,5 +697,85 @@ async fn with_every_commit_on_disk_each_request_waits_for_its_own() {
     assert_eq!(status(), "open");
     row.settle(entry(None)).await.unwrap();
     assert_eq!(status(), "complete");
+    ledger.close();
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_replaced_is_noticed_and_nothing_is_lost_when_it_comes_back() {
+    for is_replaced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        let ledger = Ledger::open(&params).unwrap();
+        begin(&ledger, "before")
+            .await
+            .settle(entry(None))
+            .await
+            .unwrap();
+        let row = begin(&ledger, "under way").await;
+        assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 2);
+        let away = folder.path().join("away.db");
+        std::fs::rename(&params.path, &away).unwrap();
+        if is_replaced {
+            std::fs::copy(&away, &params.path).unwrap();
+        }
+        // Whoever is under way has the journal's word.
+        row.settle(entry(Some(counts(7, 7)))).await.unwrap();
+        let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+        assert!(matches!(
+            change,
+            Err(ChangeError::Ledger(LedgerError::Unwritable))
+        ));
+        assert!(!ledger.is_ready());
+        assert_eq!(ledger.snapshot().owed, 1);
+        std::fs::rename(&away, &params.path).unwrap();
+        ledger.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
+        assert!(ledger.is_ready());
+        assert_eq!(
+            strings(&ledger, "SELECT request_id FROM request ORDER BY 1"),
+            ["before", "under way"]
+        );
+        ledger.close();
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_rows_that_count_for_nothing_and_are_left_out_where_there_are_too_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let refused = || Entry {
+        status: Status::Refused,
+        attempts: Vec::new(),
+        ..entry(None)
+    };
+    ledger.note_refusal(intent("refused"), refused());
+    assert_eq!(
+        strings(
+            &ledger,
+            "SELECT status || ' ' || tokens || ' ' || cost FROM request"
+        ),
+        ["refused 0 0"]
+    );
+    // Nothing is owed for them when the file cannot be written.
+    let other = Connection::open(&params.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..1000 {
+        ledger.note_refusal(intent("flood"), refused());
+    }
+    let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+    assert!(change.is_err());
+    let seen = ledger.snapshot();
+    assert_eq!(seen.owed, 0);
+    other.execute_batch("COMMIT").unwrap();
+    assert!(seen.left_out >= 1000 - 2 * 256, "{seen:?}");
+    let query = Query {
+        from: None,
+        to: None,
+        key: None,
+        team: None,
+        group_by: GroupBy::Key,
+    };
+    let report = ledger.reader().read_now(|c| query.run(c)).unwrap();
+    assert_eq!(report, Report::default());
     ledger.close();
 }

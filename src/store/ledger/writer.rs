@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use super::LedgerError;
 use super::change::Change;
+use super::presence::{Lost, Presence};
 use super::queue::{Op, Queue, Settled, Taken};
 use super::rows::Rows;
 use super::run::Run;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     failures: AtomicU64,
     owed: AtomicU64,
     given_up: AtomicU64,
+    pub(super) left_out: AtomicU64,
     interrupted: u64,
     /// Whether something was committed that the disk was not yet made to keep.
     pub(super) dirty: AtomicBool,
@@ -60,6 +62,8 @@ pub struct Snapshot {
     pub owed: u64,
     /// Settled rows that the file refused for what is in them.
     pub given_up: u64,
+    /// Refused requests that were not written down.
+    pub left_out: u64,
     /// Rows of dead processes that were settled at the start.
     pub interrupted: u64,
 }
@@ -67,6 +71,7 @@ pub struct Snapshot {
 pub(super) struct Writer {
     connection: Connection,
     run: Run,
+    presence: Presence,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     /// The rows of requests that are under way, by their serial numbers.
@@ -75,6 +80,15 @@ pub(super) struct Writer {
     owed: Vec<Op>,
     last_commit: Option<Instant>,
     last_failure: Option<Instant>,
+}
+
+/// Why nothing was committed.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 /// What one commit has done.
@@ -96,6 +110,7 @@ impl Shared {
             failures: AtomicU64::new(0),
             owed: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
             interrupted,
             dirty: AtomicBool::new(false),
             keeping: Mutex::default(),
@@ -112,6 +127,7 @@ impl Shared {
             failures: of(&self.failures),
             owed: of(&self.owed),
             given_up: of(&self.given_up),
+            left_out: of(&self.left_out),
             interrupted: self.interrupted,
         }
     }
@@ -149,10 +165,12 @@ impl Writer {
         run: Run,
         queue: Arc<Queue>,
         shared: Arc<Shared>,
+        presence: Presence,
     ) -> Self {
         Self {
             connection,
             run,
+            presence,
             queue,
             shared,
             open: HashMap::new(),
@@ -224,7 +242,8 @@ impl Writer {
     }
 
     /// Writes all of it in one transaction.
-    fn write(&mut self, ops: &mut [Op]) -> Result<Written, rusqlite::Error> {
+    fn write(&mut self, ops: &mut [Op]) -> Result<Written, WriteError> {
+        self.presence.check()?;
         // What ends in the commit that it begins in is written once.
         let settled: HashSet<u64> = ops
             .iter()
@@ -254,10 +273,17 @@ impl Writer {
                     make(&transaction, &mut **change)?;
                     true
                 }
+                Op::Note {
+                    serial,
+                    intent,
+                    entry,
+                } => unless_refused(rows.insert(*serial, intent, entry))?.is_some(),
                 Op::Committed(_) | Op::Barrier(_) => true,
             });
         }
         drop(rows);
+        // It may have gone meanwhile.
+        self.presence.check()?;
         transaction.commit()?;
         Ok(Written { done, opened })
     }
@@ -285,6 +311,7 @@ impl Writer {
                 }
             }
             Op::Change(change) => change.tell(Ok(())),
+            Op::Note { .. } => {}
             Op::Committed(done) => drop(done.send(Ok(()))),
             Op::Barrier(call) => call(),
         }
@@ -308,6 +335,9 @@ impl Writer {
                 });
             }
             Op::Change(change) => change.tell(Err(error)),
+            Op::Note { .. } => {
+                self.shared.left_out.fetch_add(1, Ordering::Relaxed);
+            }
             Op::Committed(done) => drop(done.send(Err(error))),
             Op::Barrier(call) => call(),
         }
@@ -321,7 +351,7 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &rusqlite::Error) {
+    fn failed(&mut self, error: &WriteError) {
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
         self.last_failure = Some(Instant::now());
         if !self.shared.failing.swap(true, Ordering::Relaxed) {
