@@ -325,7 +325,8 @@ async fn a_known_caller_who_is_refused_has_a_row_that_says_why() {
     let client = gateway.client();
     assert_eq!(client.chat(ask()).await.status, 200);
     assert_eq!(client.chat(ask()).await.status, 429);
-    let other = ask().replace("gpt-4o", "gpt-5");
+    let mut other = ask();
+    other["model"] = "gpt-5".into();
     assert_eq!(client.chat(other).await.status, 403);
     assert_eq!(client.chat("{".to_owned()).await.status, 400);
     let path = client.request(Method::GET, "/v1/files/f-1", "").await;
