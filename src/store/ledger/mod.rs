@@ -14,7 +14,7 @@
 //!
 //! # When a row is written
 //! The row is opened, *open* and with an estimate, before the first byte goes to an upstream, and settled before the
-//! last byte goes to the client. Both are promised by a line in the *journal* of the process (`journal`), and committed
+//! last byte goes to the client. Both are promised by a record in the *journal* of the process (`journal`), and committed
 //! soon after by one thread, for all that have come by then (group commit). With `sync = "always"` both wait for their
 //! commit instead. Whoever reads through this process waits until what it was asked to write is committed.
 //!
@@ -25,6 +25,10 @@
 //! - A power cut loses with `sync = "always"` nothing; with `"every_second"` at most the last second or two; with
 //!   `"never"` what the system had not written by itself, by its usual settings half a minute. In no case does the file
 //!   break: SQLite's write-ahead log is a whole number of commits.
+//! - A file that is deleted, moved away or replaced while it is open is noticed before the next commit (`presence`), and
+//!   is one that cannot be written: nothing goes where nobody would find it. What was promised is written when it is back.
+//! - Rows that are older than they must be go, and leave what they had used to the budgets (`forgotten`), by the time for
+//!   as long as a month may count it. A refusal that was not written down is missing, and counted.
 //!
 //! # Several processes
 //! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another

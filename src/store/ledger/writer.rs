@@ -4,13 +4,13 @@
 //! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
 //! places of open rows bound how many those can be.
 
-use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::LedgerError;
 use super::change::Change;
@@ -75,7 +75,7 @@ pub(super) struct Writer {
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     /// The rows of requests that are under way, by their serial numbers.
-    open: HashMap<u64, i64>,
+    open: FxHashMap<u64, i64>,
     /// Rows that could not be written.
     owed: Vec<Op>,
     last_commit: Option<Instant>,
@@ -95,7 +95,7 @@ enum WriteError {
 struct Written {
     /// For each thing that was asked whether it was done; what was not never can be.
     done: Vec<bool>,
-    opened: HashMap<u64, i64>,
+    opened: FxHashMap<u64, i64>,
 }
 
 // === impl Shared ===
@@ -173,7 +173,7 @@ impl Writer {
             presence,
             queue,
             shared,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             owed: Vec::new(),
             last_commit: None,
             last_failure: None,
@@ -245,14 +245,14 @@ impl Writer {
     fn write(&mut self, ops: &mut [Op]) -> Result<Written, WriteError> {
         self.presence.check()?;
         // What ends in the commit that it begins in is written once.
-        let settled: HashSet<u64> = ops
+        let settled: FxHashSet<u64> = ops
             .iter()
             .filter_map(|op| match op {
                 Op::Settle { settled, .. } => Some(settled.serial),
                 _ => None,
             })
             .collect();
-        let mut opened = HashMap::new();
+        let mut opened = FxHashMap::default();
         let mut done = Vec::with_capacity(ops.len());
         let behavior = TransactionBehavior::Immediate;
         let transaction = self.connection.transaction_with_behavior(behavior)?;
