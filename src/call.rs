@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
-pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try};
+pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try, written_name};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
 pub use self::upload::{Upload, UploadBody, UploadError};
 use crate::openai::endpoint::Endpoint;
@@ -67,6 +67,8 @@ pub struct Call {
     pub stream: bool,
     /// Whether a streamed answer must end with its usage, asked for by the client or not.
     pub report_usage: bool,
+    /// The upstream that it goes to, where it is known before it is sent: where there is but one.
+    pub upstream: Option<Arc<str>>,
     /// What it is expected to use; `None` where nobody can tell, or nothing is.
     pub estimate: Option<Estimate>,
     /// The room that is kept for it, until somebody keeps the books of it.
@@ -159,6 +161,7 @@ impl Call {
             model: self.model.clone(),
             stream: self.stream,
             report_usage: self.report_usage,
+            upstream: self.upstream.clone(),
             estimate: self.estimate,
             room: None,
             deadline: self.deadline,

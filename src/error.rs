@@ -250,7 +250,7 @@ fn auth(error: &AuthError) -> Explanation {
             }
         }
         AuthError::Expired => unauthorized("client_expired_key", "This API key has expired."),
-        AuthError::Path { path } => explain(
+        AuthError::Path { path, .. } => explain(
             403,
             "permission_error",
             "path_not_allowed",

@@ -21,6 +21,7 @@ use crate::middleware::auth::AuthLayer;
 use crate::middleware::explain::Explain;
 use crate::middleware::heartbeat::HeartbeatLayer;
 use crate::middleware::own_usage::OwnUsageLayer;
+use crate::middleware::refusals::RefusalsLayer;
 use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
 use crate::middleware::telemetry::{Cause, TelemetryLayer};
@@ -56,6 +57,7 @@ pub struct Parts {
 pub fn build(parts: Parts) -> impl HttpService + Sync {
     let metrics = Arc::clone(&parts.metrics);
     let (ledger, budgets) = (parts.books.ledger.reader(), &parts.rules.budgets);
+    let refusals = RefusalsLayer::new(parts.books.ledger.clone());
     let own_usage = OwnUsageLayer::new(ledger, Arc::clone(budgets));
     let ways = Arc::new(parts.dispatch.clone());
 
@@ -70,7 +72,7 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let accounted = AccountingLayer::new(parts.books).layer(innermost);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
     let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
-    // A call that may not be made, by a limit or a budget, is turned away before it waits for anything or leaves a row.
+    // A call that may not be made, by a limit or a budget, is turned away before it waits for anything or an open row is made.
     let admitted = AdmissionLayer::new(parts.rules, ways).layer(alive);
     // What a key has used is told from the ledger: it goes to no upstream, and costs nothing itself.
     let told = own_usage.layer(admitted);
@@ -81,8 +83,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let api = ApiLayer::new(parts.api).layer(calls);
     // Authentication costs the head alone, and the same for everyone.
     let auth = AuthLayer::new(parts.keyring).layer(api);
+    // Whoever is known and turned away, here or further in, is written down.
+    let noted = refusals.layer(auth);
     // What is asked for is decided once, before anyone decides by it. The head's bounds hold here.
-    let route = RouteLayer::new(parts.route).layer(auth);
+    let route = RouteLayer::new(parts.route).layer(noted);
     // Errors become answers inside of telemetry, which reports what the client saw.
     let respond = RespondLayer::new(parts.deadline).layer(route);
     // A panic is a 500 for one request, and counted like any other answer.
@@ -94,6 +98,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
 impl Ways for Dispatch {
     fn label(&self, model: &str) -> Option<Arc<str>> {
         Self::label(self, model)
+    }
+
+    fn only_upstream(&self, call: &Call) -> Option<Arc<str>> {
+        Self::only_upstream(self, call)
     }
 
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {

@@ -17,6 +17,7 @@ pub(super) fn observe(metrics: &Metrics, ledger: &Ledger, budgets: &Budgets) {
         failures: state.failures,
         owed: state.owed,
         given_up: state.given_up,
+        left_out: state.left_out,
         interrupted: state.interrupted,
     });
     metrics.forget_budgets();

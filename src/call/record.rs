@@ -21,6 +21,10 @@ pub struct Facts {
     pub key: Option<Arc<str>>,
     /// The key's team.
     pub team: Option<Arc<str>>,
+    /// The model asked for, as far as names are written down.
+    pub model: Option<Arc<str>>,
+    /// Whether there is a row in the ledger, or will be.
+    pub booked: bool,
     /// The configured pattern that the asked model matched: a closed set, unlike the name that was asked for.
     pub route: Option<Arc<str>>,
     /// The upstream that answered.
@@ -108,6 +112,16 @@ pub struct Record {
     /// When the request head had arrived.
     pub received: Instant,
     facts: Mutex<Facts>,
+}
+
+/// How many bytes of a model's name are written down. Clients may send longer ones; there are none.
+const WRITTEN_NAME: usize = 256;
+
+/// Returns a model's name as far as it is written down.
+pub fn written_name(name: &str) -> &str {
+    let mut ends = (0..=WRITTEN_NAME.min(name.len())).rev();
+    let end = ends.find(|end| name.is_char_boundary(*end));
+    &name[..end.unwrap_or(0)]
 }
 
 // === impl RequestId ===

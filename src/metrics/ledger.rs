@@ -14,6 +14,7 @@ pub(super) struct Books {
     failing: IntGauge,
     owed: IntGauge,
     given_up: IntCounter,
+    left_out: IntCounter,
     rows: IntGauge,
     commits: IntGauge,
     failures: IntCounter,
@@ -35,6 +36,8 @@ pub struct LedgerState {
     pub owed: u64,
     /// Settled rows that the file refused for what is in them.
     pub given_up: u64,
+    /// Refused requests that were not written down.
+    pub left_out: u64,
     /// Rows of dead processes that were settled at the start.
     pub interrupted: u64,
 }
@@ -80,6 +83,11 @@ impl Books {
                 registry,
                 "weir_ledger_given_up_rows_total",
                 "Rows that the ledger's file refused for what is in them: they are lost.",
+            )?,
+            left_out: counter(
+                registry,
+                "weir_ledger_left_out_rows_total",
+                "Refused requests that were not written down, since their keys had been refused so often.",
             )?,
             rows: gauge(
                 registry,
@@ -139,6 +147,7 @@ impl Metrics {
         };
         raise(&books.failures, state.failures);
         raise(&books.given_up, state.given_up);
+        raise(&books.left_out, state.left_out);
     }
 
     /// Forgets the budgets, before those that there are now are noted.

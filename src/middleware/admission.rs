@@ -64,6 +64,9 @@ pub trait Ways: Send + Sync {
     /// Returns what the way of a model is called: the configured pattern that leads there. `None`: it goes nowhere.
     fn label(&self, model: &str) -> Option<Arc<str>>;
 
+    /// Returns the upstream that a call goes to, where there is but one.
+    fn only_upstream(&self, call: &Call) -> Option<Arc<str>>;
+
     /// Shows each name by which the upstreams know a model to which it may go.
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str));
 }

@@ -26,7 +26,7 @@ use self::named::Beside;
 use crate::call::headers::keep_end_to_end;
 use crate::call::{
     Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, Upload, UploadBody,
-    UploadError,
+    UploadError, written_name,
 };
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::{self, JsonError};
@@ -169,6 +169,7 @@ where
             .as_deref()
             .or(in_body.as_deref())
             .ok_or(ApiError::ModelMissing)?;
+        record.facts().model = Some(written_name(name).into());
         if !caller.may_use(name) {
             return Err(ApiError::ModelNotAllowed {
                 model: name.to_owned(),
@@ -216,6 +217,7 @@ where
         model,
         stream,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline,

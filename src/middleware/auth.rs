@@ -12,7 +12,7 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use tower::{Layer, Service};
 
-use crate::call::{Authenticated, Caller, Routed};
+use crate::call::{Authenticated, Caller, Record, Routed};
 use crate::keys;
 use crate::openai::endpoint::Target;
 use crate::store::keyring::{CurrentKeyring, KeyParams, Keyring};
@@ -40,6 +40,8 @@ pub enum AuthError {
     Path {
         /// The path.
         path: String,
+        /// Who asked for it.
+        caller: Arc<Caller>,
     },
 }
 
@@ -105,6 +107,7 @@ pub fn admit(
     {
         return Err(AuthError::Path {
             path: path.to_owned(),
+            caller: Arc::clone(&known.caller),
         });
     }
     Ok(())
@@ -205,11 +208,7 @@ where
         });
         match caller {
             Ok(caller) => {
-                {
-                    let mut facts = record.facts();
-                    facts.key = Some(Arc::clone(&caller.key));
-                    facts.team.clone_from(&caller.team);
-                }
+                note(&record, &caller);
                 Either::Right(self.inner.call(Authenticated {
                     caller,
                     record,
@@ -218,9 +217,20 @@ where
                     body,
                 }))
             }
-            Err(error) => Either::Left(std::future::ready(Err(error.into()))),
+            Err(error) => {
+                if let AuthError::Path { caller, .. } = &error {
+                    note(&record, caller);
+                }
+                Either::Left(std::future::ready(Err(error.into())))
+            }
         }
     }
+}
+
+fn note(record: &Record, caller: &Caller) {
+    let mut facts = record.facts();
+    facts.key = Some(Arc::clone(&caller.key));
+    facts.team.clone_from(&caller.team);
 }
 
 #[cfg(test)]

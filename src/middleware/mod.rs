@@ -7,6 +7,7 @@ pub mod auth;
 pub mod explain;
 pub mod heartbeat;
 pub mod own_usage;
+pub mod refusals;
 pub mod respond;
 pub mod route;
 pub mod telemetry;

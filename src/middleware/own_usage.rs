@@ -140,7 +140,7 @@ fn words(caller: &Caller, month: Timestamp, used: &OwnUse, balances: &[Balance])
         "object": "usage",
         "key": &*caller.key,
         "team": caller.team.as_deref(),
-        "month": of_month(month, &used.since),
+        "month": of_month(month, used),
         "total": {
             "requests": held.requests.saturating_add(requests),
             "tokens": tokens_of(held).saturating_add(tokens),
@@ -150,14 +150,17 @@ fn words(caller: &Caller, month: Timestamp, used: &OwnUse, balances: &[Balance])
     })
 }
 
-fn of_month(month: Timestamp, used: &Own) -> Value {
+/// Of rows that have gone for their age it is not known any more which of their tokens were the prompt's.
+fn of_month(month: Timestamp, used: &OwnUse) -> Value {
+    let (requests, tokens, cost) = used.forgotten_since;
+    let used = &used.since;
     json!({
         "from": month.to_string(),
-        "requests": used.requests,
-        "tokens": tokens_of(used),
+        "requests": used.requests.saturating_add(requests),
+        "tokens": tokens_of(used).saturating_add(tokens),
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
-        "cost": used.cost.to_string(),
+        "cost": used.cost.saturating_add(cost).to_string(),
     })
 }
 

@@ -1,9 +1,13 @@
 //! What a request target means: one parsed path, computed once, that authentication and routing both see.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+
+/// How many bytes of a path are written down.
+const WRITTEN_PATH: usize = 256;
 
 /// One operation of the OpenAI API, or a path that Weir carries without understanding it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +96,15 @@ impl Endpoint {
             self,
             Self::ChatCompletions | Self::Completions | Self::Embeddings | Self::Responses
         )
+    }
+
+    /// Returns what is written down of it: the label, or the beginning of a path that passes through.
+    pub fn written(&self, path: Option<&str>) -> Arc<str> {
+        match (self, path) {
+            // A path is ASCII.
+            (Self::PassThrough, Some(path)) => path.get(..WRITTEN_PATH).unwrap_or(path).into(),
+            _ => self.label().into(),
+        }
     }
 
     /// Returns whether the answer is put together from what all upstreams have.

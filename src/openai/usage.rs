@@ -16,7 +16,7 @@
 //! - Zero is a value, and null is none. A whole number written with a fraction of zeros (`7.0`) is a count; `7.5`, `-1`,
 //!   `"7"` and more than [`MAX_TOKENS`] are not.
 //! - A whole that is no count spoils the object: whoever asked counts for themselves, rather than to charge half of an
-//!   answer. Of the two wholes one may be absent; it is 0.
+//!   answer. So does one that is absent where the endpoint generates text; elsewhere it is 0.
 //! - A part never does: the wholes are what is charged for at least. One that is no count, or larger than its whole, is
 //!   dropped, and its tokens stay in the plain class, which is never the cheaper one. One that fits its whole but not
 //!   beside the parts before it (audio that was read from the cache is told twice) is cut to what is left.
@@ -30,6 +30,8 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use super::endpoint::Endpoint;
 
 /// Token counts of one answer, in disjoint classes: each token is in one, and the sum is all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +61,9 @@ pub enum UsageError {
     /// It has no count of prompt tokens and none of generated ones.
     #[error("counts no tokens")]
     Nothing,
+    /// It has a count of prompt tokens or of generated ones, and of the other there is none.
+    #[error("counts half of an answer")]
+    Half,
     /// A whole is negative, has a fraction, is no number, or is larger than anything that was ever generated.
     #[error("holds an impossible count")]
     Impossible,
@@ -78,6 +83,23 @@ impl Usage {
     pub fn from_json(json: &[u8]) -> Result<Self, UsageError> {
         let wire = Wire::read(json).ok_or(UsageError::NotAnObject)?;
         wire.usage()
+    }
+
+    /// Reads the usage object of an answer of this endpoint: where text is generated, both wholes must be there.
+    ///
+    /// # Errors
+    /// When there is no count in it, or none to be believed.
+    pub fn of_answer(json: &[u8], endpoint: &Endpoint) -> Result<Self, UsageError> {
+        let wire = Wire::read(json).ok_or(UsageError::NotAnObject)?;
+        let usage = wire.usage()?;
+        match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses
+                if !wire.has_both() =>
+            {
+                Err(UsageError::Half)
+            }
+            _ => Ok(usage),
+        }
     }
 
     /// Adds another answer's tokens, class by class.
@@ -136,6 +158,7 @@ impl UsageError {
         match self {
             Self::NotAnObject => "not_an_object",
             Self::Nothing => "nothing",
+            Self::Half => "half",
             Self::Impossible => "impossible",
         }
     }
@@ -278,7 +301,7 @@ impl Wire {
         if prompt.is_none() && completion.is_none() {
             return Err(UsageError::Nothing);
         }
-        let has_both = prompt.is_some() && completion.is_some();
+        let has_both = self.has_both();
         let (mut prompt, completion) = (prompt.unwrap_or(0), completion.unwrap_or(0));
         let details = &self.prompt_details;
         let cached = details.cached.or(self.cache_hit).or(self.cache_read);
@@ -308,6 +331,11 @@ impl Wire {
         usage.output_audio = details.audio.take(whole, &mut left);
         usage.output = left;
         Ok(usage)
+    }
+
+    fn has_both(&self) -> bool {
+        let is_told = |one: Count, other: Count| one.known().or(other.known()).is_some();
+        is_told(self.prompt, self.input) && is_told(self.completion, self.output)
     }
 
     /// Returns whether the prompt's cached tokens stand beside it: where Anthropic's names are used and OpenAI's are not,

@@ -4,6 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The mean number of tokens that a model generates for a key, learnt as answers end.
+///
+/// It is what calls are reserved and interrupted rows are booked at, so no single answer may move it far: a usage object
+/// that claims a thousand million tokens is charged as it stands, but counts here for [`TRUSTED`] times what was expected
+/// until then. Answers that really grow are followed all the same, by a third with each.
 #[derive(Debug, Default)]
 pub struct Means {
     means: Mutex<HashMap<Pair, f64>>,
@@ -14,6 +18,10 @@ type Pair = (Arc<str>, Arc<str>);
 
 /// How much of the mean the newest answer is.
 const SHARE_OF_THE_NEWEST: f64 = 0.1;
+/// How many times the mean, or [`FIRST_MEAN`] where that is more, an answer counts at most.
+const TRUSTED: f64 = 4.0;
+/// The most that is ever expected of an answer: no model is known to generate more.
+const MOST: f64 = 1_048_576.0;
 /// What is expected of a model that nothing is known of, at most.
 pub const FIRST_MEAN: u64 = 1024;
 /// Pairs of key and model that are remembered; models are named by clients.
@@ -31,12 +39,19 @@ impl Means {
     pub fn learn(&self, key: &Arc<str>, model: &Arc<str>, tokens: u64) {
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (Arc::clone(key), Arc::clone(model));
-        if means.len() >= REMEMBERED && !means.contains_key(&pair) {
+        let known = means.get_mut(&pair);
+        let expected = known.as_deref().copied().unwrap_or(0.0);
+        let trusted = TRUSTED * expected.max(FIRST_MEAN as f64);
+        let tokens = (tokens as f64).min(trusted).min(MOST);
+        if let Some(mean) = known {
+            *mean += (tokens - *mean) * SHARE_OF_THE_NEWEST;
+            return;
+        }
+        if means.len() >= REMEMBERED {
             // Whoever still calls is soon known again.
             means.clear();
         }
-        let mean = means.entry(pair).or_insert(tokens as f64);
-        *mean += (tokens as f64 - *mean) * SHARE_OF_THE_NEWEST;
+        means.insert(pair, tokens);
     }
 }
 
@@ -57,5 +72,34 @@ mod tests {
             means.learn(&key, &format!("model-{number}").into(), 1);
         }
         assert!(means.means.lock().unwrap().len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn one_absurd_answer_is_soon_forgotten() {
+        let means = Means::default();
+        let (key, model): (Arc<str>, Arc<str>) = ("alice".into(), "gpt".into());
+        let learn = |tokens| {
+            means.learn(&key, &model, tokens);
+            means.learnt(&key, &model).unwrap()
+        };
+        assert_eq!(learn(1_000_000_000), 4 * FIRST_MEAN, "also the first one");
+        for _ in 0..100 {
+            learn(100);
+        }
+        assert_eq!(learn(100), 101);
+        assert!(learn(1_000_000_000) <= 500);
+        assert!((0..20).any(|_| learn(100) <= 150));
+        assert!((0..1000).all(|_| learn(u64::MAX) <= 1_048_576));
+    }
+
+    #[test]
+    fn answers_that_grow_are_followed() {
+        let means = Means::default();
+        let (key, model): (Arc<str>, Arc<str>) = ("alice".into(), "gpt".into());
+        means.learn(&key, &model, 10);
+        for _ in 0..40 {
+            means.learn(&key, &model, 50_000);
+        }
+        assert!((40_000..=50_000).contains(&means.learnt(&key, &model).unwrap()));
     }
 }

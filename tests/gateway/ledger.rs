@@ -155,13 +155,12 @@ async fn what_breaks_or_is_left_is_counted_as_far_as_it_came() {
     let mut stream = left.stream("/v1/chat/completions", ask_stream()).await;
     stream.until(&delta(" world")).await;
     drop(stream);
-    let columns =
-        "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost";
+    let columns = "request_id || ' ' || status, error, input_tokens, output_tokens, provenance, cost, http_status";
     assert_eq!(
         settled(&gateway, columns).await,
         [
-            "cut failed upstream_broken 8 2 counted 13000",
-            "left client_gone client_gone 8 2 counted 13000"
+            "cut failed upstream_broken 8 2 counted 13000 200",
+            "left client_gone client_gone 8 2 counted 13000 200"
         ]
     );
 }
@@ -216,8 +215,17 @@ async fn a_killed_process_leaves_nothing_open_and_nothing_free() {
     gateway.signal("KILL");
     gateway.restart().await;
     assert!(!asking.await.unwrap());
-    let rows = gateway.ledger("SELECT status, error, provenance, attempts, cost > 0 FROM request");
-    assert_eq!(rows, ["interrupted gateway_interrupted estimated 1 1"]);
+    let rows = gateway.ledger(
+        "SELECT status, error, provenance, attempts, cost > 0, upstream, http_status FROM request",
+    );
+    assert_eq!(
+        rows,
+        ["interrupted gateway_interrupted estimated 1 1 upstream -"]
+    );
+    assert_eq!(
+        gateway.ledger("SELECT upstream, result FROM attempt"),
+        ["upstream interrupted"]
+    );
     assert!(
         gateway
             .metrics()
@@ -276,6 +284,77 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         // What was served meanwhile has been written down since.
         assert_eq!(rows, [if status == 503 { "2" } else { "3" }], "{policy}");
     }
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_deleted_under_a_gateway_is_noticed() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream).start().await;
+    assert_eq!(gateway.client().chat(ask()).await.status, 200);
+    let path = gateway.dir.path().join(".local/share/weir/weir.db");
+    let away = gateway.dir.path().join("away.db");
+    std::fs::rename(&path, &away).unwrap();
+    // Also when nobody calls.
+    let is_failing = async |failing: &str| {
+        let metrics = gateway.metrics().await;
+        let line = format!("\nweir_ledger_failing {failing}\n");
+        metrics.contains(&line).then_some(())
+    };
+    eventually("it is noticed", async || is_failing("1").await).await;
+    let refused = gateway.client().chat(ask()).await;
+    refused.error(503, "server_error", "ledger_unavailable");
+    assert_eq!(upstream.calls().len(), 1);
+    assert_eq!(gateway.operator().get("/readyz").await.status, 503);
+    std::fs::rename(&away, &path).unwrap();
+    eventually("it is back", async || is_failing("0").await).await;
+    assert_eq!(gateway.client().chat(ask()).await.status, 200);
+    assert_eq!(gateway.ledger("SELECT count(*) FROM request"), ["2"]);
+}
+
+#[tokio::test]
+async fn a_known_caller_who_is_refused_has_a_row_that_says_why() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream)
+        .without_key()
+        .table(&format!(
+            "[[key]]\nname = \"alice\"\nsecret = \"{}\"\nmodels = [\"gpt-4o\"]\npaths = [\"/v1/chat/completions\"]\nlimits = [{{ requests_per_day = 1 }}]\n",
+            crate::support::KEY
+        ))
+        .start()
+        .await;
+    let client = gateway.client();
+    assert_eq!(client.chat(ask()).await.status, 200);
+    assert_eq!(client.chat(ask()).await.status, 429);
+    let mut other = ask();
+    other["model"] = "gpt-5".into();
+    assert_eq!(client.chat(other).await.status, 403);
+    assert_eq!(client.chat("{".to_owned()).await.status, 400);
+    let path = client.request(Method::GET, "/v1/files/f-1", "").await;
+    assert_eq!(path.status, 403);
+    let stranger = gateway.stranger().chat(ask()).await;
+    assert_eq!(stranger.status, 401);
+    let columns = "status, http_status, error, key, endpoint, model, tokens, cost, attempts";
+    let chat = "alice /v1/chat/completions";
+    assert_eq!(
+        settled(&gateway, columns).await,
+        [
+            &*format!("complete 200 - {chat} gpt-4o 5 27500 1"),
+            &*format!("refused 429 policy_limit {chat} gpt-4o 0 0 0"),
+            &*format!("refused 403 policy_model {chat} gpt-5 0 0 0"),
+            &*format!("refused 400 client_invalid_body {chat} - 0 0 0"),
+            "refused 403 policy_path alice /v1/files/f-1 - 0 0 0",
+        ]
+    );
+    for _ in 0..100 {
+        assert_eq!(client.chat(ask()).await.status, 429);
+    }
+    assert_eq!(
+        settled(&gateway, "count(*)").await,
+        ["61"],
+        "60 refusals in a minute, and what was served"
+    );
+    let metrics = gateway.metrics().await;
+    assert!(metrics.contains("\nweir_ledger_left_out_rows_total 44\n"));
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{Method, StatusCode};
 
 use super::books::Books;
-use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try, written_name};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -18,9 +19,6 @@ use crate::tokens;
 
 /// Prompts that are kept until the answer's end, to be counted where the upstream does not: larger ones are estimated.
 const KEPT_PROMPT: usize = 256 << 10;
-
-/// How many bytes of a path are written down.
-const LOGGED_PATH: usize = 256;
 
 /// A request that is being accounted for. Dropped before it is closed, its client has left.
 pub(super) struct Booking {
@@ -34,6 +32,10 @@ pub(super) struct Booking {
     model: Option<Arc<str>>,
     /// Empty where it is too large to be kept.
     prompt: Bytes,
+    /// Whether an answer without usage may be charged for all the same, by what it made: an image, a file.
+    may_be_charged: bool,
+    /// The status that was sent, once it was.
+    pub(super) http_status: Option<u16>,
     pub(super) sent: u64,
 }
 
@@ -49,6 +51,7 @@ enum Row {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct End {
     pub(super) status: Status,
+    /// The status that is sent now, unless one was before.
     pub(super) http_status: Option<u16>,
     pub(super) error: Option<&'static str>,
     pub(super) used: Used,
@@ -79,6 +82,7 @@ impl Booking {
             CallBody::Json { bytes, .. } if bytes.len() <= KEPT_PROMPT => bytes.clone(),
             _ => Bytes::new(),
         };
+        call.record.facts().booked = true;
         let intent = intent(call);
         Self {
             books,
@@ -90,6 +94,9 @@ impl Booking {
             key: Arc::clone(&call.caller.key),
             model: call.model.clone(),
             prompt,
+            may_be_charged: call.endpoint == Endpoint::PassThrough
+                && call.head.method == Method::POST,
+            http_status: None,
             sent: 0,
         }
     }
@@ -134,6 +141,7 @@ impl Booking {
     /// Forgets a request that was refused before anything was asked for it.
     pub(super) fn forget(mut self) {
         self.room = None;
+        self.record.facts().booked = false;
         if let Row::Open(row) = std::mem::replace(&mut self.row, Row::Closed) {
             row.forget();
         }
@@ -141,8 +149,11 @@ impl Booking {
 
     /// Settles the row, the budgets and the record. It will be written, whether the receipt is waited for or not.
     pub(super) fn close(&mut self, end: End) -> Receipt {
-        let (tries, upstream, degraded, times, received) = {
+        let (tries, upstream, degraded, times, received, http_status) = {
             let facts = self.record.facts();
+            // A head that went before anybody had answered is that of a stream.
+            let early = facts.head_first.then_some(StatusCode::OK.as_u16());
+            let http_status = self.http_status.or(early).or(end.http_status);
             let times = Times {
                 queue: facts.queue_time,
                 upstream: facts.upstream_time,
@@ -151,7 +162,15 @@ impl Booking {
             };
             let upstream = facts.upstream.clone();
             let tries = facts.attempts.clone();
-            (tries, upstream, facts.degraded, times, facts.received)
+            let received = facts.received;
+            (
+                tries,
+                upstream,
+                facts.degraded,
+                times,
+                received,
+                http_status,
+            )
         };
         let answering = tries
             .iter()
@@ -180,12 +199,15 @@ impl Booking {
             })
             .collect();
         let total = total(counts, &attempts);
+        let is_answer = |attempt: &Attempt| attempt.http_status.is_none_or(|status| status < 400);
+        let was_answered = answering.is_some_and(|index| is_answer(&attempts[index]));
         self.record.facts().usage = counts.map(|counts| counts.usage);
         self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
         let entry = Entry {
             status: end.status,
-            http_status: end.http_status,
+            http_status,
             error: end.error.map(Into::into),
+            uncounted: total.is_none() && self.may_be_charged && was_answered,
             served_from: (!attempts.is_empty()).then_some(ServedFrom::Upstream),
             served_model,
             upstream,
@@ -367,27 +389,28 @@ fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
     }
 }
 
+fn written_model(name: &Arc<str>) -> Arc<str> {
+    let written = written_name(name);
+    match written.len() < name.len() {
+        true => written.into(),
+        false => Arc::clone(name),
+    }
+}
+
 fn intent(call: &Call) -> Intent {
     let age = call.record.received.elapsed();
     let received = std::time::SystemTime::now()
         .checked_sub(age)
         .unwrap_or(std::time::SystemTime::UNIX_EPOCH + Duration::ZERO);
-    let endpoint: Arc<str> = match call.endpoint {
-        Endpoint::PassThrough => {
-            let path = call.head.target.path();
-            // A path is ASCII.
-            path.get(..LOGGED_PATH).unwrap_or(path).into()
-        }
-        ref endpoint => endpoint.label().into(),
-    };
     Intent {
         request_id: call.record.id.as_str().into(),
         received,
         key: Arc::clone(&call.caller.key),
         team: call.caller.team.clone(),
-        endpoint,
-        model: call.model.clone(),
+        endpoint: call.endpoint.written(Some(call.head.target.path())),
+        model: call.model.as_ref().map(written_model),
         stream: call.stream,
+        upstream: call.upstream.clone(),
         estimate: call.estimate.map(|Estimate { likely, .. }| Counts {
             usage: likely.usage,
             provenance: Provenance::Estimated,

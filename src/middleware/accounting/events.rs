@@ -28,7 +28,6 @@ pub(super) struct Events {
     inner: Option<BoxBody>,
     /// `None` once it is closed.
     booking: Option<Box<Booking>>,
-    http_status: u16,
     on_failure: OnFailure,
     reader: Reader,
     /// There when the client did not ask for usage.
@@ -121,18 +120,12 @@ impl Reader {
 }
 
 impl Events {
-    pub(super) fn new(
-        inner: BoxBody,
-        booking: Booking,
-        http_status: u16,
-        removes_usage: bool,
-    ) -> Self {
+    pub(super) fn new(inner: BoxBody, booking: Booking, removes_usage: bool) -> Self {
         Self {
             inner: Some(inner),
             on_failure: booking.books.on_failure,
             reader: Reader::new(&booking),
             booking: Some(Box::new(booking)),
-            http_status,
             remover: removes_usage.then(UsageRemover::new),
             ended: false,
             stopped: false,
@@ -186,7 +179,7 @@ impl Events {
                 Some(_) => Status::Failed,
                 None => Status::Complete,
             },
-            http_status: Some(self.http_status),
+            http_status: None,
             error,
             used,
         }))

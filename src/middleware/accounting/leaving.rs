@@ -10,7 +10,7 @@ use super::booking::{Booking, Used};
 use super::books::ClientGone;
 use super::events::Reader;
 use crate::call::{BoxBody, Reply};
-use crate::openai::json::top_level_member;
+use crate::openai::json::last_member;
 use crate::openai::usage::Usage;
 use crate::store::ledger::Provenance;
 
@@ -70,8 +70,8 @@ async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, t
         return;
     };
     if let Some(bytes) = reply.body.as_full() {
-        let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
-        let used = match usage.map(Usage::from_json) {
+        let usage = last_member(bytes, "usage").and_then(|range| bytes.get(range));
+        let used = match usage.map(|usage| Usage::of_answer(usage, &booking.endpoint)) {
             Some(Ok(usage)) => Used::Known(usage, Provenance::Drained),
             _ if reply.status.is_success() && booking.endpoint.is_generation() => {
                 booking.count_answer(bytes)

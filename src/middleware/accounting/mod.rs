@@ -37,7 +37,7 @@ use self::settling::Settling;
 use self::tunnelling::Tunnelling;
 use super::explain::Explain;
 use crate::call::{Call, Reply};
-use crate::openai::json::top_level_member;
+use crate::openai::json::last_member;
 use crate::openai::usage::Usage;
 use crate::store::ledger::{LedgerError, Provenance, Status};
 
@@ -159,9 +159,9 @@ async fn watch(
     may_use: bool,
     removes_usage: bool,
 ) -> Result<Reply, AccountingError> {
-    let http_status = reply.status.as_u16();
+    booking.http_status = Some(reply.status.as_u16());
     if let Some(tunnel) = reply.tunnel_mut() {
-        tunnel.keep(Tunnelling::new(booking, http_status, tunnel.traffic()));
+        tunnel.keep(Tunnelling::new(booking, tunnel.traffic()));
         return Ok(reply);
     }
     if let Some(bytes) = reply.body.as_full() {
@@ -171,43 +171,43 @@ async fn watch(
             false => Used::Nothing,
         };
         let policy = booking.books.on_failure;
-        let receipt = booking.close(complete(http_status, used));
+        let receipt = booking.close(complete(used));
         return match (receipt.await, policy) {
             (Err(error), OnFailure::Refuse) => Err(error.into()),
             _ => Ok(reply),
         };
     }
     if reply.body.is_end_stream() {
-        let _ = booking.close(complete(http_status, Used::Nothing)).await;
+        let _ = booking.close(complete(Used::Nothing)).await;
         return Ok(reply);
     }
     if reply.body.is_events() {
         reply.body = reply.body.map_events(|inner| {
-            let events = Events::new(inner, booking, http_status, removes_usage);
+            let events = Events::new(inner, booking, removes_usage);
             Box::pin(Settling::new(events))
         });
     } else {
         let reads_usage = may_use && Passing::reads_usage(&reply.headers);
         reply.body = reply.body.map_stream(|inner| {
-            let passing = Passing::new(inner, booking, http_status, reads_usage);
+            let passing = Passing::new(inner, booking, reads_usage);
             Box::pin(Settling::new(passing))
         });
     }
     Ok(reply)
 }
 
-fn complete(http_status: u16, used: Used) -> End {
+fn complete(used: Used) -> End {
     End {
         status: Status::Complete,
-        http_status: Some(http_status),
+        http_status: None,
         error: None,
         used,
     }
 }
 
 fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
-    let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
-    match usage.map(Usage::from_json) {
+    let usage = last_member(bytes, "usage").and_then(|range| bytes.get(range));
+    match usage.map(|usage| Usage::of_answer(usage, &booking.endpoint)) {
         Some(Ok(usage)) => Used::Known(usage, Provenance::Upstream),
         Some(Err(error)) => {
             booking.books.metrics.usage_refused(error.label());

@@ -25,7 +25,6 @@ pub(super) struct Passing {
     inner: BoxBody,
     /// `None` once it is closed.
     booking: Option<Box<Booking>>,
-    http_status: u16,
     on_failure: OnFailure,
     search: Option<UsageSearch>,
 }
@@ -39,17 +38,11 @@ struct UsageSearch {
 }
 
 impl Passing {
-    pub(super) fn new(
-        inner: BoxBody,
-        booking: Booking,
-        http_status: u16,
-        reads_usage: bool,
-    ) -> Self {
+    pub(super) fn new(inner: BoxBody, booking: Booking, reads_usage: bool) -> Self {
         Self {
             inner,
             on_failure: booking.books.on_failure,
             booking: Some(Box::new(booking)),
-            http_status,
             search: reads_usage.then(UsageSearch::default),
         }
     }
@@ -79,7 +72,7 @@ impl Passing {
                 Some(_) => Status::Failed,
                 None => Status::Complete,
             },
-            http_status: Some(self.http_status),
+            http_status: None,
             error: broken.map(StreamError::cause),
             used: self.used(),
         }))

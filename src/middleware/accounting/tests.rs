@@ -31,6 +31,10 @@ impl Ways for Anywhere {
         Some("*".into())
     }
 
+    fn only_upstream(&self, _: &Call) -> Option<Arc<str>> {
+        None
+    }
+
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         see(model);
     }
@@ -142,6 +146,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         model: Some("gpt-4o".into()),
         stream: body.contains("\"stream\":true"),
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,
@@ -322,6 +327,72 @@ async fn plain_answers_count_with_usage_and_without() {
 }
 
 #[tokio::test]
+async fn half_a_usage_is_none_and_of_two_the_last_counts() {
+    for (usage, expected) in [
+        (r#""usage":{"prompt_tokens":4}"#, "counted 8 2"),
+        (r#""usage":{"completion_tokens":4}"#, "counted 8 2"),
+        (
+            r#""usage":{"prompt_tokens":1,"completion_tokens":1},"usage":{"prompt_tokens":4,"completion_tokens":3}"#,
+            "upstream 4 3",
+        ),
+    ] {
+        let kept = Kept::new();
+        let body = r#"{"choices":[{"message":{"content":"hello world"}}],USAGE}"#;
+        let body = &*body.replace("USAGE", usage).leak();
+        kept.ask(chat(false), move |call| plain(call, body))
+            .await
+            .unwrap();
+        assert_eq!(
+            kept.row("provenance input_tokens output_tokens"),
+            expected,
+            "{usage}"
+        );
+    }
+    let kept = Kept::new();
+    let half = "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":30}}\n\n";
+    let frames = move || vec![Ok(HELLO), Ok(FINISH), Ok(half), Ok(DONE)];
+    let reply = kept
+        .ask(chat(true), move |call| events(call, frames()))
+        .await
+        .unwrap();
+    reply.body.collect().await.unwrap();
+    assert_eq!(
+        kept.row("provenance input_tokens output_tokens"),
+        "counted 8 2"
+    );
+}
+
+#[tokio::test]
+async fn what_was_not_billed_costs_nothing_and_what_was_not_told_is_not_known() {
+    let kept = Kept::new();
+    let refused = kept.ask(chat(false), |call| async move {
+        failed(&call.record, "upstream_connect", false);
+        Err(StreamError::Broken.into())
+    });
+    assert!(refused.await.is_err());
+    assert_eq!(
+        kept.row("status provenance tokens cost"),
+        "failed - 0 0",
+        "nobody was asked"
+    );
+    for (method, expected) in [
+        (Method::POST, "complete - 0 - 200"),
+        (Method::GET, "complete - 0 0 200"),
+    ] {
+        let kept = Kept::new();
+        let mut call = call(Endpoint::PassThrough, r#"{"prompt":"a cat"}"#);
+        call.head.method = method;
+        kept.ask(call, |call| plain(call, r#"{"data":[]}"#))
+            .await
+            .unwrap();
+        assert_eq!(
+            kept.row("status provenance tokens cost http_status"),
+            expected
+        );
+    }
+}
+
+#[tokio::test]
 async fn zero_is_a_value_and_an_impossible_usage_is_none() {
     let kept = Kept::new();
     let body = r#"{"choices":[{"message":{"content":"hello world"}}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
@@ -356,8 +427,8 @@ async fn a_client_that_leaves_a_stream_pays_for_what_came() {
     body.frame().await.unwrap().unwrap();
     drop(body);
     assert_eq!(
-        kept.row("status provenance input_tokens output_tokens cost"),
-        "client_gone counted 8 2 12"
+        kept.row("status provenance input_tokens output_tokens cost http_status"),
+        "client_gone counted 8 2 12 200"
     );
 }
 

@@ -11,15 +11,13 @@ use crate::call::Traffic;
 /// Settles the row when the tunnel lets go of it.
 pub(super) struct Tunnelling {
     booking: Booking,
-    http_status: u16,
     traffic: Arc<Traffic>,
 }
 
 impl Tunnelling {
-    pub(super) fn new(booking: Booking, http_status: u16, traffic: &Arc<Traffic>) -> Self {
+    pub(super) fn new(booking: Booking, traffic: &Arc<Traffic>) -> Self {
         Self {
             booking,
-            http_status,
             traffic: Arc::clone(traffic),
         }
     }
@@ -31,9 +29,6 @@ impl Drop for Tunnelling {
         self.booking.sent = sent.load(Ordering::Relaxed);
         self.booking.record.facts().received += received.load(Ordering::Relaxed);
         // Nobody waits for the row; it is written all the same.
-        drop(
-            self.booking
-                .close(complete(self.http_status, Used::Nothing)),
-        );
+        drop(self.booking.close(complete(Used::Nothing)));
     }
 }

@@ -122,6 +122,7 @@ impl Desk {
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
         let is_listing = call.endpoint.is_listing();
         if !is_listing {
+            call.upstream = self.ways.only_upstream(call);
             let forecast = self.forecast(call, &who, now.time);
             call.estimate = forecast.map(|forecast| forecast.estimate);
         }

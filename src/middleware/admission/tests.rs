@@ -16,6 +16,10 @@ impl Ways for Known {
         self.0.first().map(|_| "*".into())
     }
 
+    fn only_upstream(&self, _: &Call) -> Option<Arc<str>> {
+        None
+    }
+
     fn each_name(&self, _: &str, see: &mut dyn FnMut(&str)) {
         self.0.iter().for_each(|name| see(name));
     }

@@ -36,6 +36,7 @@ fn call(endpoint: Endpoint) -> Call {
         model: None,
         stream: false,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,
@@ -90,7 +91,7 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
         .unwrap();
     }
     file.execute(
-        "INSERT INTO forgotten VALUES ('alice', 'research', 1, 100, 1000000000)",
+        "INSERT INTO forgotten VALUES ('alice', 'research', 0, 1, 100, 1000000000)",
         [],
     )
     .unwrap();

@@ -106,8 +106,8 @@ pub fn apply(bytes: &Bytes, edits: &[Edit]) -> Bytes {
     edited.into()
 }
 
-/// Returns the value of the last member of an object under this name.
-pub(super) fn last_member(object: &[u8], name: &str) -> Option<Range<usize>> {
+/// Returns the value of the last member of an object under this name, which is the one that most readers of JSON see.
+pub fn last_member(object: &[u8], name: &str) -> Option<Range<usize>> {
     let mut members = Scanner::new(object).object(usize::MAX).ok()?;
     let mut found = None;
     while let Some(member) = members.next_member().ok()? {

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 pub use self::answer::{Answer, AnswerError, preferred_member, top_level_member, validate_object};
 pub(in crate::openai) use self::answer::{is_whole, members};
-pub use self::edit::{Edit, apply};
+pub use self::edit::{Edit, apply, last_member};
 use self::scan::{ScanError, Scanner, unescape};
 pub(in crate::openai) use self::scan::{spells, spells_in_other_case};
 pub use self::walk::{each_element, each_member, text};

@@ -62,6 +62,8 @@ pub(super) struct Needles {
     /// Members that hold what is generated, the most frequent first.
     deltas: [Key; 7],
     delta_type: Finder<'static>,
+    item_added: Finder<'static>,
+    name: Key,
     response_type: Finder<'static>,
 }
 
@@ -82,6 +84,8 @@ pub(super) static NEEDLES: LazyLock<Needles> = LazyLock::new(|| Needles {
         Key::new("\"function_call\""),
     ],
     delta_type: Finder::new(".delta\""),
+    item_added: Finder::new("\"response.output_item.added\""),
+    name: Key::new("\"name\""),
     response_type: Finder::new("\"response."),
 });
 
@@ -156,10 +160,11 @@ impl StreamObserver {
             .values(data)
             .any(|value| value.starts_with(b"{"))
         {
-            let usage = member(data, "usage").and_then(|json| Usage::from_json(json).ok());
+            let usage =
+                member(data, "usage").and_then(|json| Usage::of_answer(json, endpoint).ok());
             let usage = usage.or_else(|| {
                 let response = is_terminal.then(|| member(data, "response"))??;
-                Usage::from_json(member(response, "usage")?).ok()
+                Usage::of_answer(member(response, "usage")?, endpoint).ok()
             });
             seen.usage = usage.or(seen.usage);
         }
@@ -207,10 +212,14 @@ fn is_delta(event: &Event<'_>, data: &[u8], endpoint: &Endpoint) -> bool {
             .deltas
             .iter()
             .any(|key| key.values(data).any(is_something)),
-        Endpoint::Responses => match event.name() {
-            Some(name) => name.ends_with(b".delta"),
-            None => NEEDLES.delta_type.find(data).is_some(),
-        },
+        Endpoint::Responses => {
+            let is_delta = match event.name() {
+                Some(name) => name.ends_with(b".delta"),
+                None => NEEDLES.delta_type.find(data).is_some(),
+            };
+            // A call of a tool begins with its name.
+            is_delta || (NEEDLES.item_added.find(data).is_some() && NEEDLES.name.is_in(data))
+        }
         _ => true,
     }
 }

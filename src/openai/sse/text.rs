@@ -15,13 +15,24 @@ pub fn each_delta<'a>(data: &'a [u8], endpoint: &Endpoint, mut see: impl FnMut(u
             });
         }
         Endpoint::Responses => {
-            const MEMBERS: [&str; 3] = ["type", "output_index", "delta"];
-            let (mut kind, mut index, mut delta) = (None, 0, None);
+            const MEMBERS: [&str; 4] = ["type", "output_index", "delta", "item"];
+            let (mut kind, mut index, mut delta, mut item) = (None, 0, None, None);
             each_member(data, &MEMBERS, |place, value| match place {
                 0 => kind = Some(value),
                 1 => index = number(value),
-                _ => delta = inside(value),
+                2 => delta = inside(value),
+                _ => item = Some(value),
             });
+            // A call of a tool has its name where it begins, and nowhere in its deltas.
+            if kind == Some(br#""response.output_item.added""#)
+                && let Some(item) = item
+            {
+                each_member(item, &["name"], |_, name| {
+                    if let Some(name) = inside(name) {
+                        see(index, name);
+                    }
+                });
+            }
             // Sound comes in base64, and its transcript in an event of its own.
             let is_text = kind.is_some_and(|kind| !kind.ends_with(b".audio.delta\""));
             if let Some(delta) = delta.filter(|_| is_text) {
@@ -138,6 +149,18 @@ mod tests {
             (
                 r#"{"type":"response.function_call_arguments.delta","delta":"{"}"#,
                 &[(0, "{")],
+            ),
+            (
+                r#"{"type":"response.output_item.added","output_index":2,"item":{"type":"function_call","name":"f","arguments":""}}"#,
+                &[(2, "f")],
+            ),
+            (
+                r#"{"type":"response.output_item.added","item":{"type":"message","content":[]}}"#,
+                &[],
+            ),
+            (
+                r#"{"type":"response.output_item.done","item":{"type":"function_call","name":"f","arguments":"{}"}}"#,
+                &[],
             ),
             (r#"{"type":"response.audio.delta","delta":"AAAA"}"#, &[]),
             (r#"{"type":"response.output_text.done","text":"a"}"#, &[]),

@@ -182,6 +182,20 @@ pub(super) fn seed(
         let at = Timestamp::from_second(at).unwrap_or(now);
         counter.add(at, used);
     }
+    // Rows may be kept for a shorter time than a month; what they had used is known by spans that are a rolling month's
+    // buckets, and divide a calendar's. A day is never longer than rows are kept.
+    if budget.per == Period::Month {
+        let first = budget.bucket(budget.since(now)).saturating_mul(1_000_000);
+        let sql = format!(
+            "SELECT since / 1000000, {sum} FROM forgotten WHERE since >= ? AND {column} = ? GROUP BY since"
+        );
+        let mut select = ledger.prepare(&sql)?;
+        let mut spans = select.query(params![first, name])?;
+        while let Some(span) = spans.next()? {
+            let at = Timestamp::from_second(span.get(0)?).unwrap_or(now);
+            counter.add(at, read(span, 1)?);
+        }
+    }
     if budget.per == Period::Total {
         let sql = format!("SELECT {sum} FROM forgotten WHERE {column} = ?");
         let forgotten = ledger.query_row(&sql, [name], |row| read(row, 0))?;

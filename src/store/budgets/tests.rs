@@ -141,7 +141,7 @@ fn a_total_never_comes_back_and_remembers_what_was_deleted() {
     let ledger = ledger(&[("2020-01-01T00:00:00Z", "alice", "research", 30, 3)]);
     ledger
         .execute(
-            "INSERT INTO forgotten VALUES ('alice', 'research', 1, 50, 5), ('bob', '', 1, 7, 7)",
+            "INSERT INTO forgotten VALUES ('alice', 'research', 0, 1, 50, 5), ('bob', '', 0, 1, 7, 7)",
             [],
         )
         .unwrap();
@@ -294,4 +294,42 @@ fn a_call_under_way_does_not_count_twice_at_a_budget_that_came_meanwhile() {
     let seen = |balance: &Balance| (balance.budget.per, balance.used, balance.reserved);
     assert_eq!(seen(&balances[0]), (Period::Day, 20, 0));
     assert_eq!(seen(&balances[1]), (Period::Month, 30, 0));
+}
+
+#[test]
+fn a_month_counts_what_rows_had_used_that_are_kept_for_a_shorter_time() {
+    let rows = [(NOON, "alice", "research", 1, 1)];
+    let ledger = ledger(&rows);
+    for (time, tokens) in [
+        ("2026-11-25T06:00:00Z", 10),
+        ("2026-11-01T00:00:00Z", 100),
+        ("2026-10-31T18:00:00Z", 1000),
+        ("2026-10-26T12:00:00Z", 10_000),
+        ("2026-10-26T06:00:00Z", 100_000),
+    ] {
+        ledger
+            .execute(
+                "INSERT INTO forgotten VALUES ('alice', 'research', ?1, 1, ?2, ?2)",
+                params![at(time).as_microsecond(), tokens],
+            )
+            .unwrap();
+    }
+    ledger
+        .execute_batch("INSERT INTO forgotten VALUES ('alice', 'research', 0, 1, 1000000, 1)")
+        .unwrap();
+    let month = |window| tokens(10_000_000, Period::Month, window);
+    let budgets = budgets(
+        &[
+            month(Window::Calendar),
+            month(Window::Rolling),
+            tokens(10_000_000, Period::Total, Window::Calendar),
+        ],
+        &[month(Window::Calendar)],
+        &ledger,
+        at(NOON),
+    );
+    let balances = budgets.balances_of("alice", Some("research"), at(NOON));
+    let mut used: Vec<_> = balances.iter().map(|balance| balance.used).collect();
+    used.sort_unstable();
+    assert_eq!(used, [111, 111, 11_111, 1_111_111]);
 }

@@ -28,6 +28,8 @@ pub struct Intent {
     pub stream: bool,
     /// What it is booked at when the process dies.
     pub estimate: Option<Counts>,
+    /// The upstream that it goes to, where there is but one.
+    pub upstream: Option<Arc<str>>,
 }
 
 /// Counted tokens, and what they cost.
@@ -65,6 +67,8 @@ pub enum Status {
     ClientGone,
     /// The process died.
     Interrupted,
+    /// Turned away before anything was done for it.
+    Refused,
 }
 
 /// Where an answer came from.
@@ -83,7 +87,7 @@ pub enum ServedFrom {
 pub struct Entry {
     /// How it ended.
     pub status: Status,
-    /// The HTTP status of the answer; `None` when its client left before there was one.
+    /// The HTTP status that was sent; `None` when its client left before there was one.
     pub http_status: Option<u16>,
     /// Why it failed: a word of the closed vocabulary of causes.
     pub error: Option<Cow<'static, str>>,
@@ -93,6 +97,9 @@ pub struct Entry {
     pub upstream: Option<Arc<str>>,
     /// The tokens of the answer, where it has any; the cost is that of all attempts together.
     pub counts: Option<Counts>,
+    /// Whether an upstream may charge for it though nothing could be counted: what that costs is not known.
+    #[serde(default)]
+    pub uncounted: bool,
     /// Where the answer came from; `None`: from the gateway itself.
     pub served_from: Option<ServedFrom>,
     /// What the cache did.
@@ -144,6 +151,14 @@ pub struct Attempt {
 }
 
 impl Entry {
+    /// Returns what all attempts cost together; `None`: that is not known.
+    pub fn cost(&self) -> Option<Nanos> {
+        match self.counts {
+            Some(counts) => counts.cost,
+            None => (!self.uncounted).then_some(Nanos::ZERO),
+        }
+    }
+
     /// Returns the tokens of all attempts and classes, which is what budgets count.
     pub fn tokens(&self) -> u64 {
         let billed = self.attempts.iter().filter_map(|attempt| attempt.counts);
@@ -175,6 +190,7 @@ impl Status {
             Self::Failed => "failed",
             Self::ClientGone => "client_gone",
             Self::Interrupted => "interrupted",
+            Self::Refused => "refused",
         }
     }
 }

@@ -1,20 +1,45 @@
 //! The journal of a process: what it has promised to write, until that is committed.
 //!
 //! A commit of the database costs more than a request should, so commits are made for many at once, and what waits for
-//! one stands in a file of the process's own meanwhile. A record is in the hands of the system as soon as it is appended:
+//! one stands in a file of the process's own meanwhile. A record is in the hands of the system as soon as it is written:
 //! a process that dies loses nothing, and whoever finds the file behind a dead process writes what is in it.
 //!
 //! There are two files, so that one can be emptied while records go to the other: whenever the writer takes what waits,
-//! it turns to the other file, and empties this one when all of it is committed. A record is a line of JSON. One that was
-//! torn by the end of its process had been promised to nobody, and is passed over.
+//! it turns to the other file, and empties this one when all of it is committed. Emptied, a file keeps its size, since to
+//! write over what is there costs a fraction of making a file grow: its *generation* is raised, and records of another one
+//! than the file's are nothing.
+//!
+//! # What a file looks like
+//! [`MAGIC`] and the generation; then frames: [`MARK`], the generation, the length of the record, a checksum (CRC-32 of the
+//! record, exclusive or the generation), and the record as postcard encodes it. Numbers are 32 bits, little-endian. A record
+//! that was torn by the end of its process, or could not be written whole, had been promised to nobody, and is passed over.
+//! The encoding names no fields: where those of a record change, the magic's number must. Before tables of version 3 there
+//! were lines of JSON, which are read still.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Intent};
+
+/// What a file begins with. The last byte is the version of the records' shape.
+const MAGIC: [u8; 8] = *b"\0weir-j1";
+/// The magic and the generation.
+const FILE_HEAD: usize = MAGIC.len() + 4;
+/// What a frame begins with.
+const MARK: [u8; 4] = *b"\0wjr";
+/// The mark, the generation, the length, the checksum.
+const FRAME_HEAD: usize = MARK.len() + 12;
+/// The size that a file has from the beginning: what some hundred requests promise.
+const SIZE: u64 = 256 << 10;
+/// A file that has grown beyond this, while nothing could be committed, is made small again.
+const LARGE: u64 = 16 << 20;
 
 /// A promise.
 #[derive(Debug, Serialize, Deserialize)]
@@ -41,14 +66,6 @@ pub(super) enum Shared<'a, T> {
     Owned(Box<T>),
 }
 
-/// The two files.
-pub(super) struct Journal {
-    files: [File; 2],
-    /// Whether there is anything in each.
-    dirty: [bool; 2],
-    active: usize,
-}
-
 impl<T> From<T> for Shared<'_, T> {
     fn from(value: T) -> Self {
         Self::Owned(Box::new(value))
@@ -71,57 +88,166 @@ impl<T> Shared<'_, T> {
 }
 
 impl Record<'_> {
-    /// Returns the record as a line. It begins with a line's end: what may have been torn before it must not swallow it.
-    pub(super) fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut line = Vec::with_capacity(1024);
-        line.push(b'\n');
-        serde_json::to_writer(&mut line, self)?;
-        line.push(b'\n');
-        Ok(line)
+    /// Returns the record in a frame.
+    pub(super) fn framed(&self) -> Result<Frame, postcard::Error> {
+        let mut bytes = Vec::with_capacity(512);
+        bytes.extend_from_slice(&MARK);
+        bytes.resize(FRAME_HEAD, 0);
+        let mut bytes = postcard::to_extend(self, bytes)?;
+        let record = &bytes[FRAME_HEAD..];
+        let length = u32::try_from(record.len());
+        let length = length.map_err(|_| postcard::Error::SerializeBufferFull)?;
+        let checksum = crc32fast::hash(record);
+        bytes[8..12].copy_from_slice(&length.to_le_bytes());
+        Ok(Frame { bytes, checksum })
     }
 }
 
+/// A record on its way to a file.
+pub(super) struct Frame {
+    bytes: Vec<u8>,
+    checksum: u32,
+}
+
+/// The two files.
+pub(super) struct Journal {
+    halves: [Half; 2],
+    active: usize,
+}
+
+struct Half {
+    pen: Arc<Pen>,
+    generation: u32,
+    /// Where the next frame goes.
+    end: u64,
+}
+
+/// A file, and how many are writing to it.
+struct Pen {
+    file: File,
+    writers: AtomicUsize,
+}
+
+/// A place in a file that nobody else writes to. To write there needs no lock.
+pub(super) struct Place {
+    pen: Arc<Pen>,
+    at: u64,
+    generation: u32,
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Writes the record. On failure nothing of it counts.
+    pub(super) fn write(self, mut frame: Frame) -> io::Result<()> {
+        let checksum = frame.checksum ^ self.generation;
+        frame.bytes[4..8].copy_from_slice(&self.generation.to_le_bytes());
+        frame.bytes[12..16].copy_from_slice(&checksum.to_le_bytes());
+        self.pen.file.write_all_at(&frame.bytes, self.at)
+    }
+
+    /// Writes as much of it as a process may that is killed.
+    #[cfg(test)]
+    pub(super) fn tear(self, mut frame: Frame) {
+        frame.bytes.truncate(frame.bytes.len() / 2);
+        self.write(frame).unwrap();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pen.writers.fetch_sub(1, Ordering::Release);
+    }
+}
+
+// === impl Half ===
+
+impl Half {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .open(path)?;
+        file.set_len(SIZE)?;
+        let mut half = Self {
+            pen: Arc::new(Pen {
+                file,
+                writers: AtomicUsize::new(0),
+            }),
+            generation: 0,
+            end: 0,
+        };
+        half.empty()?;
+        Ok(half)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.end == FILE_HEAD as u64
+    }
+
+    fn empty(&mut self) -> io::Result<()> {
+        let generation = self.generation.wrapping_add(1);
+        let mut head = [0; FILE_HEAD];
+        head[..MAGIC.len()].copy_from_slice(&MAGIC);
+        head[MAGIC.len()..].copy_from_slice(&generation.to_le_bytes());
+        self.pen.file.write_all_at(&head, 0)?;
+        if self.end > LARGE {
+            // What is left of it does no harm.
+            let _ = self.pen.file.set_len(SIZE);
+        }
+        self.generation = generation;
+        self.end = FILE_HEAD as u64;
+        Ok(())
+    }
+}
+
+// === impl Journal ===
+
 impl Journal {
     /// Begins with the file that the process has a lock on, and one beside it.
-    pub(super) fn begin(lock: &File, path: &Path) -> io::Result<Self> {
-        let second = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(second(path))?;
+    pub(super) fn begin(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            files: [lock.try_clone()?, second],
-            dirty: [false; 2],
+            halves: [Half::open(path)?, Half::open(&second(path))?],
             active: 0,
         })
     }
 
-    /// Appends a record.
-    pub(super) fn append(&mut self, line: &[u8]) -> io::Result<()> {
-        self.dirty[self.active] = true;
-        self.files[self.active].write_all(line)
+    /// Returns the place of a new record.
+    pub(super) fn place(&mut self, frame: &Frame) -> Place {
+        let half = &mut self.halves[self.active];
+        let at = half.end;
+        half.end += frame.bytes.len() as u64;
+        half.pen.writers.fetch_add(1, Ordering::Relaxed);
+        Place {
+            pen: Arc::clone(&half.pen),
+            at,
+            generation: half.generation,
+        }
     }
 
-    /// Turns to the other file if that is empty.
+    /// Turns to the other file if that is empty. Whoever had a place in it before must have written there: it would be
+    /// that of another by now.
     pub(super) fn turn(&mut self) {
-        let other = 1 - self.active;
-        if !self.dirty[other] {
-            self.active = other;
+        let other = &self.halves[1 - self.active];
+        if other.is_empty() && other.pen.writers.load(Ordering::Acquire) == 0 {
+            self.active = 1 - self.active;
         }
     }
 
     /// Empties the file that is not written to now: all that was taken is committed.
     pub(super) fn empty(&mut self) -> io::Result<()> {
-        let other = 1 - self.active;
-        if self.dirty[other] {
-            self.files[other].set_len(0)?;
-            self.dirty[other] = false;
+        let other = &mut self.halves[1 - self.active];
+        match other.is_empty() {
+            true => Ok(()),
+            false => other.empty(),
         }
-        Ok(())
     }
 
     /// Returns the files, to make the disk keep them.
     pub(super) fn files(&self) -> io::Result<[File; 2]> {
-        Ok([self.files[0].try_clone()?, self.files[1].try_clone()?])
+        let [first, second] = &self.halves;
+        Ok([first.pen.file.try_clone()?, second.pen.file.try_clone()?])
     }
 }
 
@@ -129,25 +255,59 @@ impl Journal {
 pub(super) fn read(path: &Path) -> io::Result<Vec<Record<'static>>> {
     let mut records = Vec::new();
     for path in [path.to_owned(), second(path)] {
-        let text = match fs::read(path) {
-            Ok(text) => text,
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        for line in text.split(|byte| *byte == b'\n') {
-            if line.is_empty() {
-                continue;
-            }
-            match serde_json::from_slice(line) {
-                Ok(record) => records.push(record),
-                Err(_) => tracing::warn!(
-                    bytes = line.len(),
-                    "a record that a process was killed at is passed over"
-                ),
-            }
+        match bytes.strip_prefix(&MAGIC).and_then(number) {
+            Some((generation, frames)) => read_frames(frames, generation, &mut records),
+            None => read_lines(&bytes, &mut records),
         }
     }
     Ok(records)
+}
+
+fn read_frames(mut bytes: &[u8], generation: u32, records: &mut Vec<Record<'static>>) {
+    while let Some(at) = memmem::find(bytes, &MARK) {
+        bytes = &bytes[at..];
+        match read_frame(bytes, generation) {
+            Some((record, rest)) => {
+                records.push(record);
+                bytes = rest;
+            }
+            // Torn, or of another generation; behind it others may follow.
+            None => bytes = &bytes[MARK.len()..],
+        }
+    }
+}
+
+fn read_frame(bytes: &[u8], generation: u32) -> Option<(Record<'static>, &[u8])> {
+    let (found, behind) = number(bytes.strip_prefix(&MARK)?)?;
+    let (length, behind) = number(behind)?;
+    let (checksum, behind) = number(behind)?;
+    let (record, rest) = behind.split_at_checked(usize::try_from(length).ok()?)?;
+    let is_whole = found == generation && crc32fast::hash(record) ^ generation == checksum;
+    let record = is_whole.then(|| postcard::from_bytes(record).ok())??;
+    Some((record, rest))
+}
+
+fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    Some((u32::from_le_bytes(*number), rest))
+}
+
+fn read_lines(text: &[u8], records: &mut Vec<Record<'static>>) {
+    let lines = text.split(|byte| *byte == b'\n');
+    for line in lines.filter(|line| !line.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(record) => records.push(record),
+            Err(_) => tracing::warn!(
+                bytes = line.len(),
+                "a record that a process was killed at is passed over"
+            ),
+        }
+    }
 }
 
 /// Removes the files of a process.

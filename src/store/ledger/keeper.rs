@@ -11,6 +11,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::oneshot;
 
 use super::change::change_op;
+use super::presence::Presence;
 use super::queue::Queue;
 use super::run::micros;
 use super::schema::BUSY_TIMEOUT;
@@ -30,6 +31,11 @@ const FORGOTTEN_AT_ONCE: i64 = 256;
 const BATCHES_A_ROUND: u32 = 20;
 /// Where the sum of what was forgotten ends, in dollars: an integer of SQLite's holds it, and the nano-dollars beside it.
 const MOST_DOLLARS: i64 = 9_000_000_000;
+/// How long a time the sum of what was forgotten is for, in microseconds: the buckets of budgets are never shorter than
+/// that where they look back further than rows are kept at least.
+const SPAN: i64 = 6 * 3600 * 1_000_000;
+/// What no budget with a period looks back further than, in microseconds: a month of 31 days and a bucket.
+const LONGEST_PERIOD: i64 = 32 * 24 * 3600 * 1_000_000;
 /// Pages that are given back in one commit.
 const PAGES_AT_ONCE: i64 = 256;
 
@@ -39,6 +45,7 @@ pub(super) struct Keeper {
     sync: Sync,
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    presence: Presence,
     /// The journal's files.
     journal: Option<[File; 2]>,
     connection: Option<Connection>,
@@ -50,6 +57,7 @@ impl Keeper {
         params: &Params,
         shared: &Arc<Shared>,
         queue: Arc<Queue>,
+        presence: Presence,
         journal: Option<[File; 2]>,
     ) -> Self {
         shared.set_retention(params.retention, params.vacuum);
@@ -61,6 +69,7 @@ impl Keeper {
             sync: params.sync,
             shared: Arc::clone(shared),
             queue,
+            presence,
             journal,
             connection: None,
             last_retention: None,
@@ -74,7 +83,8 @@ impl Keeper {
                 self.sync_log();
             }
             self.copy_back();
-            if self.shared.failing.load(Ordering::Relaxed) {
+            let failing = self.shared.failing.load(Ordering::Relaxed);
+            if failing || self.presence.check().is_err() {
                 self.try_to_write();
             }
             if let Some(retention) = retention
@@ -153,13 +163,14 @@ impl Keeper {
 
     /// Lets rows go that are older than they must be, a few at a time.
     fn forget(&mut self, retention: Duration, vacuum: bool) {
-        let Some(before) = SystemTime::now().checked_sub(retention) else {
+        let now = SystemTime::now();
+        let Some(before) = now.checked_sub(retention) else {
             return;
         };
-        let before = micros(before);
+        let (before, now) = (micros(before), micros(now));
         let mut forgotten = 0;
         for _ in 0..BATCHES_A_ROUND {
-            let count = self.change(move |connection| forget_some(connection, before));
+            let count = self.change(move |connection| forget_some(connection, before, now));
             let count = count.unwrap_or(0);
             forgotten += count;
             if count == 0 {
@@ -168,6 +179,7 @@ impl Keeper {
                 break;
             }
         }
+        self.change(move |connection| fold_forgotten(connection, now));
         if forgotten > 0 {
             tracing::info!(
                 rows = forgotten,
@@ -203,8 +215,8 @@ fn checkpointer(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// Deletes some of the rows that arrived before, and adds what they had used to what budgets without a period know.
-fn forget_some(connection: &Connection, before: i64) -> Result<u64, rusqlite::Error> {
+/// Deletes some of the rows that arrived before, and adds what they had used to what budgets know that look back further.
+fn forget_some(connection: &Connection, before: i64, now: i64) -> Result<u64, rusqlite::Error> {
     let last: Option<i64> = connection.query_row(
         "SELECT max(id) FROM (SELECT id FROM request WHERE id < ? AND status <> 'open' ORDER BY id LIMIT ?)",
         params![before, FORGOTTEN_AT_ONCE],
@@ -214,16 +226,16 @@ fn forget_some(connection: &Connection, before: i64) -> Result<u64, rusqlite::Er
         return Ok(0);
     };
     connection.execute(
-        "INSERT INTO forgotten (key, team, requests, tokens, cost)
-         SELECT key, coalesce(team, ''), count(*),
+        "INSERT INTO forgotten (key, team, since, requests, tokens, cost)
+         SELECT key, coalesce(team, ''), CASE WHEN id < ?3 THEN 0 ELSE id - id % ?4 END, sum(status <> 'refused'),
             sum(tokens),
             min(coalesce(sum(cost / 1000000000), 0), ?2) * 1000000000 + coalesce(sum(cost % 1000000000), 0)
-         FROM request WHERE id <= ?1 AND status <> 'open' GROUP BY 1, 2
-         ON CONFLICT (key, team) DO UPDATE SET requests = requests + excluded.requests,
+         FROM request WHERE id <= ?1 AND status <> 'open' GROUP BY 1, 2, 3
+         ON CONFLICT (key, team, since) DO UPDATE SET requests = requests + excluded.requests,
             tokens = tokens + excluded.tokens,
             cost = min(cost / 1000000000 + excluded.cost / 1000000000, ?2) * 1000000000
                 + (cost % 1000000000 + excluded.cost % 1000000000)",
-        params![last, MOST_DOLLARS],
+        params![last, MOST_DOLLARS, longest_ago(now), SPAN],
     )?;
     connection.execute("DELETE FROM attempt WHERE request <= ? AND request NOT IN (SELECT id FROM request WHERE status = 'open')", [last])?;
     let deleted = connection.execute(
@@ -231,6 +243,31 @@ fn forget_some(connection: &Connection, before: i64) -> Result<u64, rusqlite::Er
         [last],
     )?;
     Ok(deleted as u64)
+}
+
+/// Puts together what was used longer ago than the period of any budget.
+fn fold_forgotten(connection: &Connection, now: i64) -> Result<(), rusqlite::Error> {
+    connection.execute(
+        "INSERT INTO forgotten (key, team, since, requests, tokens, cost)
+         SELECT key, team, 0, sum(requests), sum(tokens),
+            min(sum(cost / 1000000000), ?2) * 1000000000 + sum(cost % 1000000000)
+         FROM forgotten WHERE since > 0 AND since < ?1 GROUP BY 1, 2
+         ON CONFLICT (key, team, since) DO UPDATE SET requests = requests + excluded.requests,
+            tokens = tokens + excluded.tokens,
+            cost = min(cost / 1000000000 + excluded.cost / 1000000000, ?2) * 1000000000
+                + (cost % 1000000000 + excluded.cost % 1000000000)",
+        params![longest_ago(now), MOST_DOLLARS],
+    )?;
+    connection.execute(
+        "DELETE FROM forgotten WHERE since > 0 AND since < ?",
+        [longest_ago(now)],
+    )?;
+    Ok(())
+}
+
+/// Returns the time from which on the period of a budget may still count.
+fn longest_ago(now: i64) -> i64 {
+    now.saturating_sub(LONGEST_PERIOD)
 }
 
 /// Gives free pages back to the file system. Returns how many are left.

@@ -1,8 +1,9 @@
 //! The ledger: what each request used, what it cost, and how that is known. One SQLite file, written by one thread.
 //!
 //! # Words
-//! A *request* is one logical call of a client, known and well-formed: whoever is turned away before that (no key, no
-//! JSON, no budget) is counted by the metrics alone. An *attempt* is one try at an upstream. A request is *served from*
+//! A *request* is one logical call of a client that has shown a valid key. One that was turned away before anything was
+//! done for it (no JSON, no such model, no budget) is a row with the status *refused*; of clients that are refused all the
+//! time not each has one, and the metrics count the rest. Whoever has no key has no row. An *attempt* is one try at an upstream. A request is *served from*
 //! an upstream, the cache, or a *joined* flight, the attempt that an identical request had begun. One request is one
 //! row of the table `request`; beneath it stands one row of `attempt` per try.
 //!
@@ -13,7 +14,7 @@
 //!
 //! # When a row is written
 //! The row is opened, *open* and with an estimate, before the first byte goes to an upstream, and settled before the
-//! last byte goes to the client. Both are promised by a line in the *journal* of the process (`journal`), and committed
+//! last byte goes to the client. Both are promised by a record in the *journal* of the process (`journal`), and committed
 //! soon after by one thread, for all that have come by then (group commit). With `sync = "always"` both wait for their
 //! commit instead. Whoever reads through this process waits until what it was asked to write is committed.
 //!
@@ -24,6 +25,10 @@
 //! - A power cut loses with `sync = "always"` nothing; with `"every_second"` at most the last second or two; with
 //!   `"never"` what the system had not written by itself, by its usual settings half a minute. In no case does the file
 //!   break: SQLite's write-ahead log is a whole number of commits.
+//! - A file that is deleted, moved away or replaced while it is open is noticed before the next commit (`presence`), and
+//!   is one that cannot be written: nothing goes where nobody would find it. What was promised is written when it is back.
+//! - Rows that are older than they must be go, and leave what they had used to the budgets (`forgotten`), by the time for
+//!   as long as a month may count it. A refusal that was not written down is missing, and counted.
 //!
 //! # Several processes
 //! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another
@@ -36,6 +41,7 @@ mod keeper;
 mod notice;
 mod open;
 mod own;
+mod presence;
 mod queue;
 mod read;
 mod receipt;
@@ -165,8 +171,15 @@ impl Ledger {
             opened.run,
             Arc::clone(&queue),
             Arc::clone(&shared),
+            opened.presence.clone(),
         );
-        let keeper = Keeper::new(params, &shared, Arc::clone(&queue), journal);
+        let keeper = Keeper::new(
+            params,
+            &shared,
+            Arc::clone(&queue),
+            opened.presence,
+            journal,
+        );
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread
@@ -216,6 +229,20 @@ impl Ledger {
                 .settle(entry),
             Err(_) => Receipt::new(Err(LedgerError::Crowded)),
         }
+    }
+
+    /// Notes a request that was refused before anything was done for it. Nothing was spent: where too many wait, the row is
+    /// left out, as it is when the file cannot be written.
+    pub fn note_refusal(&self, intent: Intent, entry: Entry) {
+        let serial = self.queue.serial();
+        if !self.queue.note(serial, intent, entry) {
+            self.leave_out();
+        }
+    }
+
+    /// Counts a refusal that is not written down.
+    pub fn leave_out(&self) {
+        self.shared.left_out.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Changes what stands beside the rows, in a transaction of its own: all of it, or nothing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::LedgerError;
-use super::entry::{Entry, Intent, Status, Times};
+use super::entry::{Counts, Entry, Intent, Status, Times};
 use super::queue::{Promise, Queue, Settled};
 use super::receipt::Receipt;
 
@@ -48,12 +48,16 @@ impl OpenRow {
         };
         let promise = inner.queue.open(inner.serial, &inner.intent)?;
         inner.is_open = true;
-        let opened = match promise {
+        match promise {
             Promise::Kept => Ok(()),
-            Promise::Later(commit) => commit.await.unwrap_or(Err(LedgerError::Closed)),
-        };
-        inner.is_open = opened.is_ok();
-        opened
+            Promise::Later(commit) => {
+                let opened = commit.await.unwrap_or(Err(LedgerError::Closed));
+                inner.is_open = opened.is_ok();
+                opened
+            }
+            // It will be opened, sooner or later.
+            Promise::Owed(commit) => commit.await.unwrap_or(Err(LedgerError::Closed)),
+        }
     }
 
     /// Notes that somebody holds the row who will settle it.
@@ -62,11 +66,13 @@ impl OpenRow {
         self
     }
 
-    /// Gives up a row that could not be written: nothing was done, and nothing need be said of it.
+    /// Gives up a row that could not be written: nothing was done, and nothing need be said of it unless it will be open
+    /// later on.
     pub fn forget(mut self) {
-        if self.inner.as_ref().is_some_and(|inner| !inner.is_open) {
-            self.inner = None;
+        if let Some(inner) = self.inner.take_if(|inner| inner.is_open) {
+            drop(inner.settle_unanswered(Status::Failed, "gateway_ledger", None));
         }
+        self.inner = None;
     }
 
     /// Settles the row. It will be written, whether anybody waits for the receipt or not.
@@ -89,6 +95,36 @@ impl Inner {
         };
         Receipt::new(self.queue.settle(Box::new(settled)))
     }
+
+    /// Settles a row of which no more is known than what it was opened with.
+    fn settle_unanswered(
+        self,
+        status: Status,
+        error: &'static str,
+        counts: Option<Counts>,
+    ) -> Receipt {
+        let age = self.intent.received.elapsed().unwrap_or(Duration::ZERO);
+        let entry = Entry {
+            status,
+            http_status: None,
+            error: Some(error.into()),
+            served_model: None,
+            upstream: self.intent.upstream.clone(),
+            counts,
+            uncounted: false,
+            served_from: None,
+            cache: "bypass".into(),
+            degraded: false,
+            received_bytes: 0,
+            sent_bytes: 0,
+            times: Times {
+                total: age,
+                ..Times::default()
+            },
+            attempts: Vec::new(),
+        };
+        self.settle(entry)
+    }
 }
 
 impl Drop for OpenRow {
@@ -107,25 +143,6 @@ impl Drop for OpenRow {
             ),
             false => (Status::ClientGone, "client_gone", None),
         };
-        let age = inner.intent.received.elapsed().unwrap_or(Duration::ZERO);
-        let entry = Entry {
-            status,
-            http_status: None,
-            error: Some(error.into()),
-            served_model: None,
-            upstream: None,
-            counts,
-            served_from: None,
-            cache: "bypass".into(),
-            degraded: false,
-            received_bytes: 0,
-            sent_bytes: 0,
-            times: Times {
-                total: age,
-                ..Times::default()
-            },
-            attempts: Vec::new(),
-        };
-        drop(inner.settle(entry));
+        drop(inner.settle_unanswered(status, error, counts));
     }
 }

@@ -21,8 +21,10 @@ pub struct Own {
 /// What a key has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnUse {
-    /// From the given time on.
+    /// From the given time on, of what the ledger still holds.
     pub since: Own,
+    /// The requests, tokens and cost from that time on of rows that have gone for their age.
+    pub forgotten_since: (u64, u64, Nanos),
     /// Of all that the ledger still holds.
     pub held: Own,
     /// The requests, tokens and cost of rows that have gone for their age.
@@ -39,13 +41,18 @@ impl OwnUse {
     /// SQLite's own.
     pub fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
         let forgotten = format!(
-            "SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0), {SUM_OF_COSTS} FROM forgotten WHERE key = ?"
+            "SELECT coalesce(sum(requests), 0), coalesce(sum(tokens), 0), {SUM_OF_COSTS} FROM forgotten
+             WHERE key = ? AND since >= ?"
         );
-        let forgotten = connection.query_row(&forgotten, [key], |row| {
-            Ok((number(row, 0)?, number(row, 1)?, sum_of_costs(row, 2)?))
-        })?;
+        let forgotten = |since: i64| {
+            connection.query_row(&forgotten, params![key, since], |row| {
+                Ok((number(row, 0)?, number(row, 1)?, sum_of_costs(row, 2)?))
+            })
+        };
+        let (forgotten_since, forgotten) = (forgotten(since)?, forgotten(0)?);
         Ok(Self {
             since: Own::of(connection, key, since)?,
+            forgotten_since,
             held: Own::of(connection, key, i64::MIN)?,
             forgotten,
         })
@@ -56,7 +63,7 @@ impl Own {
     fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
         let sql = format!(
             "SELECT count(*), coalesce(sum({PROMPT}), 0), coalesce(sum({COMPLETION}), 0), {SUM_OF_COSTS}
-             FROM request WHERE key = ? AND id >= ? AND status <> 'open'"
+             FROM request WHERE key = ? AND id >= ? AND status NOT IN ('open', 'refused')"
         );
         connection.query_row(&sql, params![key, since], |row| {
             Ok(Self {

@@ -10,10 +10,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::LedgerError;
 use super::change::Change;
 use super::entry::{Entry, Intent};
-use super::journal::{Journal, Record, Shared};
+use super::journal::{Frame, Journal, Record, Shared};
 
 /// How many rows one commit holds at most.
 const BATCH: usize = 1024;
+
+/// How many notes may wait at once: nothing else bounds them.
+const NOTES: usize = 256;
 
 /// How long a commit that nobody waits for may be put off, so that others join it.
 const PACE: Duration = Duration::from_millis(10);
@@ -35,6 +38,14 @@ pub(super) enum Op {
     },
     /// Change what stands beside the rows.
     Change(Box<dyn Change>),
+    /// Write a row that nobody waits for, and that nothing was promised of.
+    Note {
+        serial: u64,
+        intent: Box<Intent>,
+        entry: Box<Entry>,
+    },
+    /// Tell when all before it is committed.
+    Committed(Done),
     /// Call when all before it is committed, or could not be.
     Barrier(Box<dyn FnOnce() + Send>),
 }
@@ -57,10 +68,13 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     woken: Condvar,
     serials: AtomicU64,
+    has_journal: bool,
 }
 
 struct Inner {
     waiting: Vec<Op>,
+    /// How many of them are notes.
+    notes: usize,
     /// Whether somebody waits for the commit.
     urgent: bool,
     closed: bool,
@@ -81,8 +95,10 @@ pub(super) enum Taken {
 impl Queue {
     pub(super) fn new(journal: Option<Journal>) -> Self {
         Self {
+            has_journal: journal.is_some(),
             inner: Mutex::new(Inner {
                 waiting: Vec::new(),
+                notes: 0,
                 urgent: false,
                 closed: false,
                 journal,
@@ -103,7 +119,8 @@ impl Queue {
             serial,
             intent: Shared::Borrowed(intent),
         };
-        self.promise(&record, |done| Op::Open {
+        let frame = self.framed(&record);
+        self.push(frame, |done| Op::Open {
             serial,
             intent: Arc::clone(intent),
             done,
@@ -117,67 +134,78 @@ impl Queue {
             intent: Shared::Borrowed(&settled.intent),
             entry: Shared::Borrowed(&settled.entry),
         };
-        let line = self.line(&record);
-        self.push(line, |done| Op::Settle { settled, done })
+        let frame = self.framed(&record);
+        self.push(frame, |done| Op::Settle { settled, done })
+    }
+
+    /// Asks for a row that is not worth waiting for; returns whether there was room for it.
+    pub(super) fn note(&self, serial: u64, intent: Intent, entry: Entry) -> bool {
+        let (intent, entry) = (Box::new(intent), Box::new(entry));
+        let mut inner = self.inner();
+        let has_room = !inner.closed && inner.notes < NOTES;
+        if has_room {
+            inner.notes += 1;
+            let note = Op::Note {
+                serial,
+                intent,
+                entry,
+            };
+            self.wake(inner, note, false);
+        }
+        has_room
     }
 
     /// Asks for anything else; somebody waits for it.
     pub(super) fn ask(&self, op: Op) -> Result<(), LedgerError> {
-        let mut inner = self.inner();
+        let inner = self.inner();
         if inner.closed {
             return Err(LedgerError::Closed);
         }
-        inner.waiting.push(op);
-        inner.urgent = true;
-        drop(inner);
-        self.woken.notify_one();
+        self.wake(inner, op, true);
         Ok(())
     }
 
-    fn promise(
-        &self,
-        record: &Record<'_>,
-        op: impl FnOnce(Option<Done>) -> Op,
-    ) -> Result<Promise, LedgerError> {
-        let line = self.line(record);
-        self.push(line, op)
-    }
-
     /// Encodes a record before the lock is taken; `None` where there is no journal to write it to.
-    fn line(&self, record: &Record<'_>) -> Option<Vec<u8>> {
-        let has_journal = self.inner().journal.is_some();
-        // Strings and numbers: there is nothing in a record that JSON cannot hold.
-        has_journal.then(|| record.to_line().ok()).flatten()
+    fn framed(&self, record: &Record<'_>) -> Option<Frame> {
+        // Strings and numbers: there is nothing in a record that cannot be encoded.
+        self.has_journal.then(|| record.framed().ok()).flatten()
     }
 
     fn push(
         &self,
-        line: Option<Vec<u8>>,
+        frame: Option<Frame>,
         op: impl FnOnce(Option<Done>) -> Op,
     ) -> Result<Promise, LedgerError> {
         let mut inner = self.inner();
         if inner.closed {
             return Err(LedgerError::Closed);
         }
-        let promised = match (&mut inner.journal, line) {
-            (Some(journal), Some(line)) => journal.append(&line).is_ok(),
-            _ => false,
+        let Some((frame, journal)) = frame.zip(inner.journal.as_mut()) else {
+            let (done, commit) = oneshot::channel();
+            self.wake(inner, op(Some(done)), true);
+            return Ok(Promise::Later(commit));
         };
-        let (done, promise) = match promised {
-            true => (None, Promise::Kept),
-            false => {
-                let (done, receiver) = oneshot::channel();
-                inner.urgent = true;
-                (Some(done), Promise::Later(receiver))
-            }
-        };
-        inner.waiting.push(op(done));
-        let is_awaited = inner.urgent || inner.waiting.len() == 1 || inner.waiting.len() >= BATCH;
+        let place = journal.place(&frame);
+        self.wake(inner, op(None), false);
+        // It may be committed before it stands in the journal, where it is nothing by then: nobody is told either before.
+        if place.write(frame).is_ok() {
+            return Ok(Promise::Kept);
+        }
+        let (done, commit) = oneshot::channel();
+        self.ask(Op::Committed(done))?;
+        Ok(Promise::Owed(commit))
+    }
+
+    /// Adds to what waits, and wakes the writer where it must be.
+    fn wake(&self, mut inner: MutexGuard<'_, Inner>, op: Op, is_urgent: bool) {
+        inner.waiting.push(op);
+        inner.urgent |= is_urgent;
+        let waiting = inner.waiting.len();
+        let is_awaited = inner.urgent || waiting == 1 || waiting == BATCH;
         drop(inner);
         if is_awaited {
             self.woken.notify_one();
         }
-        Ok(promise)
     }
 
     /// Lets nothing more in.
@@ -240,6 +268,7 @@ impl Queue {
 impl Inner {
     fn take(&mut self) -> Vec<Op> {
         self.urgent = false;
+        self.notes = 0;
         if let Some(journal) = &mut self.journal {
             journal.turn();
         }
@@ -251,6 +280,8 @@ impl Inner {
 pub(super) enum Promise {
     /// By the journal.
     Kept,
-    /// By the commit.
+    /// By the commit; when that fails, nothing will be.
     Later(oneshot::Receiver<Result<(), LedgerError>>),
+    /// By the commit, since the journal could not be written; when that fails, it is tried again.
+    Owed(oneshot::Receiver<Result<(), LedgerError>>),
 }

@@ -22,7 +22,7 @@ impl Receipt {
     pub(super) fn new(promise: Result<Promise, LedgerError>) -> Self {
         Self(match promise {
             Ok(Promise::Kept) => Told::Already(Ok(())),
-            Ok(Promise::Later(receiver)) => Told::Later(receiver),
+            Ok(Promise::Later(receiver) | Promise::Owed(receiver)) => Told::Later(receiver),
             Err(error) => Told::Already(Err(error)),
         })
     }

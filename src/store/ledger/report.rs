@@ -41,7 +41,7 @@ pub struct Query {
     pub group_by: GroupBy,
 }
 
-/// What some requests used. Requests that are still open do not count.
+/// What some requests used. Requests that are still open do not count, nor do those that were refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     /// How many they are.
@@ -124,7 +124,7 @@ impl Query {
     /// # Errors
     /// SQLite's own.
     pub fn run(&self, connection: &Connection) -> Result<Report, rusqlite::Error> {
-        let mut conditions = vec!["status <> 'open'"];
+        let mut conditions = vec!["status NOT IN ('open', 'refused')"];
         let mut values = Vec::new();
         let mut only = |condition, value: Option<Value>| {
             if let Some(value) = value {

@@ -1,228 +1,239 @@
 //! The statements that write rows.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use rusqlite::{Transaction, params};
+use rusqlite::{CachedStatement, Error, ToSql, Transaction};
 
 use super::ServedFrom;
 use super::entry::{Attempt, Counts, Entry, Intent};
 use super::run::micros;
-use crate::openai::usage::Usage;
+use crate::money::Nanos;
 
-/// Writes an open row under the first number that is free from the time of its arrival on.
-pub(super) fn open_row(
-    transaction: &Transaction<'_>,
+/// What is known when a row is opened. The id is the first parameter of each statement.
+const INTENT: [&str; 8] = [
+    "request_id",
+    "run",
+    "serial",
+    "key",
+    "team",
+    "endpoint",
+    "model",
+    "stream",
+];
+
+/// What is known when it is settled, and, by estimate, of some of it before.
+const ENTRY: [&str; 25] = [
+    "status",
+    "upstream",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "input_audio_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "output_audio_tokens",
+    "provenance",
+    "cost",
+    "tokens",
+    "served_model",
+    "http_status",
+    "error",
+    "served_from",
+    "cache",
+    "degraded",
+    "attempts",
+    "received_bytes",
+    "sent_bytes",
+    "queue_time",
+    "upstream_time",
+    "first_token_time",
+    "total_time",
+];
+
+/// How many of them an open row has.
+const OPEN_COLUMNS: usize = 12;
+
+static OPEN: LazyLock<String> = LazyLock::new(|| insert(&ENTRY[..OPEN_COLUMNS]));
+
+static SETTLED: LazyLock<String> = LazyLock::new(|| insert(&ENTRY));
+
+static UPDATE: LazyLock<String> = LazyLock::new(|| {
+    // The numbers are those of `SETTLED`, so that both are filled in by the same hand.
+    let columns = ENTRY.iter().zip(INTENT.len() + 2..);
+    let columns = columns.map(|(column, number)| format!("{column} = ?{number}"));
+    let columns: Vec<_> = columns.collect();
+    format!("UPDATE request SET {} WHERE id = ?1", columns.join(", "))
+});
+
+const ATTEMPT: &str = "INSERT OR REPLACE INTO attempt (request, number, upstream, endpoint, model, began, time, result,
+    http_status, input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens,
+    reasoning_tokens, output_audio_tokens, provenance, cost)
+ VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+
+/// Writes rows in one transaction. The statements are looked up once in it: they are long, and as keys of a cache dear.
+pub(super) struct Rows<'t> {
     run: i64,
-    serial: u64,
-    intent: &Intent,
-) -> Result<i64, rusqlite::Error> {
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO request (id, request_id, run, serial, key, team, endpoint, model, stream, status, input_tokens,
-            cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens, reasoning_tokens,
-            output_audio_tokens, provenance, cost, tokens)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'open', ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)
-         ON CONFLICT (id) DO NOTHING",
-    )?;
-    let (usage, provenance, cost) = columns(intent.estimate);
-    first_free(intent, |id| {
-        insert.execute(params![
-            id,
-            &*intent.request_id,
-            run,
-            integer(serial),
-            &*intent.key,
-            intent.team.as_deref(),
-            &*intent.endpoint,
-            intent.model.as_deref(),
-            intent.stream,
-            integer(usage.input),
-            integer(usage.cached_input),
-            integer(usage.cache_write),
-            integer(usage.input_audio),
-            integer(usage.output),
-            integer(usage.reasoning),
-            integer(usage.output_audio),
-            provenance,
-            cost,
-            integer(usage.total()),
-        ])
-    })
+    open: CachedStatement<'t>,
+    settled: CachedStatement<'t>,
+    update: CachedStatement<'t>,
+    attempt: CachedStatement<'t>,
 }
 
-/// Writes the end of a request into its open row.
-pub(super) fn update_settled(
-    transaction: &Transaction<'_>,
-    id: i64,
-    entry: &Entry,
-) -> Result<i64, rusqlite::Error> {
-    let (usage, provenance, cost) = columns(entry.counts);
-    let mut update = transaction.prepare_cached(
-        "UPDATE request SET served_model = ?2, upstream = ?3, status = ?4, http_status = ?5, error = ?6,
-            input_tokens = ?7, cached_input_tokens = ?8, cache_write_tokens = ?9, input_audio_tokens = ?10,
-            output_tokens = ?11, reasoning_tokens = ?12, output_audio_tokens = ?13, provenance = ?14, cost = ?15,
-            served_from = ?16, cache = ?17, degraded = ?18, attempts = ?19, received_bytes = ?20, sent_bytes = ?21,
-            queue_time = ?22, upstream_time = ?23, first_token_time = ?24, total_time = ?25, tokens = ?26
-         WHERE id = ?1",
-    )?;
-    update.execute(params![
-        id,
-        entry.served_model.as_deref(),
-        entry.upstream.as_deref(),
-        entry.status.as_str(),
-        entry.http_status,
-        entry.error.as_deref(),
-        integer(usage.input),
-        integer(usage.cached_input),
-        integer(usage.cache_write),
-        integer(usage.input_audio),
-        integer(usage.output),
-        integer(usage.reasoning),
-        integer(usage.output_audio),
-        provenance,
-        cost,
-        entry.served_from.map(ServedFrom::as_str),
-        &*entry.cache,
-        entry.degraded,
-        integer(entry.attempts.len() as u64),
-        integer(entry.received_bytes),
-        integer(entry.sent_bytes),
-        duration(entry.times.queue),
-        entry.times.upstream.map(duration),
-        entry.times.first_token.map(duration),
-        duration(entry.times.total),
-        integer(entry.tokens()),
-    ])?;
-    attempt_rows(transaction, id, entry)?;
-    Ok(id)
+/// Fills in the parameters of a statement, one behind the other.
+struct Parameters<'s, 't> {
+    statement: &'s mut CachedStatement<'t>,
+    next: usize,
 }
 
-/// Writes all of a request at once.
-pub(super) fn insert_settled(
-    transaction: &Transaction<'_>,
-    run: i64,
-    serial: u64,
-    intent: &Intent,
-    entry: &Entry,
-) -> Result<i64, rusqlite::Error> {
-    let (usage, provenance, cost) = columns(entry.counts);
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO request (id, request_id, run, serial, key, team, endpoint, model, stream, served_model, upstream,
-            status, http_status, error, input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens,
-            output_tokens, reasoning_tokens, output_audio_tokens, provenance, cost, served_from, cache, degraded,
-            attempts, received_bytes, sent_bytes, queue_time, upstream_time, first_token_time, total_time, tokens)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
-            ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31, ?32, ?33, ?34)
-         ON CONFLICT (id) DO NOTHING",
-    )?;
-    let id = first_free(intent, |id| {
-        insert.execute(params![
-            id,
-            &*intent.request_id,
+impl<'t> Rows<'t> {
+    /// Writes rows of a run.
+    pub(super) fn new(transaction: &'t Transaction<'_>, run: i64) -> Result<Self, Error> {
+        Ok(Self {
             run,
-            integer(serial),
-            &*intent.key,
-            intent.team.as_deref(),
-            &*intent.endpoint,
-            intent.model.as_deref(),
-            intent.stream,
-            entry.served_model.as_deref(),
-            entry.upstream.as_deref(),
-            entry.status.as_str(),
-            entry.http_status,
-            entry.error.as_deref(),
-            integer(usage.input),
-            integer(usage.cached_input),
-            integer(usage.cache_write),
-            integer(usage.input_audio),
-            integer(usage.output),
-            integer(usage.reasoning),
-            integer(usage.output_audio),
-            provenance,
-            cost,
-            entry.served_from.map(ServedFrom::as_str),
-            &*entry.cache,
-            entry.degraded,
-            integer(entry.attempts.len() as u64),
-            integer(entry.received_bytes),
-            integer(entry.sent_bytes),
-            duration(entry.times.queue),
-            entry.times.upstream.map(duration),
-            entry.times.first_token.map(duration),
-            duration(entry.times.total),
-            integer(entry.tokens()),
-        ])
-    })?;
-    attempt_rows(transaction, id, entry)?;
-    Ok(id)
+            open: transaction.prepare_cached(&OPEN)?,
+            settled: transaction.prepare_cached(&SETTLED)?,
+            update: transaction.prepare_cached(&UPDATE)?,
+            attempt: transaction.prepare_cached(ATTEMPT)?,
+        })
+    }
+
+    /// Writes an open row under the first number that is free from the time of its arrival on.
+    pub(super) fn open(&mut self, serial: u64, intent: &Intent) -> Result<i64, Error> {
+        let mut row = Parameters::of(&mut self.open);
+        row.intent(self.run, serial, intent)?;
+        row.bind("open")?;
+        row.bind(intent.upstream.as_deref())?;
+        row.counts(intent.estimate, None)?;
+        row.bind(integer(intent.estimate.map_or(0, |c| c.usage.total())))?;
+        first_free(&mut self.open, intent)
+    }
+
+    /// Writes the end of a request into its open row.
+    pub(super) fn update(&mut self, id: i64, entry: &Entry) -> Result<i64, Error> {
+        let mut row = Parameters::of(&mut self.update);
+        row.next += INTENT.len();
+        row.entry(entry)?;
+        self.update.raw_bind_parameter(1, id)?;
+        self.update.raw_execute()?;
+        self.attempts(id, entry)?;
+        Ok(id)
+    }
+
+    /// Writes all of a request at once.
+    pub(super) fn insert(
+        &mut self,
+        serial: u64,
+        intent: &Intent,
+        entry: &Entry,
+    ) -> Result<i64, Error> {
+        let mut row = Parameters::of(&mut self.settled);
+        row.intent(self.run, serial, intent)?;
+        row.entry(entry)?;
+        let id = first_free(&mut self.settled, intent)?;
+        self.attempts(id, entry)?;
+        Ok(id)
+    }
+
+    fn attempts(&mut self, request: i64, entry: &Entry) -> Result<(), Error> {
+        for (number, attempt) in (1_i64..).zip(&entry.attempts) {
+            let mut row = Parameters::of(&mut self.attempt);
+            row.attempt(number, attempt)?;
+            self.attempt.raw_bind_parameter(1, request)?;
+            self.attempt.raw_execute()?;
+        }
+        Ok(())
+    }
+}
+
+impl<'s, 't> Parameters<'s, 't> {
+    /// Begins behind the id.
+    fn of(statement: &'s mut CachedStatement<'t>) -> Self {
+        Self { statement, next: 2 }
+    }
+
+    fn bind(&mut self, value: impl ToSql) -> Result<(), Error> {
+        self.statement.raw_bind_parameter(self.next, value)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    fn intent(&mut self, run: i64, serial: u64, intent: &Intent) -> Result<(), Error> {
+        self.bind(&*intent.request_id)?;
+        self.bind(run)?;
+        self.bind(integer(serial))?;
+        self.bind(&*intent.key)?;
+        self.bind(intent.team.as_deref())?;
+        self.bind(&*intent.endpoint)?;
+        self.bind(intent.model.as_deref())?;
+        self.bind(intent.stream)
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.bind(entry.status.as_str())?;
+        self.bind(entry.upstream.as_deref())?;
+        self.counts(entry.counts, entry.cost())?;
+        self.bind(integer(entry.tokens()))?;
+        self.bind(entry.served_model.as_deref())?;
+        self.bind(entry.http_status)?;
+        self.bind(entry.error.as_deref())?;
+        self.bind(entry.served_from.map(ServedFrom::as_str))?;
+        self.bind(&*entry.cache)?;
+        self.bind(entry.degraded)?;
+        self.bind(integer(entry.attempts.len() as u64))?;
+        self.bind(integer(entry.received_bytes))?;
+        self.bind(integer(entry.sent_bytes))?;
+        self.bind(duration(entry.times.queue))?;
+        self.bind(entry.times.upstream.map(duration))?;
+        self.bind(entry.times.first_token.map(duration))?;
+        self.bind(duration(entry.times.total))
+    }
+
+    fn attempt(&mut self, number: i64, attempt: &Attempt) -> Result<(), Error> {
+        self.bind(number)?;
+        self.bind(&*attempt.upstream)?;
+        self.bind(&*attempt.endpoint)?;
+        self.bind(attempt.model.as_deref())?;
+        self.bind(duration(attempt.began))?;
+        self.bind(attempt.time.map(duration))?;
+        self.bind(&*attempt.result)?;
+        self.bind(attempt.http_status)?;
+        self.counts(attempt.counts, None)
+    }
+
+    /// Fills in tokens, provenance and cost; `free` is the cost of what counts nothing.
+    fn counts(&mut self, counts: Option<Counts>, free: Option<Nanos>) -> Result<(), Error> {
+        let usage = counts.map(|counts| counts.usage).unwrap_or_default();
+        for (_, tokens) in usage.classes() {
+            self.bind(integer(tokens))?;
+        }
+        self.bind(counts.map(|counts| counts.provenance.as_str()))?;
+        let cost = counts.map_or(free, |counts| counts.cost);
+        self.bind(cost.map(|cost| integer(cost.get())))
+    }
+}
+
+fn insert(entry: &[&str]) -> String {
+    let columns: Vec<_> = ["id"].iter().chain(&INTENT).chain(entry).copied().collect();
+    let values: Vec<_> = (1..=columns.len())
+        .map(|number| format!("?{number}"))
+        .collect();
+    format!(
+        "INSERT INTO request ({}) VALUES ({}) ON CONFLICT (id) DO NOTHING",
+        columns.join(", "),
+        values.join(", ")
+    )
 }
 
 /// Tries numbers from the time of a request's arrival on, until one is taken.
-fn first_free(
-    intent: &Intent,
-    mut insert: impl FnMut(i64) -> Result<usize, rusqlite::Error>,
-) -> Result<i64, rusqlite::Error> {
+fn first_free(insert: &mut CachedStatement<'_>, intent: &Intent) -> Result<i64, Error> {
     let mut id = micros(intent.received);
-    while insert(id)? == 0 {
+    loop {
+        insert.raw_bind_parameter(1, id)?;
+        if insert.raw_execute()? > 0 {
+            return Ok(id);
+        }
         id += 1;
-    }
-    Ok(id)
-}
-
-fn attempt_rows(
-    transaction: &Transaction<'_>,
-    request: i64,
-    entry: &Entry,
-) -> Result<(), rusqlite::Error> {
-    for (index, attempt) in entry.attempts.iter().enumerate() {
-        attempt_row(transaction, request, index + 1, attempt)?;
-    }
-    Ok(())
-}
-
-fn attempt_row(
-    transaction: &Transaction<'_>,
-    request: i64,
-    number: usize,
-    attempt: &Attempt,
-) -> Result<(), rusqlite::Error> {
-    let (usage, provenance, cost) = columns(attempt.counts);
-    let mut insert = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO attempt (request, number, upstream, endpoint, model, began, time, result, http_status,
-            input_tokens, cached_input_tokens, cache_write_tokens, input_audio_tokens, output_tokens,
-            reasoning_tokens, output_audio_tokens, provenance, cost)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
-    )?;
-    insert.execute(params![
-        request,
-        integer(number as u64),
-        &*attempt.upstream,
-        &*attempt.endpoint,
-        attempt.model.as_deref(),
-        duration(attempt.began),
-        attempt.time.map(duration),
-        &*attempt.result,
-        attempt.http_status,
-        integer(usage.input),
-        integer(usage.cached_input),
-        integer(usage.cache_write),
-        integer(usage.input_audio),
-        integer(usage.output),
-        integer(usage.reasoning),
-        integer(usage.output_audio),
-        provenance,
-        cost,
-    ])?;
-    Ok(())
-}
-
-fn columns(counts: Option<Counts>) -> (Usage, Option<&'static str>, Option<i64>) {
-    match counts {
-        Some(counts) => (
-            counts.usage,
-            Some(counts.provenance.as_str()),
-            counts.cost.map(|cost| integer(cost.get())),
-        ),
-        None => (Usage::default(), None, None),
     }
 }
 

@@ -11,15 +11,15 @@ use std::time::SystemTime;
 use rusqlite::{Connection, Transaction, params};
 
 use super::journal::{self, Journal, Record};
-use super::rows::{insert_settled, open_row, update_settled};
+use super::rows::Rows;
 use super::schema::OpenError;
 
 /// This process, as the ledger knows it.
 pub(super) struct Run {
     pub(super) id: i64,
     path: PathBuf,
-    /// Held for as long as the process lives. What it has promised stands in the file.
-    lock: File,
+    /// Held for as long as the process lives. What it has promised stands in the same file.
+    _lock: File,
 }
 
 impl Run {
@@ -48,12 +48,16 @@ impl Run {
             path: ledger.to_owned(),
             source,
         })?;
-        Ok(Self { id, path, lock })
+        Ok(Self {
+            id,
+            path,
+            _lock: lock,
+        })
     }
 
     /// Begins the journal of this process.
     pub(super) fn journal(&self) -> io::Result<Journal> {
-        Journal::begin(&self.lock, &self.path)
+        Journal::begin(&self.path)
     }
 
     /// Writes what processes have promised that live no more, and settles what they left open. Returns how many rows
@@ -136,6 +140,7 @@ fn replay(
         let (serial, id, is_open): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         known.insert(serial.cast_unsigned(), (id, is_open));
     }
+    let mut writes = Rows::new(transaction, run)?;
     let (settled, open): (Vec<_>, Vec<_>) = records
         .into_iter()
         .partition(|record| matches!(record, Record::Settled { .. }));
@@ -149,17 +154,17 @@ fn replay(
                 // Committed, and the process died before the journal could be emptied.
                 Some((_, false)) => {}
                 Some((id, true)) => {
-                    update_settled(transaction, *id, entry.get())?;
+                    writes.update(*id, entry.get())?;
                     known.insert(serial, (*id, false));
                 }
                 None => {
-                    let id = insert_settled(transaction, run, serial, intent.get(), entry.get())?;
+                    let id = writes.insert(serial, intent.get(), entry.get())?;
                     known.insert(serial, (id, false));
                 }
             },
             Record::Open { serial, intent } => {
                 if let Entry::Vacant(unknown) = known.entry(serial) {
-                    let id = open_row(transaction, run, serial, intent.get())?;
+                    let id = writes.open(serial, intent.get())?;
                     unknown.insert((id, true));
                 }
             }

@@ -9,11 +9,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::journal::{self, Journal};
+use super::presence::Presence;
 use super::run::Run;
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
-pub const VERSION: i64 = 2;
+pub const VERSION: i64 = 3;
 
 /// "Weir", so that `file` and SQLite itself can tell whose it is.
 const APPLICATION_ID: i64 = 0x5765_6972;
@@ -24,7 +25,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TABLES: &str = include_str!("schema.sql");
 
 /// What makes tables of each version those of the next one, from the first version on.
-const STEPS: [&str; 1] = [include_str!("schema-2.sql")];
+const STEPS: [&str; 2] = [include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 
 /// Why the ledger was not opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,8 @@ pub enum OpenError {
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) run: Run,
+    /// Where the file lies.
+    pub(super) presence: Presence,
     /// `None`: everybody waits for commits.
     pub(super) journal: Option<Journal>,
     /// How many rows of dead processes were settled.
@@ -156,6 +159,10 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     let run = Run::begin(&transaction, path)?;
     let (interrupted, dead) = run.settle_the_dead(&transaction, path)?;
     transaction.commit().map_err(read_failure)?;
+    let presence = Presence::of(path).map_err(|source| OpenError::Run {
+        path: path.clone(),
+        source,
+    })?;
     dead.iter().for_each(|path| journal::remove(path));
     // Where each commit reaches the disk, each request waits for its own.
     let journal = match params.sync {
@@ -170,6 +177,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     Ok(Opened {
         connection,
         run,
+        presence,
         journal,
         interrupted,
     })

@@ -19,10 +19,10 @@ CREATE TABLE request (
     endpoint TEXT NOT NULL,
     model TEXT,               -- asked for
     served_model TEXT,        -- asked of the upstream
-    upstream TEXT,            -- that answered last
+    upstream TEXT,            -- that answered last; of an open or interrupted row the only one that it could go to
     stream INTEGER NOT NULL,
     status TEXT NOT NULL,     -- open, complete, failed, client_gone, interrupted
-    http_status INTEGER,      -- of the answer; NULL: none was given
+    http_status INTEGER,      -- that was sent; NULL: none was, or the process died
     error TEXT,               -- a cause: client_*, policy_*, upstream_*, gateway_*
     input_tokens INTEGER NOT NULL DEFAULT 0,
     cached_input_tokens INTEGER NOT NULL DEFAULT 0,
@@ -33,7 +33,7 @@ CREATE TABLE request (
     output_audio_tokens INTEGER NOT NULL DEFAULT 0,
     provenance TEXT,          -- upstream, counted, estimated, drained; NULL: nothing to count
     tokens INTEGER NOT NULL DEFAULT 0, -- of all attempts and classes, as budgets count them
-    cost INTEGER,             -- of all attempts; NULL: the price is not known
+    cost INTEGER,             -- of all attempts, 0 where nothing was billed; NULL: the price is not known
     served_from TEXT,         -- upstream, cache, joined; NULL: the gateway itself
     cache TEXT,               -- bypass, hit, miss, joined
     degraded INTEGER NOT NULL DEFAULT 0,
@@ -71,18 +71,19 @@ CREATE TABLE attempt (
     reasoning_tokens INTEGER NOT NULL DEFAULT 0,
     output_audio_tokens INTEGER NOT NULL DEFAULT 0,
     provenance TEXT,          -- NULL: not billed
-    cost INTEGER,
+    cost INTEGER,             -- NULL: not billed, or the price is not known
     PRIMARY KEY (request, number)
 ) WITHOUT ROWID, STRICT;
 
--- What rows that have been deleted for their age had used, for budgets without a period.
+-- What rows that have been deleted for their age had used, for budgets that look back further.
 CREATE TABLE forgotten (
     key TEXT NOT NULL,
     team TEXT NOT NULL,       -- empty: none
+    since INTEGER NOT NULL,   -- the beginning of the six hours in which they arrived; 0: longer ago than any period
     requests INTEGER NOT NULL,
     tokens INTEGER NOT NULL,
     cost INTEGER NOT NULL,
-    PRIMARY KEY (key, team)
+    PRIMARY KEY (key, team, since)
 ) WITHOUT ROWID, STRICT;
 
 -- Teams made at run time; those of the configuration are not here.

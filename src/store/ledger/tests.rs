@@ -1,8 +1,9 @@
+mod replay;
+
 use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
-use super::journal::{Record, Shared};
 use super::*;
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
@@ -42,6 +43,7 @@ fn intent(id: &str) -> Intent {
             provenance: Provenance::Estimated,
             ..counts(9, 0)
         }),
+        upstream: None,
     }
 }
 
@@ -53,6 +55,7 @@ fn entry(counts: Option<Counts>) -> Entry {
         served_model: Some("gpt-4o".into()),
         upstream: Some("openai".into()),
         counts,
+        uncounted: false,
         served_from: Some(ServedFrom::Upstream),
         cache: "bypass".into(),
         degraded: false,
@@ -388,6 +391,20 @@ async fn old_rows_go_and_leave_their_sums() {
         ..intent("old")
     };
     ledger.note(old, entry(Some(counts(5, 6)))).await.unwrap();
+    let older = Intent {
+        received: SystemTime::now() - Duration::from_secs(40 * 86_400),
+        ..intent("older")
+    };
+    ledger.note(older, entry(Some(counts(1, 1)))).await.unwrap();
+    ledger
+        .change(|connection| {
+            let sql =
+                "INSERT INTO forgotten SELECT key, team, id - 86400000000, 1, 2, 2 FROM request
+                 WHERE request_id = 'older'";
+            Ok(Ok::<_, ()>(connection.execute(sql, [])?))
+        })
+        .await
+        .unwrap();
     ledger
         .note(intent("new"), entry(Some(counts(1, 1))))
         .await
@@ -398,13 +415,16 @@ async fn old_rows_go_and_leave_their_sums() {
         ..params
     })
     .unwrap();
-    let forgotten = "SELECT tokens || ' ' || cost FROM forgotten WHERE team = 'research'";
+    let forgotten =
+        "SELECT (since > 0) || ' ' || requests || ' ' || tokens || ' ' || cost FROM forgotten
+         WHERE team = 'research' ORDER BY since";
     let mut tries = 0;
-    while strings(&ledger, forgotten).is_empty() && tries < 100 {
+    while strings(&ledger, "SELECT 'x' FROM forgotten WHERE since = 0").is_empty() && tries < 100 {
         tries += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(strings(&ledger, forgotten), ["11 11"]);
+    // What a month's budget may still count keeps its time; what is older, and was kept until now, is put together.
+    assert_eq!(strings(&ledger, forgotten), ["0 2 4 4", "1 1 11 11"]);
     assert_eq!(strings(&ledger, "SELECT request_id FROM request"), ["new"]);
     assert_eq!(count(&ledger, "SELECT count(*) FROM attempt"), 1);
     ledger.close();
@@ -463,7 +483,13 @@ async fn tables_of_the_first_version_become_todays() {
     let connection = Connection::open(&params.path).unwrap();
     connection
         .execute_batch(
-            "DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
+            "DROP TABLE forgotten;
+             CREATE TABLE forgotten (
+                key TEXT NOT NULL, team TEXT NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+                cost INTEGER NOT NULL, PRIMARY KEY (key, team)
+             ) WITHOUT ROWID, STRICT;
+             INSERT INTO forgotten VALUES ('alice', '', 1, 2, 3);
+             DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
              ALTER TABLE team DROP COLUMN limits;
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
@@ -472,95 +498,10 @@ async fn tables_of_the_first_version_become_todays() {
     let ledger = Ledger::open(&params).unwrap();
     assert_eq!(described(&ledger), today);
     assert_eq!(count(&ledger, "SELECT tokens FROM request"), 12);
-    ledger.close();
-}
-
-/// Leaves the journal of a process that died, in two files.
-fn leave_behind(params: &Params, run: i64, files: [&[&[u8]]; 2]) {
-    for (file, name) in files.iter().zip(["", "-2"]) {
-        let path = format!("{}-run-{run}{name}", params.path.display());
-        std::fs::write(path, file.concat()).unwrap();
-    }
-    let connection = Connection::open(&params.path).unwrap();
-    connection
-        .execute(
-            "INSERT INTO run (id, began) VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET ended = NULL",
-            [run],
-        )
-        .unwrap();
-}
-
-#[tokio::test]
-async fn what_a_dead_process_had_promised_is_written_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let params = params(&folder);
-    Ledger::open(&params).unwrap().close();
-    let open = |serial, intent: &Intent| {
-        let intent = Shared::Borrowed(intent);
-        Record::Open { serial, intent }.to_line().unwrap()
-    };
-    let settled = |serial, intent: &Intent, tokens| {
-        let (intent, entry) = (
-            Shared::Borrowed(intent),
-            &entry(Some(counts(tokens, tokens))),
-        );
-        let entry = Shared::Borrowed(entry);
-        let record = Record::Settled {
-            serial,
-            intent,
-            entry,
-        };
-        record.to_line().unwrap()
-    };
-    let [a, b, c] = ["a", "b", "c"].map(intent);
-    let torn = open(4, &intent("torn"));
-    let first: &[&[u8]] = &[&open(1, &a), &open(2, &b), &settled(3, &c, 7)];
-    let second: &[&[u8]] = &[&settled(1, &a, 5), &torn[..torn.len() / 2]];
-    let rows = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
-    let expected = ["a complete 5 1", "b interrupted 9 1", "c complete 7 1"];
-    for time in 0..3 {
-        // The second time it is as if the files had not been removed; the third, as if a part were committed already.
-        if time == 2 {
-            let connection = Connection::open(&params.path).unwrap();
-            connection
-                .execute("DELETE FROM request WHERE request_id <> 'a'", [])
-                .unwrap();
-        }
-        leave_behind(&params, 99, [first, second]);
-        let ledger = Ledger::open(&params).unwrap();
-        assert_eq!(strings(&ledger, rows), expected, "time {time}");
-        ledger.close();
-        let left = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
-        assert_eq!(left.count(), 1, "the ledger alone is left");
-    }
-}
-
-#[tokio::test]
-async fn the_journal_is_empty_when_all_is_committed() {
-    let folder = tempfile::tempdir().unwrap();
-    let params = params(&folder);
-    let ledger = Ledger::open(&params).unwrap();
-    let size = || {
-        let files = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
-        let files = files.map(Result::unwrap);
-        let journal = files.filter(|file| file.file_name().to_string_lossy().contains("-run-"));
-        journal
-            .map(|file| file.metadata().unwrap().len())
-            .sum::<u64>()
-    };
-    for _ in 0..3 {
-        let row = begin(&ledger, "a").await;
-        row.settle(entry(None)).await.unwrap();
-        assert!(size() > 0);
-        assert_eq!(
-            count(
-                &ledger,
-                "SELECT count(*) FROM request WHERE status = 'open'"
-            ),
-            0
-        );
-        assert_eq!(size(), 0);
-    }
+    assert_eq!(
+        count(&ledger, "SELECT cost FROM forgotten WHERE since = 0"),
+        3
+    );
     ledger.close();
 }
 
@@ -583,5 +524,85 @@ async fn with_every_commit_on_disk_each_request_waits_for_its_own() {
     assert_eq!(status(), "open");
     row.settle(entry(None)).await.unwrap();
     assert_eq!(status(), "complete");
+    ledger.close();
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_replaced_is_noticed_and_nothing_is_lost_when_it_comes_back() {
+    for is_replaced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        let ledger = Ledger::open(&params).unwrap();
+        begin(&ledger, "before")
+            .await
+            .settle(entry(None))
+            .await
+            .unwrap();
+        let row = begin(&ledger, "under way").await;
+        assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 2);
+        let away = folder.path().join("away.db");
+        std::fs::rename(&params.path, &away).unwrap();
+        if is_replaced {
+            std::fs::copy(&away, &params.path).unwrap();
+        }
+        // Whoever is under way has the journal's word.
+        row.settle(entry(Some(counts(7, 7)))).await.unwrap();
+        let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+        assert!(matches!(
+            change,
+            Err(ChangeError::Ledger(LedgerError::Unwritable))
+        ));
+        assert!(!ledger.is_ready());
+        assert_eq!(ledger.snapshot().owed, 1);
+        std::fs::rename(&away, &params.path).unwrap();
+        ledger.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
+        assert!(ledger.is_ready());
+        assert_eq!(
+            strings(&ledger, "SELECT request_id FROM request ORDER BY 1"),
+            ["before", "under way"]
+        );
+        ledger.close();
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_rows_that_count_for_nothing_and_are_left_out_where_there_are_too_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let refused = || Entry {
+        status: Status::Refused,
+        attempts: Vec::new(),
+        ..entry(None)
+    };
+    ledger.note_refusal(intent("refused"), refused());
+    assert_eq!(
+        strings(
+            &ledger,
+            "SELECT status || ' ' || tokens || ' ' || cost FROM request"
+        ),
+        ["refused 0 0"]
+    );
+    // Nothing is owed for them when the file cannot be written.
+    let other = Connection::open(&params.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..1000 {
+        ledger.note_refusal(intent("flood"), refused());
+    }
+    let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+    assert!(change.is_err());
+    let seen = ledger.snapshot();
+    assert_eq!(seen.owed, 0);
+    other.execute_batch("COMMIT").unwrap();
+    assert!(seen.left_out >= 1000 - 2 * 256, "{seen:?}");
+    let query = Query {
+        from: None,
+        to: None,
+        key: None,
+        team: None,
+        group_by: GroupBy::Key,
+    };
+    let report = ledger.reader().read_now(|c| query.run(c)).unwrap();
+    assert_eq!(report, Report::default());
     ledger.close();
 }

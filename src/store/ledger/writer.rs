@@ -4,17 +4,19 @@
 //! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
 //! places of open rows bound how many those can be.
 
-use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::LedgerError;
+use super::change::Change;
+use super::presence::{Lost, Presence};
 use super::queue::{Op, Queue, Settled, Taken};
-use super::rows::{insert_settled, open_row, update_settled};
+use super::rows::Rows;
 use super::run::Run;
 
 /// How long after a failure rows that are owed are tried again.
@@ -30,6 +32,7 @@ pub(super) struct Shared {
     failures: AtomicU64,
     owed: AtomicU64,
     given_up: AtomicU64,
+    pub(super) left_out: AtomicU64,
     interrupted: u64,
     /// Whether something was committed that the disk was not yet made to keep.
     pub(super) dirty: AtomicBool,
@@ -59,6 +62,8 @@ pub struct Snapshot {
     pub owed: u64,
     /// Settled rows that the file refused for what is in them.
     pub given_up: u64,
+    /// Refused requests that were not written down.
+    pub left_out: u64,
     /// Rows of dead processes that were settled at the start.
     pub interrupted: u64,
 }
@@ -66,21 +71,31 @@ pub struct Snapshot {
 pub(super) struct Writer {
     connection: Connection,
     run: Run,
+    presence: Presence,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     /// The rows of requests that are under way, by their serial numbers.
-    open: HashMap<u64, i64>,
+    open: FxHashMap<u64, i64>,
     /// Rows that could not be written.
     owed: Vec<Op>,
     last_commit: Option<Instant>,
     last_failure: Option<Instant>,
 }
 
+/// Why nothing was committed.
+#[derive(Debug, thiserror::Error)]
+enum WriteError {
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+}
+
 /// What one commit has done.
 struct Written {
     /// For each thing that was asked whether it was done; what was not never can be.
     done: Vec<bool>,
-    opened: HashMap<u64, i64>,
+    opened: FxHashMap<u64, i64>,
 }
 
 // === impl Shared ===
@@ -95,6 +110,7 @@ impl Shared {
             failures: AtomicU64::new(0),
             owed: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
+            left_out: AtomicU64::new(0),
             interrupted,
             dirty: AtomicBool::new(false),
             keeping: Mutex::default(),
@@ -111,6 +127,7 @@ impl Shared {
             failures: of(&self.failures),
             owed: of(&self.owed),
             given_up: of(&self.given_up),
+            left_out: of(&self.left_out),
             interrupted: self.interrupted,
         }
     }
@@ -148,13 +165,15 @@ impl Writer {
         run: Run,
         queue: Arc<Queue>,
         shared: Arc<Shared>,
+        presence: Presence,
     ) -> Self {
         Self {
             connection,
             run,
+            presence,
             queue,
             shared,
-            open: HashMap::new(),
+            open: FxHashMap::default(),
             owed: Vec::new(),
             last_commit: None,
             last_failure: None,
@@ -223,46 +242,48 @@ impl Writer {
     }
 
     /// Writes all of it in one transaction.
-    fn write(&mut self, ops: &mut [Op]) -> Result<Written, rusqlite::Error> {
+    fn write(&mut self, ops: &mut [Op]) -> Result<Written, WriteError> {
+        self.presence.check()?;
         // What ends in the commit that it begins in is written once.
-        let settled: HashSet<u64> = ops
+        let settled: FxHashSet<u64> = ops
             .iter()
             .filter_map(|op| match op {
                 Op::Settle { settled, .. } => Some(settled.serial),
                 _ => None,
             })
             .collect();
-        let mut opened = HashMap::new();
+        let mut opened = FxHashMap::default();
         let mut done = Vec::with_capacity(ops.len());
         let behavior = TransactionBehavior::Immediate;
-        let mut transaction = self.connection.transaction_with_behavior(behavior)?;
+        let transaction = self.connection.transaction_with_behavior(behavior)?;
+        let mut rows = Rows::new(&transaction, self.run.id)?;
         for op in ops {
             done.push(match op {
                 Op::Open { serial, .. } if settled.contains(serial) => true,
                 Op::Open { serial, intent, .. } => {
-                    let row = open_row(&transaction, self.run.id, *serial, intent);
-                    let row = unless_refused(row)?;
+                    let row = unless_refused(rows.open(*serial, intent))?;
                     opened.extend(row.map(|row| (*serial, row)));
                     row.is_some()
                 }
                 Op::Settle { settled, .. } => {
                     let row = self.open.get(&settled.serial).copied();
-                    unless_refused(settle(&transaction, self.run.id, row, settled))?.is_some()
+                    unless_refused(settle(&mut rows, row, settled))?.is_some()
                 }
                 Op::Change(change) => {
-                    // What one change breaks must not undo the rows beside it.
-                    let part = transaction.savepoint()?;
-                    let made = catch_unwind(AssertUnwindSafe(|| change.make(&part)));
-                    match made {
-                        Ok(Ok(())) => part.commit()?,
-                        Ok(Err(error)) if is_the_files(&error) => return Err(error),
-                        Ok(Err(_)) | Err(_) => drop(part),
-                    }
+                    make(&transaction, &mut **change)?;
                     true
                 }
-                Op::Barrier(_) => true,
+                Op::Note {
+                    serial,
+                    intent,
+                    entry,
+                } => unless_refused(rows.insert(*serial, intent, entry))?.is_some(),
+                Op::Committed(_) | Op::Barrier(_) => true,
             });
         }
+        drop(rows);
+        // It may have gone meanwhile.
+        self.presence.check()?;
         transaction.commit()?;
         Ok(Written { done, opened })
     }
@@ -290,6 +311,8 @@ impl Writer {
                 }
             }
             Op::Change(change) => change.tell(Ok(())),
+            Op::Note { .. } => {}
+            Op::Committed(done) => drop(done.send(Ok(()))),
             Op::Barrier(call) => call(),
         }
     }
@@ -312,6 +335,10 @@ impl Writer {
                 });
             }
             Op::Change(change) => change.tell(Err(error)),
+            Op::Note { .. } => {
+                self.shared.left_out.fetch_add(1, Ordering::Relaxed);
+            }
+            Op::Committed(done) => drop(done.send(Err(error))),
             Op::Barrier(call) => call(),
         }
     }
@@ -324,7 +351,7 @@ impl Writer {
         }
     }
 
-    fn failed(&mut self, error: &rusqlite::Error) {
+    fn failed(&mut self, error: &WriteError) {
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
         self.last_failure = Some(Instant::now());
         if !self.shared.failing.swap(true, Ordering::Relaxed) {
@@ -335,8 +362,7 @@ impl Writer {
 
 /// Settles the row of a request that is under way, or writes all of it at once.
 fn settle(
-    transaction: &Transaction<'_>,
-    run: i64,
+    rows: &mut Rows<'_>,
     row: Option<i64>,
     settled: &Settled,
 ) -> Result<i64, rusqlite::Error> {
@@ -347,8 +373,18 @@ fn settle(
         ..
     } = settled;
     match row {
-        Some(row) => update_settled(transaction, row, entry),
-        None => insert_settled(transaction, run, *serial, intent, entry),
+        Some(row) => rows.update(row, entry),
+        None => rows.insert(*serial, intent, entry),
+    }
+}
+
+/// Makes a change; what it breaks must not undo the rows beside it.
+fn make(transaction: &Transaction<'_>, change: &mut dyn Change) -> Result<(), rusqlite::Error> {
+    transaction.execute_batch("SAVEPOINT change")?;
+    match catch_unwind(AssertUnwindSafe(|| change.make(transaction))) {
+        Ok(Ok(())) => transaction.execute_batch("RELEASE change"),
+        Ok(Err(error)) if is_the_files(&error) => Err(error),
+        Ok(Err(_)) | Err(_) => transaction.execute_batch("ROLLBACK TO change; RELEASE change"),
     }
 }
 

@@ -31,6 +31,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
         model: Some("poet".into()),
         stream: body["stream"] == true,
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,

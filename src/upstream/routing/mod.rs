@@ -125,6 +125,15 @@ impl Dispatch {
         Some(Arc::clone(label))
     }
 
+    /// Returns the upstream that a call goes to, where its route leads to one alone.
+    pub fn only_upstream(&self, call: &Call) -> Option<Arc<str>> {
+        let Choice { route, .. } = self.table.choose(call).ok()?;
+        let (first, others) = route.targets.split_first()?;
+        let name = &first.member.name;
+        let is_only = others.iter().all(|other| other.member.name == *name);
+        is_only.then(|| Arc::clone(name))
+    }
+
     /// Shows each name that a model is known by at the upstreams it may go to.
     pub fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         // A model that goes nowhere is known by none.

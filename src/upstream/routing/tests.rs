@@ -333,6 +333,7 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
         model: Some("m".into()),
         stream: members.stream(&bytes).unwrap(),
         report_usage: false,
+        upstream: None,
         estimate: None,
         room: None,
         deadline: None,
