@@ -188,6 +188,7 @@ fn main() {
     .unwrap();
     let table = Arc::new(prices());
     let rules = Rules {
+        shared: None,
         metrics: Arc::new(Metrics::new().unwrap()),
         limits: Arc::default(),
         budgets: Arc::default(),

@@ -7,6 +7,7 @@
 
 use std::hint::black_box;
 use std::net::TcpListener;
+use std::num::NonZeroU32;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,7 +143,14 @@ fn together(c: &mut Criterion) {
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();
-        Shared::new(limits, redis, OnOutage::Local, "bench".to_owned(), 65_536)
+        Shared::new(
+            limits,
+            redis,
+            OnOutage::Local,
+            "bench".to_owned(),
+            NonZeroU32::MIN,
+            65_536,
+        )
     });
     let mut group = c.benchmark_group("limits of six dimensions in redis");
     group.bench_function("let in and settle", |b| {

@@ -44,7 +44,7 @@ pub(super) async fn shared(
         RedisOutageConfig::Reject => OnOutage::Reject,
     };
     let limits = Arc::clone(limits);
-    let shared = Shared::new(limits, redis, on_outage, replica()?, queue);
+    let shared = Shared::new(limits, redis, on_outage, replica()?, config.slice, queue);
     Ok(Some(shared))
 }
 

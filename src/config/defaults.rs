@@ -1,6 +1,7 @@
 //! The default of every field, with its reason. What a field means stands with the types.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -103,6 +104,8 @@ pub const STOP_OVERSHOOT: u32 = 64;
 
 /// Three round trips in a bad network; a model's first word takes ten times as long.
 pub const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
+/// Exact to the last request; who has no time for round trips says so.
+pub const REDIS_SLICE: NonZeroU32 = NonZeroU32::MIN;
 /// Who has one gateway loses nothing.
 pub const LOCAL_SHARE: f64 = 1.0;
 

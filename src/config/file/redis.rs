@@ -1,5 +1,6 @@
 //! `[redis]`: what several gateways share.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::super::defaults;
@@ -12,6 +13,9 @@ use crate::store::redis::{Servers, ServersError};
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(1);
 /// Who waits longer waits for Redis instead of for a model.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More would be gone from the limits for a second, and perhaps for nobody.
+const MOST_AT_A_TIME: u64 = 1000;
 
 pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<RedisConfig> {
     let at = root.name_at("redis");
@@ -47,6 +51,8 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
         ("local", RedisOutageConfig::Local),
         ("reject", RedisOutageConfig::Reject),
     ];
+    let slice = defaults::REDIS_SLICE.get();
+    let slice = reader.count(table, "slice", slice, 1..=MOST_AT_A_TIME);
     let share = reader.fraction(table, "local_share", defaults::LOCAL_SHARE, 0.001..=1.0);
     let redis = RedisConfig {
         urls: urls.into_iter().map(|url| url.value).collect(),
@@ -57,6 +63,7 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
             defaults::REDIS_TIMEOUT,
             SHORTEST_TIMEOUT..=LONGEST_TIMEOUT,
         ),
+        slice: NonZeroU32::new(slice).unwrap_or(defaults::REDIS_SLICE),
         on_outage: reader
             .choice(table, "on_outage", &outages)
             .unwrap_or_default(),

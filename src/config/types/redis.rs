@@ -1,5 +1,6 @@
 //! `[redis]`, as the rest of Weir gets it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::secret::Secret;
@@ -13,6 +14,8 @@ pub struct RedisConfig {
     pub cluster: bool,
     /// How long a request waits for it. Default: 50 ms.
     pub timeout: Duration,
+    /// For how many calls room is taken at a time, at most 1000. Default: one.
+    pub slice: NonZeroU32,
     /// What is done while it is away. Default: local.
     pub on_outage: RedisOutageConfig,
     /// With [`RedisOutageConfig::Local`]: the share of each limit that this process allows meanwhile, in thousandths, 1 to

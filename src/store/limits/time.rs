@@ -30,6 +30,12 @@ impl Time {
         self.0
     }
 
+    /// Returns the moment so long after this one.
+    pub(super) fn after(self, duration: Duration) -> Self {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(micros))
+    }
+
     /// Returns the time from an earlier moment to this one in nanoseconds; nothing from a later one.
     pub(super) fn nanos_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0).saturating_mul(1000)

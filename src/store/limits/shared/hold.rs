@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::Shared;
+use super::asking::Wanted;
 use super::settling::{Ended, Owed, Settled};
-use super::{How, Shared, Wanted, read};
+use super::slice::Sliced;
 use crate::store::limits::cell::Terms;
 use crate::store::limits::dimension::{Amount, Measure};
 use crate::store::limits::reservation::Reservation;
@@ -17,6 +19,8 @@ pub enum Hold {
     Here(Reservation),
     /// Of limits that are counted in Redis.
     Shared(Taken),
+    /// Of a slice that was taken in Redis beforehand.
+    Sliced(Sliced),
     /// Of limits that this process counts while Redis is away.
     Alone(Alone),
 }
@@ -27,7 +31,7 @@ pub struct Taken {
     call: u64,
     parts: Vec<Part>,
     sent: bool,
-    asking: Option<Asking>,
+    more: More,
 }
 
 /// What was taken in this process while Redis was away.
@@ -45,7 +49,10 @@ pub(super) struct Part {
     pub(super) mark: u64,
 }
 
-/// More that was asked for, and goes out before the reply is here.
+/// More that is asked for, and goes out before the reply is here.
+#[derive(Default)]
+pub(super) struct More(Option<Asking>);
+
 struct Asking {
     n: u32,
     state: Arc<AtomicU8>,
@@ -54,6 +61,48 @@ struct Asking {
 const OPEN: u8 = 0;
 const GIVEN: u8 = 1;
 const DENIED: u8 = 2;
+
+impl More {
+    /// Asks for so many more of each cell, and returns whether they may go out until that is known. One question at a time:
+    /// before it is answered, no more goes out than was asked for.
+    pub(super) fn ask(&mut self, shared: &Arc<Shared>, cells: Vec<Arc<Terms>>, n: u32) -> bool {
+        if cells.is_empty() {
+            return true;
+        }
+        if self.0.is_some() {
+            return false;
+        }
+        let state = Arc::new(AtomicU8::new(OPEN));
+        self.0 = Some(Asking {
+            n,
+            state: Arc::clone(&state),
+        });
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let is_given = shared.more(&cells, n).await;
+            state.store(if is_given { GIVEN } else { DENIED }, Ordering::Release);
+        });
+        true
+    }
+
+    /// Returns how many were asked for and whether they were there, once that is known.
+    pub(super) fn answer(&mut self) -> Option<(u32, bool)> {
+        let asking = self.0.as_ref()?;
+        let state = asking.state.load(Ordering::Acquire);
+        let answer = (asking.n, state == GIVEN);
+        if state == OPEN {
+            return None;
+        }
+        self.0 = None;
+        Some(answer)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_asking(&self) -> bool {
+        let asking = self.0.as_ref();
+        asking.is_some_and(|asking| asking.state.load(Ordering::Acquire) == OPEN)
+    }
+}
 
 impl Part {
     pub(super) fn new(wanted: Wanted, mark: u64) -> Self {
@@ -66,23 +115,19 @@ impl Part {
 
     /// Returns whether it is a place among concurrent requests.
     pub(super) fn is_place(&self) -> bool {
-        !self.wanted.terms.is_rate()
+        self.wanted.is_place()
     }
 
     /// Returns whether an answer that goes on takes more of it.
-    fn grows(&self) -> bool {
+    pub(super) fn grows(&self) -> bool {
         let measure = self.wanted.dimension.measure();
         matches!(measure, Measure::Tokens | Measure::OutputTokens)
     }
 
-    /// Returns how much a call has used in the end.
-    fn used(&self, used: &Amount) -> u64 {
+    /// Returns how much a call has used in the end; `None`: what it took.
+    pub(super) fn used(&self, used: &Amount) -> Option<u64> {
         let measure = self.wanted.dimension.measure();
-        if measure.is_tokens() {
-            measure.of(used)
-        } else {
-            self.wanted.n
-        }
+        measure.is_tokens().then(|| measure.of(used))
     }
 }
 
@@ -110,6 +155,7 @@ impl Hold {
         match self {
             Self::Here(reservation) => reservation.sent(),
             Self::Shared(taken) => taken.sent = true,
+            Self::Sliced(sliced) => sliced.sent(),
             Self::Alone(alone) => {
                 alone.sent = true;
                 if let Some(reservation) = &mut alone.reservation {
@@ -125,6 +171,7 @@ impl Hold {
         match self {
             Self::Here(reservation) => reservation.take_more(n, now),
             Self::Shared(taken) => taken.take_more(n),
+            Self::Sliced(sliced) => sliced.take_more(n),
             Self::Alone(alone) => {
                 let reservation = alone.reservation.as_mut();
                 reservation.is_none_or(|reservation| reservation.take_more(n, now))
@@ -136,6 +183,7 @@ impl Hold {
     pub fn denied(&mut self) -> Option<u32> {
         match self {
             Self::Shared(taken) => taken.denied(),
+            Self::Sliced(sliced) => sliced.denied(),
             Self::Here(_) | Self::Alone(_) => None,
         }
     }
@@ -145,6 +193,7 @@ impl Hold {
         match self {
             Self::Here(reservation) => reservation.settle(used, now),
             Self::Shared(mut taken) => taken.end(Some(&used)),
+            Self::Sliced(mut sliced) => sliced.end(Some(&used)),
             Self::Alone(mut alone) => alone.end(Some(used), now),
         }
     }
@@ -157,62 +206,31 @@ impl Taken {
             call,
             parts,
             sent: false,
-            asking: None,
+            more: More::default(),
         }
     }
 
     fn take_more(&mut self, n: u32) -> bool {
-        if self.asking.is_some() {
-            // One question at a time: until it is answered, no more goes out than was asked for.
-            return false;
-        }
         let growing = self.parts.iter().filter(|part| part.grows());
-        let cells: Vec<_> = growing.map(|part| Arc::clone(part.terms())).collect();
-        if cells.is_empty() {
-            return true;
+        let cells = growing.map(|part| Arc::clone(part.terms()));
+        let cells = cells.collect();
+        self.more.ask(&self.shared, cells, n)
+    }
+
+    fn denied(&mut self) -> Option<u32> {
+        let (n, is_given) = self.more.answer()?;
+        if !is_given {
+            return Some(n);
         }
-        let state = Arc::new(AtomicU8::new(OPEN));
-        self.asking = Some(Asking {
-            n,
-            state: Arc::clone(&state),
-        });
-        let shared = Arc::clone(&self.shared);
-        let call = self.call;
-        tokio::spawn(async move {
-            let more = cells.iter().map(|terms| (&**terms, u64::from(n)));
-            let command = shared.ask(How::More, more, call);
-            let reply = shared.redis.call::<Vec<i64>>(&command).await;
-            // Nobody can say while Redis is away: what is used is owed in the end.
-            let found = reply.ok().and_then(|reply| read(&reply, cells.len()));
-            let has_room = found.is_none_or(|(has_room, _)| has_room);
-            state.store(if has_room { GIVEN } else { DENIED }, Ordering::Release);
-        });
-        true
+        for part in self.parts.iter_mut().filter(|part| part.grows()) {
+            part.wanted.n = part.wanted.n.saturating_add(u64::from(n));
+        }
+        None
     }
 
     #[cfg(test)]
     pub(super) fn is_asking(&self) -> bool {
-        let asking = self.asking.as_ref();
-        asking.is_some_and(|asking| asking.state.load(Ordering::Acquire) == OPEN)
-    }
-
-    fn denied(&mut self) -> Option<u32> {
-        let asking = self.asking.as_ref()?;
-        let n = asking.n;
-        match asking.state.load(Ordering::Acquire) {
-            OPEN => None,
-            DENIED => {
-                self.asking = None;
-                Some(n)
-            }
-            _ => {
-                self.asking = None;
-                for part in self.parts.iter_mut().filter(|part| part.grows()) {
-                    part.wanted.n = part.wanted.n.saturating_add(u64::from(n));
-                }
-                None
-            }
-        }
+        self.more.is_asking()
     }
 
     /// Settles what was used, or, where nobody knows, nothing of what was estimated; unsent, all of it.
@@ -228,7 +246,7 @@ impl Taken {
             let taken = part.wanted.n;
             let used = match used {
                 _ if !sent => 0,
-                Some(used) => part.used(used),
+                Some(used) => part.used(used).unwrap_or(taken),
                 None => taken,
             };
             if part.is_place() {
@@ -261,7 +279,8 @@ impl Alone {
         }
         let (places, rates): (Vec<_>, Vec<_>) = parts.into_iter().partition(Part::is_place);
         let owed = rates.into_iter().filter(|_| sent).map(|part| {
-            let n = used.map_or(part.wanted.n, |used| part.used(&used));
+            let used = used.and_then(|used| part.used(&used));
+            let n = used.unwrap_or(part.wanted.n);
             Owed { part, n }
         });
         self.shared.end(Ended {

@@ -8,11 +8,16 @@
 //! While Redis is away this process counts alone, each limit's configured share of it, or lets nobody in. What was used
 //! meanwhile, and time has not restored, is owed to the shared limits as soon as Redis is back.
 //!
+//! Where a round trip for each call is too much, room for several is taken at a time, and the calls behind take of that;
+//! see [`slice`].
+//!
 //! The functions' name is made of their code: gateways of another version have functions of their own. What they keep is
 //! the same as long as the number in its keys is.
 
+mod asking;
 mod hold;
 mod settling;
+mod slice;
 #[cfg(test)]
 mod tests;
 
@@ -26,18 +31,18 @@ use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
+use self::asking::Wanted;
 pub use self::hold::Hold;
 use self::hold::{Part, Taken};
 use self::settling::{Ended, Message, settle_all};
-use super::account::Account;
-use super::cell::{SLOT_WAIT, Terms};
-use super::dimension::{Amount, Dimension};
+use self::slice::{Found, Slice, Slices};
+use super::cell::Terms;
+use super::dimension::Amount;
 use super::headroom::Headroom;
 use super::refusal::Refusal;
-use super::time::{Time, wait};
+use super::time::Time;
 use super::{Denied, Limits, Who};
-use crate::pattern::Pattern;
-use crate::store::redis::{Away, Redis, RedisState};
+use crate::store::redis::{Redis, RedisState};
 
 /// The functions, without their name.
 const CODE: &str = include_str!("limits.lua");
@@ -45,9 +50,6 @@ const CODE: &str = include_str!("limits.lua");
 const LIBRARY: &str = "@LIBRARY@";
 /// How long a place is kept of a gateway that is not heard of.
 const LEASE: Duration = Duration::from_secs(10);
-/// What the functions say of a cell that has room, and of one that never has for so many.
-const HAS_ROOM: i64 = -2;
-const NEVER: i64 = -1;
 
 /// What is done while Redis is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ pub struct Shared {
     /// The places among concurrent requests that calls under way have, by call.
     held: Mutex<FxHashMap<u64, Vec<Arc<Terms>>>>,
     ended: mpsc::Sender<Message>,
+    slices: Slices,
     /// Calls that found Redis away.
     alone: AtomicU64,
     /// Settlements that found no place in the queue.
@@ -104,32 +107,29 @@ pub enum SharedDenied<E> {
     Away,
 }
 
-/// A cell that a call counts towards.
-#[derive(Clone)]
-struct Wanted {
-    account: Arc<Account>,
-    cell: u64,
-    dimension: Dimension,
-    size: NonZeroU32,
-    models: Arc<[Pattern]>,
-    terms: Arc<Terms>,
-    n: u64,
-}
-
-/// What the functions say of a cell.
-struct Found {
-    wait: i64,
-    left: u32,
-    reset: Duration,
-    mark: u64,
-}
-
-/// What is asked of the cells.
-#[derive(Clone, Copy)]
-enum How {
-    Take,
-    More,
-    Look,
+/// Does what is to be done together with a call that is let in. Where that fails, what was taken is given back.
+fn finish<T, E>(
+    admitted: SharedAdmitted<()>,
+    also: impl FnOnce() -> Result<T, E>,
+) -> Result<SharedAdmitted<T>, SharedDenied<E>> {
+    let SharedAdmitted {
+        hold,
+        also: (),
+        shadow,
+        left,
+    } = admitted;
+    match also() {
+        Ok(also) => Ok(SharedAdmitted {
+            hold,
+            also,
+            shadow,
+            left,
+        }),
+        Err(error) => Err(SharedDenied::Denied {
+            denied: Denied::Other(error),
+            left,
+        }),
+    }
 }
 
 /// The functions, and what they are called.
@@ -160,13 +160,15 @@ pub fn library() -> String {
 }
 
 impl Shared {
-    /// Counts limits in Redis, which has their [`library`]. `queue` bounds the calls that are not settled yet; with as
-    /// many as there can be under way, none is lost.
+    /// Counts limits in Redis, which has their [`library`]. `slice` is for how many calls room is taken at a time; with 1,
+    /// each call asks for its own. `queue` bounds the calls that are not settled yet; with as many as there can be under
+    /// way, none is lost.
     pub fn new(
         limits: Arc<Limits>,
         redis: Redis,
         on_outage: OnOutage,
         replica: String,
+        slice: NonZeroU32,
         queue: usize,
     ) -> Arc<Self> {
         let (ended, settling) = mpsc::channel(queue);
@@ -179,6 +181,7 @@ impl Shared {
             calls: AtomicU64::new(0),
             held: Mutex::default(),
             ended,
+            slices: Slices::new(slice),
             alone: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             #[cfg(test)]
@@ -203,64 +206,70 @@ impl Shared {
         if wanted.is_empty() {
             return self.alone(who, want, also);
         }
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let command = self.ask(How::Take, cells(&wanted), call);
-        // Until the reply is here nobody knows whether there is anything to give back.
-        let unknown = Unknown {
-            shared: self,
-            call,
-            wanted: &wanted,
-        };
-        let reply = self.redis.call::<Vec<i64>>(&command).await;
-        let Some((has_room, found)) = reply.ok().and_then(|reply| read(&reply, wanted.len()))
-        else {
-            drop(unknown);
+        if let Some(admitted) = self.admit_by_slice(who, &wanted).await {
+            return finish(admitted, also);
+        }
+        let Ok(reply) = self.take(&wanted).await else {
             self.alone.fetch_add(1, Ordering::Relaxed);
             return match self.on_outage {
                 OnOutage::Local => self.alone(who, want, also),
                 OnOutage::Reject => Err(SharedDenied::Away),
             };
         };
-        std::mem::forget(unknown);
-        let left = || {
-            let both = wanted.iter().zip(&found);
-            both.map(|(wanted, found)| wanted.headroom(found)).collect()
-        };
-        let mut refused: Option<Refusal> = None;
-        let mut shadow = Vec::new();
-        let mut parts = Vec::new();
-        for (wanted, found) in wanted.iter().zip(&found) {
-            if found.wait == HAS_ROOM {
-                parts.push(Part::new(wanted.clone(), found.mark));
-                continue;
-            }
-            let refusal = wanted.refusal(found);
-            if wanted.terms.shadow {
-                shadow.push(refusal);
-            } else if refused.as_ref().is_none_or(|other| refusal.outlasts(other)) {
-                refused = Some(refusal);
-            }
-        }
-        if !has_room && let Some(refusal) = refused {
+        let left = reply.headroom(&wanted);
+        if let Some(refusal) = reply.refusal(&wanted) {
             return Err(SharedDenied::Denied {
                 denied: Denied::Limit(Box::new(refusal)),
-                left: left(),
+                left,
             });
         }
-        self.keep(call, &parts);
-        let taken = Taken::new(Arc::clone(self), call, parts);
-        match also() {
-            Ok(also) => Ok(SharedAdmitted {
-                hold: Hold::Shared(taken),
-                also,
-                shadow,
-                left: left(),
-            }),
-            Err(error) => Err(SharedDenied::Denied {
-                denied: Denied::Other(error),
-                left: left(),
-            }),
-        }
+        let parts = reply.parts(&wanted);
+        self.keep(reply.call, &parts);
+        let admitted = SharedAdmitted {
+            hold: Hold::Shared(Taken::new(Arc::clone(self), reply.call, parts)),
+            also: (),
+            shadow: reply.shadow(&wanted),
+            left,
+        };
+        finish(admitted, also)
+    }
+
+    /// Lets a call in by what was taken beforehand for calls like it, where that is done.
+    async fn admit_by_slice(
+        self: &Arc<Self>,
+        who: &Who<'_>,
+        wanted: &[Wanted],
+    ) -> Option<SharedAdmitted<()>> {
+        let times = self.slices.times(wanted)?;
+        let now = Time::now();
+        let (hold, left) = match self.slices.find(who, wanted, now) {
+            Found::Part(hold, left) => (hold, left),
+            Found::Dry => return None,
+            Found::Nothing => {
+                let many: Vec<_> = wanted.iter().map(|wanted| wanted.times(times)).collect();
+                let reply = self.take(&many).await.ok()?;
+                if reply.refusal(&many).is_some() {
+                    // Near its end, a limit is asked for each call.
+                    self.slices.dry(who, now);
+                    return None;
+                }
+                let left = reply.headroom(&many);
+                let shadow = reply.shadow(&many);
+                let slice = Slice::new(Arc::clone(self), reply.parts(&many), left);
+                if !shadow.is_empty() {
+                    // The slice is given back: a shadow tells of each call.
+                    self.slices.dry(who, now);
+                    return None;
+                }
+                self.slices.put(who, slice, wanted, now)?
+            }
+        };
+        Some(SharedAdmitted {
+            hold: Hold::Sliced(hold),
+            also: (),
+            shadow: Vec::new(),
+            left,
+        })
     }
 
     /// Returns what is left of each limit that a call would count towards; takes nothing. `None` while Redis is away.
@@ -269,11 +278,8 @@ impl Shared {
         if wanted.is_empty() {
             return Some(Vec::new());
         }
-        let command = self.ask(How::Look, cells(&wanted), 0);
-        let reply: Result<Vec<i64>, Away> = self.redis.call(&command).await;
-        let (_, found) = read(&reply.ok()?, wanted.len())?;
-        let both = wanted.iter().zip(&found);
-        Some(both.map(|(wanted, found)| wanted.headroom(found)).collect())
+        let reply = self.look(&wanted).await.ok()?;
+        Some(reply.headroom(&wanted))
     }
 
     /// Returns whether calls are let in while Redis is away, by what this process counts alone.
@@ -283,6 +289,7 @@ impl Shared {
 
     /// Waits until all that has ended is settled, or Redis is away.
     pub async fn flush(&self) {
+        self.slices.clear();
         let (done, flushed) = oneshot::channel();
         if self.ended.send(Message::Flush(done)).await.is_ok() {
             let _ = flushed.await;
@@ -372,127 +379,8 @@ impl Shared {
         command.arg(format!("{}_{name}", self.library));
         command
     }
-
-    fn ask<'a>(
-        &self,
-        how: How,
-        cells: impl Iterator<Item = (&'a Terms, u64)> + Clone,
-        call: u64,
-    ) -> Cmd {
-        let mut command = self.function("admit");
-        command.arg(cells.clone().count());
-        for (terms, _) in cells.clone() {
-            command.arg(&*terms.key);
-        }
-        let how = match how {
-            How::Take => "take",
-            How::More => "more",
-            How::Look => "look",
-        };
-        command.arg(self.now()).arg(how).arg(self.member(call));
-        command.arg(millis(LEASE));
-        for (terms, n) in cells {
-            let kind = if terms.is_rate() { "rate" } else { "slots" };
-            command.arg(kind).arg(terms.interval).arg(terms.burst.get());
-            command.arg(n).arg(u8::from(terms.shadow));
-        }
-        command
-    }
-}
-
-/// A call of which nobody knows whether it was let in. Its places, if it has any, are given up; what else it may have
-/// taken comes back with time.
-struct Unknown<'a> {
-    shared: &'a Arc<Shared>,
-    call: u64,
-    wanted: &'a [Wanted],
-}
-
-impl Drop for Unknown<'_> {
-    fn drop(&mut self) {
-        let places = self.wanted.iter().filter(|wanted| !wanted.terms.is_rate());
-        let ended = Ended::of_places(self.call, places.map(|wanted| &wanted.terms));
-        if ended.frees_places() {
-            self.shared.end(ended);
-        }
-    }
-}
-
-impl Wanted {
-    fn headroom(&self, found: &Found) -> Headroom {
-        Headroom {
-            holder: self.account.holder.clone(),
-            dimension: self.dimension,
-            size: self.size,
-            burst: self.terms.burst,
-            models: Arc::clone(&self.models),
-            shadow: self.terms.shadow,
-            remaining: found.left,
-            reset: found.reset,
-        }
-    }
-
-    fn refusal(&self, found: &Found) -> Refusal {
-        Refusal {
-            holder: self.account.holder.clone(),
-            dimension: self.dimension,
-            size: self.size,
-            models: Arc::clone(&self.models),
-            wanted: self.n,
-            left: found.left,
-            retry_after: match found.wait {
-                NEVER => None,
-                _ if !self.terms.is_rate() => Some(SLOT_WAIT),
-                nanos => Some(wait(u64::try_from(nanos).unwrap_or(0))),
-            },
-        }
-    }
-}
-
-fn cells(wanted: &[Wanted]) -> impl Iterator<Item = (&Terms, u64)> + Clone {
-    wanted.iter().map(|wanted| (&*wanted.terms, wanted.n))
-}
-
-/// Reads what the functions say of so many cells.
-fn read(reply: &[i64], cells: usize) -> Option<(bool, Vec<Found>)> {
-    let (has_room, rest) = reply.split_first()?;
-    let found = rest.chunks_exact(4).map(|numbers| {
-        let [wait, left, reset, mark] = *numbers else {
-            return None;
-        };
-        Some(Found {
-            wait,
-            left: u32::try_from(left).unwrap_or(u32::MAX),
-            reset: super::time::wait(u64::try_from(reset).ok()?),
-            mark: u64::try_from(mark).ok()?,
-        })
-    });
-    let found: Vec<_> = found.collect::<Option<_>>()?;
-    (found.len() == cells).then_some((*has_room == 1, found))
 }
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Limits {
-    /// Returns the cells that a call counts towards.
-    fn wanted(&self, who: &Who<'_>, want: &Amount) -> Vec<Wanted> {
-        let accounts = self.accounts.load().of(who);
-        let mut wanted = Vec::new();
-        for account in accounts.iter().flatten() {
-            for cell in account.lock().of(who.model) {
-                wanted.push(Wanted {
-                    account: Arc::clone(account),
-                    cell: cell.id,
-                    dimension: cell.subject.dimension,
-                    size: cell.size,
-                    models: Arc::clone(&cell.subject.models),
-                    n: cell.weight(want),
-                    terms: Arc::clone(&cell.terms),
-                });
-            }
-        }
-        wanted
-    }
 }

@@ -109,6 +109,8 @@ pub(super) async fn settle_all(
     let mut up = redis.up();
     let mut renewal = tokio::time::interval(LEASE / 3);
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut slicing = tokio::time::interval(Duration::from_secs(1));
+    slicing.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settler = Settler::default();
     let mut received = Vec::new();
     let mut flushed = Vec::new();
@@ -124,6 +126,13 @@ pub(super) async fn settle_all(
                 return;
             },
             _ = renewal.tick() => renews = true,
+            _ = slicing.tick() => {
+                // What this ends comes back as messages.
+                if let Some(shared) = shared.upgrade() {
+                    shared.slices.purge(Time::now());
+                }
+                continue;
+            }
         }
         for message in received.drain(..) {
             match message {

@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::settling::renew;
 use super::*;
-use crate::store::limits::{Holder, Reservation, limits_from_json};
+use crate::store::limits::{Dimension, Holder, Reservation, limits_from_json};
 use crate::store::redis::{Params, Servers};
 
 /// A Redis of a test's own, on a socket that nobody else knows.
@@ -67,12 +67,18 @@ fn limits(of: &[(Holder, Value)]) -> Arc<Limits> {
 }
 
 fn shared(redis: &Redis, limits: &Arc<Limits>, replica: &str) -> Arc<Shared> {
+    slicing(redis, limits, replica, 1)
+}
+
+fn slicing(redis: &Redis, limits: &Arc<Limits>, replica: &str, slice: u32) -> Arc<Shared> {
     let limits = Arc::clone(limits);
+    let slice = NonZeroU32::new(slice).unwrap();
     Shared::new(
         limits,
         redis.clone(),
         OnOutage::Local,
         replica.to_owned(),
+        slice,
         64,
     )
 }
@@ -458,4 +464,81 @@ async fn the_lease_of_a_gateway_that_died_ends() {
     drop(hold);
     dead.flush().await;
     assert!(admit(&alive, "alice", amount(1, 1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn slices_let_nobody_in_beyond_a_limit_and_come_back() {
+    let server = Server::start();
+    let of = [(
+        Holder::Gateway,
+        json!({ "requests_per_day": 400, "tokens_per_day": 40_000 }),
+    )];
+    let redis = server.redis().await;
+    let replicas = ["one", "two", "three"];
+    let replicas = replicas.map(|name| slicing(&redis, &limits(&of), name, 10));
+    let before = redis.snapshot().calls;
+    let mut admitted = 0;
+    for call in 0..300 {
+        let replica = &replicas[call % 3];
+        let hold = admit(replica, "alice", amount(5, 5)).await.unwrap();
+        assert!(matches!(hold, Hold::Sliced(_)), "{call}");
+        hold.settle(amount(5, 2), Time::now());
+        admitted += 1;
+    }
+    let asked = redis.snapshot().calls - before;
+    assert!(asked < 100, "{asked} round trips");
+    // Near the end each asks for itself, and what others have taken beforehand is not there.
+    loop {
+        let mut any = false;
+        for replica in &replicas {
+            if let Ok(hold) = admit(replica, "alice", amount(5, 5)).await {
+                hold.settle(amount(5, 2), Time::now());
+                admitted += 1;
+                any = true;
+            }
+        }
+        if !any {
+            break;
+        }
+    }
+    assert!((390..=400).contains(&admitted), "{admitted}");
+    for replica in &replicas {
+        replica.flush().await;
+    }
+    let left = replicas[0].headroom(&who("bob")).await.unwrap();
+    let left: Vec<_> = left.iter().map(|room| room.remaining).collect();
+    assert_eq!(left, [400 - admitted, 40_000 - 7 * admitted]);
+}
+
+#[tokio::test]
+async fn calls_of_a_slice_end_in_every_way() {
+    let server = Server::start();
+    let of = [(Holder::Gateway, json!({ "tokens_per_day": 10_000 }))];
+    let redis = server.redis().await;
+    let shared = slicing(&redis, &limits(&of), "one", 10);
+    let call = async || admit(&shared, "alice", amount(10, 10)).await.unwrap();
+    let (unsent, mut unknown, more, mut grown) =
+        (call().await, call().await, call().await, call().await);
+    drop(unsent);
+    unknown.sent();
+    drop(unknown);
+    more.settle(amount(10, 500), Time::now());
+    grown.sent();
+    assert!(
+        grown.take_more(20, Time::now()),
+        "of the slice, or asked for"
+    );
+    assert_eq!(grown.denied(), None);
+    grown.settle(amount(10, 30), Time::now());
+    shared.flush().await;
+    let left = shared.headroom(&who("bob")).await.unwrap();
+    assert_eq!(left[0].remaining, 10_000 - 20 - 510 - 40);
+    // Places are each call's own.
+    let of = [(
+        Holder::Gateway,
+        json!({ "tokens_per_day": 10_000, "concurrent": 100 }),
+    )];
+    let shared = slicing(&redis, &limits(&of), "two", 10);
+    let hold = admit(&shared, "alice", amount(1, 1)).await.unwrap();
+    assert!(matches!(hold, Hold::Shared(_)));
 }

@@ -1,0 +1,273 @@
+//! One question to Redis, and what it says.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::Cmd;
+
+use super::hold::Part;
+use super::settling::Ended;
+use super::{LEASE, Shared, millis};
+use crate::pattern::Pattern;
+use crate::store::limits::account::Account;
+use crate::store::limits::cell::{SLOT_WAIT, Terms};
+use crate::store::limits::dimension::{Amount, Dimension};
+use crate::store::limits::headroom::Headroom;
+use crate::store::limits::refusal::Refusal;
+use crate::store::limits::time::wait;
+use crate::store::limits::{Limits, Who};
+use crate::store::redis::Away;
+
+/// What the functions say of a cell that has room, and of one that never has for so many.
+const HAS_ROOM: i64 = -2;
+const NEVER: i64 = -1;
+
+/// A cell that a call counts towards.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) account: Arc<Account>,
+    pub(super) cell: u64,
+    pub(super) dimension: Dimension,
+    size: NonZeroU32,
+    models: Arc<[Pattern]>,
+    pub(super) terms: Arc<Terms>,
+    pub(super) n: u64,
+}
+
+/// What the functions say of a cell.
+struct Found {
+    wait: i64,
+    left: u32,
+    reset: Duration,
+    mark: u64,
+}
+
+/// What is asked of the cells.
+#[derive(Clone, Copy)]
+enum How {
+    Take,
+    More,
+    Look,
+}
+
+/// What Redis says of a call.
+pub(super) struct Reply {
+    /// Its number.
+    pub(super) call: u64,
+    has_room: bool,
+    found: Vec<Found>,
+}
+
+impl Shared {
+    /// Takes of all cells or of none.
+    pub(super) async fn take(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Reply, Away> {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let command = self.ask(How::Take, cells(wanted), call);
+        // Until the reply is here nobody knows whether there is anything to give back.
+        let mut unknown = Unknown {
+            shared: self,
+            call,
+            wanted,
+        };
+        let reply: Vec<i64> = self.redis.call(&command).await?;
+        let reply = read(call, &reply, wanted.len()).ok_or(Away)?;
+        unknown.wanted = &[];
+        Ok(reply)
+    }
+
+    /// Takes more for a call that was let in, of all cells or of none. Nobody can say while Redis is away: what is used is
+    /// owed in the end.
+    pub(super) async fn more(&self, cells: &[Arc<Terms>], n: u32) -> bool {
+        let wanted = cells.iter().map(|terms| (&**terms, u64::from(n)));
+        let command = self.ask(How::More, wanted, 0);
+        let reply = self.redis.call::<Vec<i64>>(&command).await;
+        let reply = reply.ok().and_then(|reply| read(0, &reply, cells.len()));
+        reply.is_none_or(|reply| reply.has_room)
+    }
+
+    /// Looks at the cells, and takes nothing.
+    pub(super) async fn look(&self, wanted: &[Wanted]) -> Result<Reply, Away> {
+        let command = self.ask(How::Look, cells(wanted), 0);
+        let reply: Vec<i64> = self.redis.call(&command).await?;
+        read(0, &reply, wanted.len()).ok_or(Away)
+    }
+
+    fn ask<'a>(
+        &self,
+        how: How,
+        cells: impl Iterator<Item = (&'a Terms, u64)> + Clone,
+        call: u64,
+    ) -> Cmd {
+        let mut command = self.function("admit");
+        command.arg(cells.clone().count());
+        for (terms, _) in cells.clone() {
+            command.arg(&*terms.key);
+        }
+        let how = match how {
+            How::Take => "take",
+            How::More => "more",
+            How::Look => "look",
+        };
+        command.arg(self.now()).arg(how).arg(self.member(call));
+        command.arg(millis(LEASE));
+        for (terms, n) in cells {
+            let kind = if terms.is_rate() { "rate" } else { "slots" };
+            command.arg(kind).arg(terms.interval).arg(terms.burst.get());
+            command.arg(n).arg(u8::from(terms.shadow));
+        }
+        command
+    }
+}
+
+impl Reply {
+    /// Returns what is left of each cell.
+    pub(super) fn headroom(&self, wanted: &[Wanted]) -> Vec<Headroom> {
+        let both = wanted.iter().zip(&self.found);
+        both.map(|(wanted, found)| wanted.headroom(found)).collect()
+    }
+
+    /// Returns why the call is refused; of several reasons the one that is waited for longest.
+    pub(super) fn refusal(&self, wanted: &[Wanted]) -> Option<Refusal> {
+        if self.has_room {
+            return None;
+        }
+        let lacking = self.lacking(wanted, false);
+        lacking.reduce(|told, other| match other.outlasts(&told) {
+            true => other,
+            false => told,
+        })
+    }
+
+    /// Returns what would refuse the call if it did more than report.
+    pub(super) fn shadow(&self, wanted: &[Wanted]) -> Vec<Refusal> {
+        self.lacking(wanted, true).collect()
+    }
+
+    /// Returns what was taken.
+    pub(super) fn parts(&self, wanted: &[Wanted]) -> Vec<Part> {
+        let both = wanted.iter().zip(&self.found);
+        let taken = both.filter(|(_, found)| found.wait == HAS_ROOM);
+        taken
+            .map(|(wanted, found)| Part::new(wanted.clone(), found.mark))
+            .collect()
+    }
+
+    fn lacking(&self, wanted: &[Wanted], shadow: bool) -> impl Iterator<Item = Refusal> {
+        let both = wanted.iter().zip(&self.found);
+        let lacking = both
+            .filter(move |(wanted, found)| found.wait != HAS_ROOM && wanted.terms.shadow == shadow);
+        lacking.map(|(wanted, found)| wanted.refusal(found))
+    }
+}
+
+/// A call of which nobody knows whether it was let in. Its places, if it has any, are given up; what else it may have
+/// taken comes back with time.
+struct Unknown<'a> {
+    shared: &'a Arc<Shared>,
+    call: u64,
+    wanted: &'a [Wanted],
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        let places = self.wanted.iter().filter(|wanted| wanted.is_place());
+        let ended = Ended::of_places(self.call, places.map(|wanted| &wanted.terms));
+        if ended.frees_places() {
+            self.shared.end(ended);
+        }
+    }
+}
+
+impl Wanted {
+    /// Returns the same so many times.
+    pub(super) fn times(&self, times: u32) -> Self {
+        Self {
+            n: self.n.saturating_mul(u64::from(times)),
+            ..self.clone()
+        }
+    }
+
+    /// Returns whether it is a place among concurrent requests.
+    pub(super) fn is_place(&self) -> bool {
+        !self.terms.is_rate()
+    }
+
+    fn headroom(&self, found: &Found) -> Headroom {
+        Headroom {
+            holder: self.account.holder.clone(),
+            dimension: self.dimension,
+            size: self.size,
+            burst: self.terms.burst,
+            models: Arc::clone(&self.models),
+            shadow: self.terms.shadow,
+            remaining: found.left,
+            reset: found.reset,
+        }
+    }
+
+    fn refusal(&self, found: &Found) -> Refusal {
+        Refusal {
+            holder: self.account.holder.clone(),
+            dimension: self.dimension,
+            size: self.size,
+            models: Arc::clone(&self.models),
+            wanted: self.n,
+            left: found.left,
+            retry_after: match found.wait {
+                NEVER => None,
+                _ if !self.terms.is_rate() => Some(SLOT_WAIT),
+                nanos => Some(wait(u64::try_from(nanos).unwrap_or(0))),
+            },
+        }
+    }
+}
+
+fn cells(wanted: &[Wanted]) -> impl Iterator<Item = (&Terms, u64)> + Clone {
+    wanted.iter().map(|wanted| (&*wanted.terms, wanted.n))
+}
+
+/// Reads what the functions say of so many cells.
+fn read(call: u64, reply: &[i64], cells: usize) -> Option<Reply> {
+    let (has_room, rest) = reply.split_first()?;
+    let found = rest.chunks_exact(4).map(|numbers| {
+        let [waits, left, reset, mark] = *numbers else {
+            return None;
+        };
+        Some(Found {
+            wait: waits,
+            left: u32::try_from(left).unwrap_or(u32::MAX),
+            reset: wait(u64::try_from(reset).ok()?),
+            mark: u64::try_from(mark).ok()?,
+        })
+    });
+    let found: Vec<_> = found.collect::<Option<_>>()?;
+    (found.len() == cells).then_some(Reply {
+        call,
+        has_room: *has_room == 1,
+        found,
+    })
+}
+
+impl Limits {
+    /// Returns the cells that a call counts towards.
+    pub(super) fn wanted(&self, who: &Who<'_>, want: &Amount) -> Vec<Wanted> {
+        let accounts = self.accounts.load().of(who);
+        let mut wanted = Vec::new();
+        for account in accounts.iter().flatten() {
+            for cell in account.lock().of(who.model) {
+                wanted.push(Wanted {
+                    account: Arc::clone(account),
+                    cell: cell.id,
+                    dimension: cell.subject.dimension,
+                    size: cell.size,
+                    models: Arc::clone(&cell.subject.models),
+                    n: cell.weight(want),
+                    terms: Arc::clone(&cell.terms),
+                });
+            }
+        }
+        wanted
+    }
+}

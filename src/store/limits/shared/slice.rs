@@ -1,0 +1,301 @@
+//! Room that is taken for several calls at a time, so that most calls need no round trip.
+//!
+//! A slice is taken like a call that wants so many times as much, and belongs to calls that count towards just the same
+//! limits. It is gone from every limit until it ends, so nobody is ever let in beyond one; what was not used of it is
+//! given back a second later. It is at most an eighth of what may come at once, and where a limit has no room for one,
+//! each call asks for itself. Places among concurrent requests are never taken beforehand.
+
+use std::hash::{BuildHasher, BuildHasherDefault};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustc_hash::{FxHashMap, FxHasher};
+
+use super::Shared;
+use super::asking::Wanted;
+use super::hold::{More, Part};
+use super::settling::{Ended, Settled};
+use crate::store::limits::Who;
+use crate::store::limits::dimension::Amount;
+use crate::store::limits::headroom::Headroom;
+use crate::store::limits::time::Time;
+
+/// How long calls take of a slice.
+const LIFE: Duration = Duration::from_secs(1);
+/// A slice is at most this part of what may come at once.
+const MOST_OF_BURST: u64 = 8;
+/// How many slices there are at most. Calls that find no place for one ask for themselves.
+const MOST_SLICES: usize = 4096;
+
+/// The slices that calls take of now.
+pub(super) struct Slices {
+    times: u32,
+    /// By whose they are, as a hash: the cells tell whether a slice is the right one.
+    slices: Mutex<FxHashMap<u64, Entry>>,
+}
+
+struct Entry {
+    until: Time,
+    /// `None`: until then there is no room for one.
+    slice: Option<Arc<Slice>>,
+}
+
+/// What a look for a slice has come to.
+pub(super) enum Found {
+    /// The call has its part, and so much is left.
+    Part(Sliced, Vec<Headroom>),
+    /// It is to ask for itself.
+    Dry,
+    /// There is no slice that it could take of.
+    Nothing,
+}
+
+/// What was taken beforehand.
+pub(super) struct Slice {
+    shared: Arc<Shared>,
+    /// What was left when it was taken.
+    rooms: Vec<Headroom>,
+    portions: Mutex<Vec<Portion>>,
+}
+
+/// What was taken of one cell.
+struct Portion {
+    part: Part,
+    left: u64,
+    used: u64,
+}
+
+/// A call's part of a slice.
+pub struct Sliced {
+    slice: Arc<Slice>,
+    taken: Vec<u64>,
+    sent: bool,
+    more: More,
+}
+
+impl Slices {
+    pub(super) fn new(times: NonZeroU32) -> Self {
+        Self {
+            times: times.get(),
+            slices: Mutex::default(),
+        }
+    }
+
+    /// Returns for how many such calls room is taken at a time; `None` for one.
+    pub(super) fn times(&self, wanted: &[Wanted]) -> Option<u32> {
+        let mut times = u64::from(self.times);
+        for wanted in wanted {
+            if wanted.is_place() {
+                return None;
+            }
+            let most = u64::from(wanted.terms.burst.get()) / MOST_OF_BURST;
+            times = times.min(most.checked_div(wanted.n).unwrap_or(times));
+        }
+        u32::try_from(times).ok().filter(|times| *times > 1)
+    }
+
+    /// Takes a call's part of the slice that there is for it.
+    pub(super) fn find(&self, who: &Who<'_>, wanted: &[Wanted], now: Time) -> Found {
+        let slices = self.lock();
+        let Some(entry) = slices.get(&hash(who)).filter(|entry| now < entry.until) else {
+            return Found::Nothing;
+        };
+        match &entry.slice {
+            None => Found::Dry,
+            Some(slice) => match slice.part(wanted) {
+                Some((part, left)) => Found::Part(part, left),
+                None => Found::Nothing,
+            },
+        }
+    }
+
+    /// Has calls ask for themselves for a while.
+    pub(super) fn dry(&self, who: &Who<'_>, now: Time) {
+        self.insert(who, None, now);
+    }
+
+    /// Has others take of a slice, and returns the part of the call that it was taken by.
+    pub(super) fn put(
+        &self,
+        who: &Who<'_>,
+        slice: Slice,
+        wanted: &[Wanted],
+        now: Time,
+    ) -> Option<(Sliced, Vec<Headroom>)> {
+        let slice = Arc::new(slice);
+        let part = slice.part(wanted)?;
+        self.insert(who, Some(slice), now);
+        Some(part)
+    }
+
+    fn insert(&self, who: &Who<'_>, slice: Option<Arc<Slice>>, now: Time) {
+        let until = now.after(LIFE);
+        let mut slices = self.lock();
+        let old = match slices.len() < MOST_SLICES || slices.contains_key(&hash(who)) {
+            true => slices.insert(hash(who), Entry { until, slice }),
+            false => None,
+        };
+        drop(slices);
+        // A slice that ends does so outside of the lock.
+        drop(old);
+    }
+
+    /// Ends the slices whose time is over.
+    pub(super) fn purge(&self, now: Time) {
+        let mut slices = self.lock();
+        let ended: Vec<_> = slices.extract_if(|_, entry| now >= entry.until).collect();
+        drop(slices);
+        drop(ended);
+    }
+
+    /// Ends all slices.
+    pub(super) fn clear(&self) {
+        let ended = std::mem::take(&mut *self.lock());
+        drop(ended);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FxHashMap<u64, Entry>> {
+        self.slices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hash(who: &Who<'_>) -> u64 {
+    let whose = (who.key, who.team, who.route, who.model);
+    BuildHasherDefault::<FxHasher>::default().hash_one(whose)
+}
+
+impl Slice {
+    pub(super) fn new(shared: Arc<Shared>, parts: Vec<Part>, rooms: Vec<Headroom>) -> Self {
+        let portions = parts.into_iter().map(|part| Portion {
+            left: part.wanted.n,
+            part,
+            used: 0,
+        });
+        Self {
+            shared,
+            rooms,
+            portions: Mutex::new(portions.collect()),
+        }
+    }
+
+    fn portions(&self) -> MutexGuard<'_, Vec<Portion>> {
+        self.portions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a call's part, where it counts towards the same cells and there is enough of each.
+    fn part(self: &Arc<Self>, wanted: &[Wanted]) -> Option<(Sliced, Vec<Headroom>)> {
+        let mut portions = self.portions();
+        let fits = |(portion, wanted): (&Portion, &Wanted)| {
+            Arc::ptr_eq(portion.part.terms(), &wanted.terms) && portion.left >= wanted.n
+        };
+        if portions.len() != wanted.len() || !portions.iter().zip(wanted).all(fits) {
+            return None;
+        }
+        let mut left = self.rooms.clone();
+        for ((portion, wanted), room) in portions.iter_mut().zip(wanted).zip(&mut left) {
+            portion.left -= wanted.n;
+            let here = u32::try_from(portion.left).unwrap_or(u32::MAX);
+            room.remaining = room.remaining.saturating_add(here);
+        }
+        drop(portions);
+        let sliced = Sliced {
+            slice: Arc::clone(self),
+            taken: wanted.iter().map(|wanted| wanted.n).collect(),
+            sent: false,
+            more: More::default(),
+        };
+        Some((sliced, left))
+    }
+}
+
+/// What was not used is given back, and what was used beyond it is owed.
+impl Drop for Slice {
+    fn drop(&mut self) {
+        let portions = std::mem::take(&mut *self.portions());
+        let mut settled = Vec::with_capacity(portions.len());
+        for Portion { part, used, .. } in &portions {
+            let taken = part.wanted.n;
+            settled.push(Settled::back(part, taken.saturating_sub(*used)));
+            if *used > taken {
+                settled.push(Settled::owe(part.terms(), used - taken));
+            }
+        }
+        if !settled.is_empty() {
+            self.shared.end(Ended {
+                call: 0,
+                settled,
+                owed: Vec::new(),
+            });
+        }
+    }
+}
+
+impl Sliced {
+    pub(super) fn sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Takes more of the slice, or else asks for it.
+    pub(super) fn take_more(&mut self, n: u32) -> bool {
+        let more = u64::from(n);
+        let mut portions = self.slice.portions();
+        let growing = |portion: &&Portion| portion.part.grows();
+        if portions.iter().filter(growing).all(|it| it.left >= more) {
+            for (portion, taken) in portions.iter_mut().zip(&mut self.taken) {
+                if portion.part.grows() {
+                    portion.left -= more;
+                    *taken = taken.saturating_add(more);
+                }
+            }
+            return true;
+        }
+        let growing = portions.iter().filter(growing);
+        let cells = growing.map(|portion| Arc::clone(portion.part.terms()));
+        let cells = cells.collect();
+        drop(portions);
+        self.more.ask(&self.slice.shared, cells, n)
+    }
+
+    /// Returns how many of the tokens that went out were not there, once.
+    pub(super) fn denied(&mut self) -> Option<u32> {
+        let (n, is_given) = self.more.answer()?;
+        if !is_given {
+            return Some(n);
+        }
+        let more = u64::from(n);
+        let mut portions = self.slice.portions();
+        for (portion, taken) in portions.iter_mut().zip(&mut self.taken) {
+            if portion.part.grows() {
+                let whole = &mut portion.part.wanted.n;
+                *whole = whole.saturating_add(more);
+                *taken = taken.saturating_add(more);
+            }
+        }
+        None
+    }
+
+    /// Settles what was used, or, where nobody knows, what was estimated; unsent, nothing.
+    pub(super) fn end(&mut self, used: Option<&Amount>) {
+        self.denied();
+        let taken = std::mem::take(&mut self.taken);
+        let sent = self.sent || used.is_some();
+        let mut portions = self.slice.portions();
+        for (portion, taken) in portions.iter_mut().zip(taken) {
+            let used = match used {
+                _ if !sent => 0,
+                Some(used) => portion.part.used(used).unwrap_or(taken),
+                None => taken,
+            };
+            portion.used = portion.used.saturating_add(used);
+            // What was used beyond what was taken is taken now, as far as it is there.
+            portion.left = (portion.left.saturating_add(taken)).saturating_sub(used);
+        }
+    }
+}
+
+impl Drop for Sliced {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
