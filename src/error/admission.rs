@@ -8,7 +8,7 @@ use super::{cut, explain};
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::explain::Explanation;
 use crate::money::Nanos;
-use crate::store::budgets::{Limit, Period, Spent};
+use crate::store::budgets::{Limit, Spent};
 use crate::store::limits::{Holder, Measure, Refusal, Spelled};
 
 /// How long a client stays away from a budget that comes back bit by bit, and with a call that no limit will ever have
@@ -103,22 +103,17 @@ fn budget(spent: &Spent, now: Timestamp) -> Explanation {
             format!("The budget of the {kind} `{name}` ({budget}) is spent: {state}.{renewed}")
         }
     };
-    let explanation = explain(
+    let renewed = spent.renewed.filter(|_| !spent.is_too_large);
+    let wait = renewed.map_or(LONG, |time| {
+        Duration::try_from(time.duration_since(now)).unwrap_or(Duration::from_secs(1))
+    });
+    explain(
         429,
         "insufficient_quota",
         "insufficient_quota",
         "policy_budget",
         message,
-    );
-    let explanation = match (spent.budget.per, spent.renewed) {
-        // No time mends these, and none is told.
-        _ if spent.is_too_large => explanation,
-        (Period::Total, _) => explanation,
-        (Period::Day | Period::Month, Some(time)) => {
-            let wait = Duration::try_from(time.duration_since(now));
-            explanation.retry_after(wait.unwrap_or(Duration::from_secs(1)))
-        }
-        (Period::Day | Period::Month, None) => explanation.retry_after(LONG),
-    };
-    explanation.final_word()
+    )
+    .retry_after(wait)
+    .final_word()
 }

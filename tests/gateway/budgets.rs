@@ -32,14 +32,14 @@ async fn a_call_larger_than_a_budget_is_told_that_it_never_fits() {
     let answer = complete(&gateway, prompt).await;
     is_final(&answer);
     assert!(answer.text().contains("can never fit"), "{}", answer.text());
-    assert_eq!(answer.header("retry-after"), None);
+    assert_eq!(answer.header("retry-after"), Some("3600"));
     assert_eq!(upstream.calls().len(), 0);
     assert_eq!(gateway.client().chat(ask()).await.status, 200);
 }
 
 #[tokio::test]
-async fn waiting_is_advised_where_it_helps() {
-    for (per, helps) in [("day", true), ("total", false)] {
+async fn a_spent_budget_tells_when_it_begins_anew_or_keeps_clients_away() {
+    for (per, renews) in [("day", true), ("total", false)] {
         let upstream = Upstream::answering(chat()).await;
         let gateway = over(
             &upstream,
@@ -51,7 +51,12 @@ async fn waiting_is_advised_where_it_helps() {
         let answer = complete(&gateway, body).await;
         is_final(&answer);
         assert!(answer.text().contains("does not fit any more"));
-        assert_eq!(answer.header("retry-after").is_some(), helps, "{per}");
+        assert_eq!(answer.text().contains("begins anew"), renews, "{per}");
+        let seconds: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        match renews {
+            true => assert!(seconds <= 24 * 3600, "{seconds}"),
+            false => assert_eq!(seconds, 3600),
+        }
     }
 }
 
