@@ -1,10 +1,10 @@
 //! What a call has taken of limits, wherever those are counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::Shared;
 use super::asking::Wanted;
+use super::more::More;
 use super::settling::{Ended, Owed, Settled};
 use super::slice::Sliced;
 use crate::store::limits::cell::Terms;
@@ -47,61 +47,6 @@ pub struct Alone {
 pub(super) struct Part {
     pub(super) wanted: Wanted,
     pub(super) mark: u64,
-}
-
-/// More that is asked for, and goes out before the reply is here.
-#[derive(Default)]
-pub(super) struct More(Option<Asking>);
-
-struct Asking {
-    n: u32,
-    state: Arc<AtomicU8>,
-}
-
-const OPEN: u8 = 0;
-const GIVEN: u8 = 1;
-const DENIED: u8 = 2;
-
-impl More {
-    /// Asks for so many more of each cell, and returns whether they may go out until that is known. One question at a time:
-    /// before it is answered, no more goes out than was asked for.
-    pub(super) fn ask(&mut self, shared: &Arc<Shared>, cells: Vec<Arc<Terms>>, n: u32) -> bool {
-        if cells.is_empty() {
-            return true;
-        }
-        if self.0.is_some() {
-            return false;
-        }
-        let state = Arc::new(AtomicU8::new(OPEN));
-        self.0 = Some(Asking {
-            n,
-            state: Arc::clone(&state),
-        });
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            let is_given = shared.more(&cells, n).await;
-            state.store(if is_given { GIVEN } else { DENIED }, Ordering::Release);
-        });
-        true
-    }
-
-    /// Returns how many were asked for and whether they were there, once that is known.
-    pub(super) fn answer(&mut self) -> Option<(u32, bool)> {
-        let asking = self.0.as_ref()?;
-        let state = asking.state.load(Ordering::Acquire);
-        let answer = (asking.n, state == GIVEN);
-        if state == OPEN {
-            return None;
-        }
-        self.0 = None;
-        Some(answer)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_asking(&self) -> bool {
-        let asking = self.0.as_ref();
-        asking.is_some_and(|asking| asking.state.load(Ordering::Acquire) == OPEN)
-    }
 }
 
 impl Part {
@@ -233,35 +178,39 @@ impl Taken {
         self.more.is_asking()
     }
 
-    /// Settles what was used, or, where nobody knows, nothing of what was estimated; unsent, all of it.
+    /// Settles what was used, or, where nobody knows, what was estimated; unsent, nothing.
     fn end(&mut self, used: Option<&Amount>) {
-        self.denied();
         let parts = std::mem::take(&mut self.parts);
         if parts.is_empty() {
             return;
         }
-        let sent = self.sent || used.is_some();
-        let mut settled = Vec::with_capacity(parts.len());
-        for part in &parts {
-            let taken = part.wanted.n;
-            let used = match used {
-                _ if !sent => 0,
-                Some(used) => part.used(used).unwrap_or(taken),
-                None => taken,
-            };
-            if part.is_place() {
-                settled.push(Settled::free(part.terms()));
-                continue;
+        let (shared, call) = (Arc::clone(&self.shared), self.call);
+        let (sent, used) = (self.sent || used.is_some(), used.copied());
+        // What was asked for and is not answered yet may have been given.
+        std::mem::take(&mut self.more).end(move |more| {
+            let mut settled = Vec::with_capacity(parts.len());
+            for part in &parts {
+                if part.is_place() {
+                    settled.push(Settled::free(part.terms()));
+                    continue;
+                }
+                let more = if part.grows() { u64::from(more) } else { 0 };
+                let taken = part.wanted.n.saturating_add(more);
+                let used = match &used {
+                    _ if !sent => 0,
+                    Some(used) => part.used(used).unwrap_or(taken),
+                    None => taken,
+                };
+                settled.push(Settled::back(part, taken.saturating_sub(used)));
+                if used > taken {
+                    settled.push(Settled::owe(part.terms(), used - taken));
+                }
             }
-            settled.push(Settled::back(part, taken.saturating_sub(used)));
-            if used > taken {
-                settled.push(Settled::owe(part.terms(), used - taken));
-            }
-        }
-        self.shared.end(Ended {
-            call: self.call,
-            settled,
-            owed: Vec::new(),
+            shared.end(Ended {
+                call,
+                settled,
+                owed: Vec::new(),
+            });
         });
     }
 }

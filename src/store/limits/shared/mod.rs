@@ -16,6 +16,7 @@
 
 mod asking;
 mod hold;
+mod more;
 mod settling;
 mod slice;
 #[cfg(test)]

@@ -14,7 +14,8 @@ use rustc_hash::{FxHashMap, FxHasher};
 
 use super::Shared;
 use super::asking::Wanted;
-use super::hold::{More, Part};
+use super::hold::Part;
+use super::more::More;
 use super::settling::{Ended, Settled};
 use crate::store::limits::Who;
 use crate::store::limits::dimension::Amount;
@@ -277,20 +278,34 @@ impl Sliced {
 
     /// Settles what was used, or, where nobody knows, what was estimated; unsent, nothing.
     pub(super) fn end(&mut self, used: Option<&Amount>) {
-        self.denied();
         let taken = std::mem::take(&mut self.taken);
-        let sent = self.sent || used.is_some();
-        let mut portions = self.slice.portions();
-        for (portion, taken) in portions.iter_mut().zip(taken) {
-            let used = match used {
-                _ if !sent => 0,
-                Some(used) => portion.part.used(used).unwrap_or(taken),
-                None => taken,
-            };
-            portion.used = portion.used.saturating_add(used);
-            // What was used beyond what was taken is taken now, as far as it is there.
-            portion.left = (portion.left.saturating_add(taken)).saturating_sub(used);
+        if taken.is_empty() {
+            return;
         }
+        let slice = Arc::clone(&self.slice);
+        let (sent, used) = (self.sent || used.is_some(), used.copied());
+        // What was asked for and is not answered yet may have been given.
+        std::mem::take(&mut self.more).end(move |more| {
+            let mut portions = slice.portions();
+            for (portion, taken) in portions.iter_mut().zip(taken) {
+                let more = if portion.part.grows() {
+                    u64::from(more)
+                } else {
+                    0
+                };
+                let taken = taken.saturating_add(more);
+                let whole = &mut portion.part.wanted.n;
+                *whole = whole.saturating_add(more);
+                let used = match &used {
+                    _ if !sent => 0,
+                    Some(used) => portion.part.used(used).unwrap_or(taken),
+                    None => taken,
+                };
+                portion.used = portion.used.saturating_add(used);
+                // What was used beyond what was taken is taken now, as far as it is there.
+                portion.left = (portion.left.saturating_add(taken)).saturating_sub(used);
+            }
+        });
     }
 }
 
