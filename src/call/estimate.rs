@@ -1,5 +1,7 @@
 //! What a call is expected to use, and the room that is kept for it.
 
+use std::task::{Context, Poll};
+
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
@@ -30,6 +32,10 @@ pub trait Room: Send {
     /// Keeps room for so many generated tokens, all in all, and returns whether there is some. There is none where a limit
     /// or a budget has run out, and the answer is to end there.
     fn holds(&mut self, generated: u64) -> bool;
+
+    /// Is pending while nobody knows whether what [`Room::holds`] said was true: that is asked for elsewhere, for a bounded
+    /// time, while what was generated goes out. Nothing more is to be read until it is ready.
+    fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 
     /// Settles it at what was really used, all tries together. Where that is a guess, if only in part, limits of rates
     /// give nothing back.

@@ -184,6 +184,47 @@ async fn a_frozen_redis_holds_nobody_up_and_is_told_of_what_it_missed() {
 }
 
 #[tokio::test]
+async fn a_slow_redis_is_away_until_it_is_fast_again() {
+    let upstream = Upstream::answering(chat()).await;
+    let redis = Redis::start().await;
+    let proxy = Delay::start(&redis).await;
+    let table = format!(
+        "[redis]\nurl = \"redis://{}\"\ntimeout = \"100ms\"\n",
+        proxy.address
+    );
+    let gateway = sharing(&upstream, "{ requests_per_day = 1000 }", &table)
+        .start()
+        .await;
+    eventually("redis is found", async || {
+        is_up(&gateway, 1).await.then_some(())
+    })
+    .await;
+    proxy.delay(300);
+    eventually("it is too slow", async || {
+        assert_eq!(gateway.client().chat(ask()).await.status, 200);
+        is_up(&gateway, 0).await.then_some(())
+    })
+    .await;
+    let outages = async || {
+        let metrics = gateway.metrics().await;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("weir_redis_outages_total"));
+        line.map(str::to_owned)
+    };
+    let before = outages().await;
+    for _ in 0..50 {
+        assert_eq!(gateway.client().chat(ask()).await.status, 200);
+    }
+    assert_eq!(outages().await, before, "it stays away while it is slow");
+    proxy.delay(0);
+    eventually("it is fast again", async || {
+        is_up(&gateway, 1).await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn limits_hold_in_the_process_while_redis_is_away() {
     let upstream = Upstream::answering(chat()).await;
     let mut redis = Redis::start().await;
@@ -273,6 +314,54 @@ async fn what_is_explained_is_what_redis_says() {
     assert_eq!(explain().await["verdict"]["code"], "rate_limit_exceeded");
     redis.kill();
     assert_eq!(explain().await["verdict"]["code"], "limits_unavailable");
+}
+
+/// A door to a Redis that opens late.
+struct Delay {
+    address: std::net::SocketAddr,
+    millis: std::sync::Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl Delay {
+    async fn start(redis: &Redis) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let delay = Self {
+            address: listener.local_addr().unwrap(),
+            millis: Default::default(),
+        };
+        let (socket, millis) = (redis.socket(), std::sync::Arc::clone(&delay.millis));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (socket, millis) = (socket.clone(), std::sync::Arc::clone(&millis));
+                tokio::spawn(async move {
+                    let server = tokio::net::UnixStream::connect(socket).await.unwrap();
+                    let (mut from_client, mut to_client) = client.into_split();
+                    let (mut from_server, mut to_server) = server.into_split();
+                    let asks = tokio::io::copy(&mut from_client, &mut to_server);
+                    let answers = async {
+                        let mut buffer = vec![0; 64 << 10];
+                        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+                            let millis = millis.load(std::sync::atomic::Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(millis)).await;
+                            if to_client.write_all(&buffer[..length]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = asks => {}
+                        () = answers => {}
+                    }
+                });
+            }
+        });
+        delay
+    }
+
+    fn delay(&self, millis: u64) {
+        self.millis
+            .store(millis, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// The start is refused, for reasons that these words are in, and no password is shown.
@@ -407,7 +496,7 @@ async fn a_sentinel_tells_where_redis_is() {
     })
     .await;
     let table = format!(
-        "[redis]\nurl = \"redis+sentinel://127.0.0.1:{sentinel_port}/main\"\ntimeout = \"10s\"\n"
+        "[redis]\nurl = \"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel_port}/main\"\ntimeout = \"10s\"\n"
     );
     let gateway = sharing(&upstream, "{ requests_per_day = 4 }", &table)
         .start()
@@ -424,7 +513,15 @@ async fn a_sentinel_tells_where_redis_is() {
     assert!(redis.function_calls() >= 1);
     let elsewhere =
         format!("[redis]\nurl = \"redis+sentinel://127.0.0.1:{sentinel_port}/other\"\n");
-    refused(&upstream, &elsewhere, &["other at", "127.0.0.1"]).await;
+    let gateway = sharing(&upstream, "{ requests_per_day = 4 }", &elsewhere)
+        .start()
+        .await;
+    assert_eq!(gateway.client().chat(ask()).await.status, 200, "alone");
+    let away = gateway.logged("it says where it looked", |line| {
+        line["message"] == "redis is away"
+    });
+    let away = away.await.to_string();
+    assert!(away.contains("other at 127.0.0.1"), "{away}");
     sentinel.kill().unwrap();
     sentinel.wait().unwrap();
 }

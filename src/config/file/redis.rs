@@ -39,12 +39,12 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
             Vec::new()
         }
     };
-    let is_complete = fields.len();
+    let count = fields.len();
     let urls: Vec<Placed<Secret>> = fields
         .iter()
         .filter_map(|field| reader.secret(field))
         .collect();
-    if urls.len() == is_complete && is_complete > 0 {
+    if urls.len() == count && count > 0 {
         judge(&urls, cluster, reader);
     }
     let outages = [

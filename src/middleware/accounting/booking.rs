@@ -1,6 +1,7 @@
 //! One request on its way through the books: from its open row to the settled one, whatever way it ends.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -130,6 +131,12 @@ impl Booking {
     /// Returns whether there is room for so many generated tokens, all in all.
     pub(super) fn holds(&mut self, generated: u64) -> bool {
         self.room.as_mut().is_none_or(|room| room.holds(generated))
+    }
+
+    /// Is pending while nobody knows whether there is room for what goes out.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let room = self.room.as_mut();
+        room.map_or(Poll::Ready(()), |room| room.poll_known(cx))
     }
 
     /// Returns the tokens of prompt and answer.

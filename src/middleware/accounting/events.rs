@@ -209,6 +209,9 @@ fn stopped(events: &[u8], reader: &Reader, booking: &Booking, asked: bool) -> Op
 impl Accounted for Events {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Polled, Option<Receipt>)> {
         loop {
+            if let Some(booking) = &mut self.booking {
+                ready!(booking.poll_room(cx));
+            }
             let Some(inner) = self.inner.as_mut().filter(|_| !self.ended) else {
                 return Poll::Ready((None, None));
             };

@@ -169,6 +169,7 @@ impl Desk {
             limits: hold,
             budgets,
             reserved: amount,
+            is_spent: false,
         }));
         Ok(Admitted { warning, left })
     }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::desk::{Desk, Now};
 use crate::call::{Priced, Room};
@@ -16,16 +17,14 @@ pub(super) struct Kept {
     /// `None` where a call is charged to nobody.
     pub(super) budgets: Option<budgets::Reservation>,
     pub(super) reserved: limits::Amount,
+    /// Whether limits that are counted elsewhere had no more when they were asked.
+    pub(super) is_spent: bool,
 }
 
 impl Kept {
     /// Takes room for more generated tokens, from every limit and budget.
     fn take(&mut self, tokens: u32) -> bool {
         let now = Now::read();
-        // What limits give stays taken until the end, also where a budget has no more.
-        if !self.limits.take_more(tokens, now.time) {
-            return false;
-        }
         let more = Usage {
             output: u64::from(tokens),
             ..Usage::default()
@@ -36,6 +35,8 @@ impl Kept {
             let more = of_budgets(&desk.priced(model, more));
             budgets.take_more(more, now.date)
         });
+        // What a budget gives stays taken until the end, also where a limit has no more.
+        let has_room = has_room && self.limits.take_more(tokens, now.time);
         if has_room {
             self.reserved.output = self.reserved.output.saturating_add(u64::from(tokens));
         }
@@ -52,12 +53,13 @@ impl Room for Kept {
         let Some(slice) = self.desk.rules.stop.map(NonZeroU32::get) else {
             return true;
         };
-        // What went out before anybody could say that it was not there.
+        // What went out before anybody could say that it was not there. Once there is none, nobody is asked again.
         if let Some(denied) = self.limits.denied() {
             self.reserved.output = self.reserved.output.saturating_sub(u64::from(denied));
-            if generated > self.reserved.output {
-                return false;
-            }
+            self.is_spent = true;
+        }
+        if self.is_spent {
+            return generated <= self.reserved.output;
         }
         while generated > self.reserved.output {
             let lacking = generated - self.reserved.output;
@@ -68,6 +70,10 @@ impl Room for Kept {
             }
         }
         true
+    }
+
+    fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.limits.poll_known(cx)
     }
 
     fn settle(self: Box<Self>, used: &Priced, is_guess: bool) {

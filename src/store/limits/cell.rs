@@ -234,13 +234,6 @@ impl Cell {
         }
     }
 
-    /// Takes what was tried in addition to what was taken before.
-    pub(super) fn add(&mut self, trial: Trial) {
-        if let (State::Rate(_, level), Trial::Rate(after)) = (&mut self.state, trial) {
-            level.add(after);
-        }
-    }
-
     /// Takes more, whether it is there or not.
     pub(super) fn owe(&mut self, n: u64, now: Time) {
         if let State::Rate(rate, level) = &mut self.state {

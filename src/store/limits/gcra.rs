@@ -200,7 +200,8 @@ impl Level {
 
     /// Takes what was tried. It is to be given back, and be it nothing of it.
     pub(super) fn take(&mut self, after: After) -> Mark {
-        self.add(after);
+        self.pass(after.now);
+        self.nanos = after.nanos;
         self.takes += 1;
         let mark = Mark(self.takes);
         self.open.push_back(Span {
@@ -212,12 +213,6 @@ impl Level {
             self.compact();
         }
         mark
-    }
-
-    /// Takes what was tried in addition to an earlier take, with which it is given back.
-    pub(super) fn add(&mut self, after: After) {
-        self.pass(after.now);
-        self.nanos = after.nanos;
     }
 
     /// Gives back `n` of what was taken at `mark`, as far as time has not done it. Each take is given back once.

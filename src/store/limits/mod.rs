@@ -138,6 +138,7 @@ impl Limits {
                             measure: cell.measure(),
                             n,
                             mark: Default::default(),
+                            last: None,
                         });
                         continue;
                     }

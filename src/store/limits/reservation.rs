@@ -1,6 +1,7 @@
 //! What a call has taken, and what becomes of it.
 
 use super::account::{Account, Cells, OfCall};
+use super::cell::Cell;
 use super::dimension::{Amount, Measure};
 use super::gcra::Mark;
 use super::headroom::{Headroom, headroom};
@@ -30,6 +31,8 @@ pub(super) struct Part {
     pub(super) measure: Measure,
     pub(super) n: u64,
     pub(super) mark: Mark,
+    /// What of it was taken last, while the answer went on. What was taken before has been used by then.
+    pub(super) last: Option<(u64, Mark)>,
 }
 
 impl Reservation {
@@ -54,11 +57,11 @@ impl Reservation {
                 return;
             };
             match part.measure {
-                Measure::Requests => cell.give_back(0, part.mark),
-                Measure::Concurrent => cell.give_back(1, part.mark),
+                Measure::Requests => part.give_back(cell, 0),
+                Measure::Concurrent => part.give_back(cell, 1),
                 Measure::Tokens | Measure::InputTokens | Measure::OutputTokens => {
                     let used = part.measure.of(&used);
-                    cell.give_back(part.n.saturating_sub(used), part.mark);
+                    part.give_back(cell, part.n.saturating_sub(used));
                     if used > part.n {
                         cell.owe(used - part.n, now);
                     }
@@ -103,8 +106,10 @@ impl Reservation {
             };
             let cells = locked.get_mut(part.account).and_then(Option::as_mut);
             if let Some(cell) = cells.and_then(|cells| cells.find(part.cell)) {
-                // Its mark stays the first one: what is given back later is then never too much.
-                cell.add(trial);
+                let last = part.last.replace((n, cell.take(trial)));
+                if let Some((_, used)) = last {
+                    cell.give_back(0, used);
+                }
                 part.n = part.n.saturating_add(n);
             }
         }
@@ -132,13 +137,25 @@ impl Reservation {
     }
 }
 
+impl Part {
+    /// Gives back so many, and ends it. What was taken last goes first: time has restored none of it.
+    fn give_back(&self, cell: &mut Cell, n: u64) {
+        let mut rest = n;
+        if let Some((last, mark)) = self.last {
+            cell.give_back(n.min(last), mark);
+            rest -= n.min(last);
+        }
+        cell.give_back(rest, self.mark);
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         let sent = self.sent;
         self.end(|cells, part| {
             let n = if sent { 0 } else { part.n };
             if let Some(cell) = cells.find(part.cell) {
-                cell.give_back(n, part.mark);
+                part.give_back(cell, n);
             }
         });
     }

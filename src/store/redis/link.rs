@@ -2,9 +2,13 @@
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 
-use super::{OPEN_TIMEOUT, Params};
+use super::{NODE_TIMEOUT, Params};
+
+/// A key that lies where all limits do, and is never there.
+const PROBE: &str = "weir:{limits}:probe";
 
 /// A connection to Redis, with our functions there.
 pub(super) enum Link {
@@ -85,9 +89,7 @@ impl From<RedisError> for OpenError {
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) | (_, Some("NOPERM")) => {
                 Self::Permission(told)
             }
-            (ErrorKind::InvalidClientConfig | ErrorKind::MasterNameNotFoundBySentinel, _) => {
-                Self::Configuration(told)
-            }
+            (ErrorKind::InvalidClientConfig, _) => Self::Configuration(told),
             (ErrorKind::Server(ServerErrorKind::Moved), _) => Self::Configuration(
                 "it is a part of a cluster; write `cluster = true` beside its address".to_owned(),
             ),
@@ -101,14 +103,14 @@ impl Link {
     pub(super) async fn open(params: &Params) -> Result<Self, OpenError> {
         // Who asks bounds the time; the driver's own bounds are for those who do not.
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(OPEN_TIMEOUT))
+            .set_connection_timeout(Some(NODE_TIMEOUT))
             .set_response_timeout(None);
         let link = params.servers.connect(config).await?;
         for library in &params.libraries {
             // The name of a library is that of its code: whoever has loaded it before has loaded the same.
             let mut load = redis::cmd("FUNCTION");
             load.arg("LOAD").arg("REPLACE").arg(library);
-            if let Err(error) = link.query::<redis::Value>(&load).await {
+            if let Err(error) = link.load(&load).await {
                 let is_unknown = error.to_string().contains("unknown command");
                 return Err(match is_unknown {
                     true => OpenError::Old(link.version().await),
@@ -119,12 +121,32 @@ impl Link {
         Ok(link)
     }
 
+    /// Asks for anything at all, in the place where limits are kept.
+    pub(super) async fn probe(&self) -> Result<(), OpenError> {
+        let probe: Result<Option<String>, _> = self.query(redis::cmd("GET").arg(PROBE)).await;
+        probe.map(drop).map_err(OpenError::from)
+    }
+
     /// Sends a command and waits for the reply.
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         // Clones share the connection.
         match self {
             Self::One(connection) => ask(command, &mut connection.clone()).await,
             Self::Cluster(connection) => ask(command, &mut connection.clone()).await,
+        }
+    }
+
+    /// Leaves functions where they are needed: in a cluster with whoever has the keys, whatever has become of the others.
+    async fn load(&self, load: &Cmd) -> Result<(), RedisError> {
+        match self {
+            Self::One(_) => self.query::<redis::Value>(load).await.map(drop),
+            Self::Cluster(connection) => {
+                let route = Route::with_key(PROBE.as_bytes(), SlotAddr::Master);
+                let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
+                let mut connection = connection.clone();
+                let loading = connection.route_command(load.clone(), route);
+                loading.await.map(drop)
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! The Redis that several gateways share: one connection, on which many requests are under way at once, a bound on the
 //! time that anybody waits for it, and a breaker.
 //!
-//! A Redis that does not answer (it is gone, slow, or frozen with its connections open) costs a few requests their
-//! [`Params::timeout`] each. Then it counts as away: nobody waits for it any more, and one task tries to reach it until
-//! it answers again. What is to be done without it is for the callers to know.
+//! A Redis that does not answer (it is gone, slow, or frozen with its connections open) costs a few requests, and those
+//! under way at the moment, their [`Params::timeout`] each. Then it counts as away: nobody waits for it any more, and one
+//! task tries to reach it until it answers again, as fast as requests need it. What is to be done without it is for the callers to know.
 //!
 //! Replies are matched to requests by the order in which those were sent. A request that is given up leaves its place to
 //! a reply that nobody reads; so a connection is never left between a question and its answer.
@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, FromRedisValue};
-use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Link;
@@ -29,8 +30,11 @@ pub use self::servers::{Servers, ServersError};
 const FAILURES: u32 = 3;
 /// How long one attempt to connect may take, with all that is asked before the connection is used.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long is waited between two attempts.
+/// How long one server may take to be connected to. Others may be there when one is not.
+const NODE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long is waited between two attempts at first, and at most.
 const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How Redis is reached.
 #[derive(Clone, Debug)]
@@ -86,11 +90,9 @@ impl Redis {
     /// # Errors
     /// [`OpenError`] where it answers, and waiting would not help: a wrong password, an old version.
     pub async fn open(params: Params) -> Result<Self, OpenError> {
-        let first = match timeout(OPEN_TIMEOUT, Link::open(&params)).await {
-            Ok(Ok(link)) => Ok(link),
-            Ok(Err(error)) if error.is_final() => return Err(error),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(OpenError::Silent),
+        let first = match reach(&params).await {
+            Err(error) if error.is_final() => return Err(error),
+            first => first,
         };
         let inner = Arc::new(Inner {
             params,
@@ -135,20 +137,38 @@ impl Redis {
             return Err(Away);
         };
         inner.calls.fetch_add(1, Ordering::Relaxed);
-        let error = match timeout(within, link.query(command)).await {
-            Ok(Ok(answer)) => {
-                inner.failed.store(0, Ordering::Relaxed);
-                return Ok(answer);
-            }
-            Ok(Err(error)) => OpenError::from(error),
-            Err(_) => OpenError::Silent,
+        let start = Instant::now();
+        let answered = timeout(within, link.query(command)).await;
+        inner.judge(&link, answered, start.elapsed())
+    }
+
+    /// As [`Redis::call`], but an answer that comes after the caller has gone, or has stopped waiting, is handed to `late`:
+    /// whatever Redis has done by then is known after all.
+    ///
+    /// # Errors
+    /// [`Away`]; then `late` may still be called.
+    pub async fn call_or_late<T: FromRedisValue + Send + 'static>(
+        &self,
+        command: Cmd,
+        late: impl FnOnce(T) + Send + 'static,
+    ) -> Result<T, Away> {
+        let inner = &*self.inner;
+        let Some(link) = inner.link.load_full() else {
+            return Err(Away);
         };
-        inner.failures.fetch_add(1, Ordering::Relaxed);
-        let in_a_row = inner.failed.fetch_add(1, Ordering::Relaxed) + 1;
-        if in_a_row >= FAILURES || error.is_end() {
-            inner.lose(&link, &error);
-        }
-        Err(Away)
+        inner.calls.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        let connection = Arc::clone(&link);
+        tokio::spawn(async move {
+            let answer = connection.query(&command).await;
+            if let Err(Ok(answer)) = tell.send(answer) {
+                late(answer);
+            }
+        });
+        let start = Instant::now();
+        let answered = timeout(inner.params.timeout, told).await;
+        let answered = answered.map(|told| told.unwrap_or_else(|_| Err(broken())));
+        inner.judge(&link, answered, start.elapsed())
     }
 
     /// Returns whether it answers, now and whenever that changes.
@@ -168,7 +188,36 @@ impl Redis {
     }
 }
 
+/// What is said of a question whose task has ended without an answer: the runtime is shutting down.
+fn broken() -> RedisError {
+    RedisError::from((ErrorKind::Io, "the question was given up"))
+}
+
 impl Inner {
+    /// Draws conclusions from what has come of a question. An answer that nobody would have waited for is a failure, too.
+    fn judge<T>(
+        &self,
+        link: &Arc<Link>,
+        answered: Result<Result<T, RedisError>, Elapsed>,
+        took: Duration,
+    ) -> Result<T, Away> {
+        let (answer, error) = match answered {
+            Ok(Ok(answer)) if took <= self.params.timeout => {
+                self.failed.store(0, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Ok(Ok(answer)) => (Ok(answer), OpenError::Silent),
+            Ok(Err(error)) => (Err(Away), OpenError::from(error)),
+            Err(_) => (Err(Away), OpenError::Silent),
+        };
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        let in_a_row = self.failed.fetch_add(1, Ordering::Relaxed) + 1;
+        if in_a_row >= FAILURES || error.is_end() {
+            self.lose(link, &error);
+        }
+        answer
+    }
+
     fn found(&self, link: Link) {
         self.failed.store(0, Ordering::Relaxed);
         self.link.store(Some(Arc::new(link)));
@@ -198,16 +247,33 @@ impl Inner {
 /// Tries to reach Redis whenever it is away.
 async fn keep(inner: Arc<Inner>) {
     loop {
+        let mut pause = PAUSE;
+        let mut told = None;
         while inner.link.load().is_none() {
-            match timeout(OPEN_TIMEOUT, Link::open(&inner.params)).await {
-                Ok(Ok(link)) => inner.found(link),
-                Ok(Err(error)) => tracing::debug!(%error, "redis is still away"),
-                Err(_) => tracing::debug!("redis is still silent"),
+            match reach(&inner.params).await {
+                Ok(link) => {
+                    inner.found(link);
+                    break;
+                }
+                // Somebody has to do something about it, and is to know what.
+                Err(error) if error.is_final() && told != Some(error.to_string()) => {
+                    tracing::warn!(%error, "redis is back, and cannot be used");
+                    told = Some(error.to_string());
+                }
+                Err(error) => tracing::debug!(%error, "redis is still away"),
             }
-            if inner.link.load().is_none() {
-                tokio::time::sleep(PAUSE).await;
-            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         inner.lost.notified().await;
     }
+}
+
+/// Connects, and sees that it answers as fast as requests need it.
+async fn reach(params: &Params) -> Result<Link, OpenError> {
+    let link = timeout(OPEN_TIMEOUT, Link::open(params)).await;
+    let link = link.unwrap_or(Err(OpenError::Silent))?;
+    let probe = timeout(params.timeout, link.probe()).await;
+    probe.unwrap_or(Err(OpenError::Silent))?;
+    Ok(link)
 }

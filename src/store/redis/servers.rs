@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures_util::future::select_ok;
 use percent_encoding::percent_decode_str;
 use redis::cluster::ClusterClientBuilder;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
@@ -10,6 +11,7 @@ use redis::{
     RedisConnectionInfo, TlsMode,
 };
 
+use super::NODE_TIMEOUT;
 use super::link::{Link, OpenError};
 
 /// Where Sentinels listen unless they are told otherwise.
@@ -106,7 +108,7 @@ impl Servers {
             Kind::Cluster(nodes) => {
                 // What one command may take is bounded by whoever asks.
                 let client = ClusterClientBuilder::new(nodes.clone())
-                    .connection_timeout(super::OPEN_TIMEOUT)
+                    .connection_timeout(NODE_TIMEOUT)
                     .retries(2)
                     .build()?;
                 return Ok(Link::Cluster(client.get_async_connection().await?));
@@ -117,13 +119,22 @@ impl Servers {
                 if sentinels.tls {
                     node = node.set_tls_mode(TlsMode::Secure);
                 }
-                let mut client = SentinelClient::build(
-                    sentinels.at.clone(),
-                    &sentinels.service,
-                    Some(node),
-                    SentinelServerType::Master,
-                )?;
-                client.get_async_connection_with_config(&config).await?
+                // Each is asked at once: one that is down would hold up those behind it.
+                let mut asking = Vec::new();
+                for at in &sentinels.at {
+                    let client = SentinelClient::build(
+                        vec![at.clone()],
+                        &sentinels.service,
+                        Some(node.clone()),
+                        SentinelServerType::Master,
+                    );
+                    let (mut client, config) = (client?, config.clone());
+                    asking.push(Box::pin(async move {
+                        client.get_async_connection_with_config(&config).await
+                    }));
+                }
+                let (connection, _) = select_ok(asking).await?;
+                connection
             }
         };
         Ok(Link::One(connection))

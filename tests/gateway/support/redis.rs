@@ -81,6 +81,14 @@ impl Redis {
         }
     }
 
+    /// The socket that it listens on.
+    pub fn socket(&self) -> PathBuf {
+        match &self.address {
+            Address::Socket(path) => path.clone(),
+            Address::Port(_) => panic!("it listens on a port"),
+        }
+    }
+
     pub fn port(&self) -> u16 {
         match &self.address {
             Address::Socket(_) => panic!("it listens on a socket"),

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use redis::Cmd;
 
-use super::hold::Part;
-use super::settling::Ended;
+use super::hold::{Part, Taken};
 use super::{LEASE, Shared, millis};
 use crate::pattern::Pattern;
 use crate::store::limits::account::Account;
@@ -65,26 +64,28 @@ impl Shared {
     pub(super) async fn take(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Reply, Away> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         let command = self.ask(How::Take, cells(wanted), call);
-        // Until the reply is here nobody knows whether there is anything to give back.
-        let mut unknown = Unknown {
-            shared: self,
-            call,
-            wanted,
+        let late = {
+            let (shared, wanted) = (Arc::clone(self), wanted.to_vec());
+            // Nobody has waited for it: whatever it has taken is given back.
+            move |reply: Vec<i64>| {
+                let reply = read(call, &reply, wanted.len()).filter(|reply| reply.has_room);
+                let parts = reply.map(|reply| reply.parts(&wanted));
+                drop(Taken::new(shared, call, parts.unwrap_or_default()));
+            }
         };
-        let reply: Vec<i64> = self.redis.call(&command).await?;
-        let reply = read(call, &reply, wanted.len()).ok_or(Away)?;
-        unknown.wanted = &[];
-        Ok(reply)
+        let reply = self.redis.call_or_late(command, late).await?;
+        read(call, &reply, wanted.len()).ok_or(Away)
     }
 
-    /// Takes more for a call that was let in, of all cells or of none. Nobody can say while Redis is away: what is used is
-    /// owed in the end.
-    pub(super) async fn more(&self, cells: &[Arc<Terms>], n: u32) -> bool {
-        let wanted = cells.iter().map(|terms| (&**terms, u64::from(n)));
-        let command = self.ask(How::More, wanted, 0);
+    /// Takes more for a call that was let in, of all cells or of none, and returns what: `None` where they have no room. While
+    /// Redis is away nobody can say, and nothing is taken.
+    pub(super) async fn more(&self, wanted: Vec<Wanted>) -> Option<Vec<Part>> {
+        let command = self.ask(How::More, cells(&wanted), 0);
         let reply = self.redis.call::<Vec<i64>>(&command).await;
-        let reply = reply.ok().and_then(|reply| read(0, &reply, cells.len()));
-        reply.is_none_or(|reply| reply.has_room)
+        let Some(reply) = reply.ok().and_then(|reply| read(0, &reply, wanted.len())) else {
+            return Some(Vec::new());
+        };
+        reply.has_room.then(|| reply.parts(&wanted))
     }
 
     /// Looks at the cells, and takes nothing.
@@ -162,24 +163,6 @@ impl Reply {
     }
 }
 
-/// A call of which nobody knows whether it was let in. Its places, if it has any, are given up; what else it may have
-/// taken comes back with time.
-struct Unknown<'a> {
-    shared: &'a Arc<Shared>,
-    call: u64,
-    wanted: &'a [Wanted],
-}
-
-impl Drop for Unknown<'_> {
-    fn drop(&mut self) {
-        let places = self.wanted.iter().filter(|wanted| wanted.is_place());
-        let ended = Ended::of_places(self.call, places.map(|wanted| &wanted.terms));
-        if ended.frees_places() {
-            self.shared.end(ended);
-        }
-    }
-}
-
 impl Wanted {
     /// Returns the same so many times.
     pub(super) fn times(&self, times: u32) -> Self {
@@ -187,6 +170,11 @@ impl Wanted {
             n: self.n.saturating_mul(u64::from(times)),
             ..self.clone()
         }
+    }
+
+    /// Returns the same cell, and another number.
+    pub(super) fn instead(&self, n: u64) -> Self {
+        Self { n, ..self.clone() }
     }
 
     /// Returns whether it is a place among concurrent requests.

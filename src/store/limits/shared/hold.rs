@@ -1,6 +1,7 @@
 //! What a call has taken of limits, wherever those are counted.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use super::Shared;
 use super::asking::Wanted;
@@ -127,9 +128,18 @@ impl Hold {
     /// Returns how many of the tokens that went out were not there, once.
     pub fn denied(&mut self) -> Option<u32> {
         match self {
-            Self::Shared(taken) => taken.denied(),
+            Self::Shared(taken) => taken.more.denied(&taken.shared),
             Self::Sliced(sliced) => sliced.denied(),
             Self::Here(_) | Self::Alone(_) => None,
+        }
+    }
+
+    /// Is pending while nobody knows whether what went out was there.
+    pub fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Shared(taken) => taken.more.poll_known(cx),
+            Self::Sliced(sliced) => sliced.poll_known(cx),
+            Self::Here(_) | Self::Alone(_) => Poll::Ready(()),
         }
     }
 
@@ -157,20 +167,8 @@ impl Taken {
 
     fn take_more(&mut self, n: u32) -> bool {
         let growing = self.parts.iter().filter(|part| part.grows());
-        let cells = growing.map(|part| Arc::clone(part.terms()));
-        let cells = cells.collect();
-        self.more.ask(&self.shared, cells, n)
-    }
-
-    fn denied(&mut self) -> Option<u32> {
-        let (n, is_given) = self.more.answer()?;
-        if !is_given {
-            return Some(n);
-        }
-        for part in self.parts.iter_mut().filter(|part| part.grows()) {
-            part.wanted.n = part.wanted.n.saturating_add(u64::from(n));
-        }
-        None
+        let cells = growing.map(|part| part.wanted.instead(u64::from(n)));
+        self.more.ask(&self.shared, cells.collect(), n)
     }
 
     #[cfg(test)]
@@ -187,21 +185,23 @@ impl Taken {
         let (shared, call) = (Arc::clone(&self.shared), self.call);
         let (sent, used) = (self.sent || used.is_some(), used.copied());
         // What was asked for and is not answered yet may have been given.
-        std::mem::take(&mut self.more).end(move |more| {
+        std::mem::take(&mut self.more).end(&self.shared, move |given| {
             let mut settled = Vec::with_capacity(parts.len());
             for part in &parts {
                 if part.is_place() {
                     settled.push(Settled::free(part.terms()));
                     continue;
                 }
-                let more = if part.grows() { u64::from(more) } else { 0 };
-                let taken = part.wanted.n.saturating_add(more);
+                let taken = part.wanted.n.saturating_add(given.of(part));
                 let used = match &used {
                     _ if !sent => 0,
                     Some(used) => part.used(used).unwrap_or(taken),
                     None => taken,
                 };
-                settled.push(Settled::back(part, taken.saturating_sub(used)));
+                // What was taken last is given back first: time has restored none of it.
+                let unused = taken.saturating_sub(used);
+                let rest = given.give_back(part, unused, &mut settled);
+                settled.push(Settled::back(part, rest));
                 if used > taken {
                     settled.push(Settled::owe(part.terms(), used - taken));
                 }
@@ -210,6 +210,7 @@ impl Taken {
                 call,
                 settled,
                 owed: Vec::new(),
+                alone: false,
             });
         });
     }
@@ -239,6 +240,7 @@ impl Alone {
                 .map(|part| Settled::free(part.terms()))
                 .collect(),
             owed: owed.collect(),
+            alone: true,
         });
     }
 }

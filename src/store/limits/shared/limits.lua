@@ -1,7 +1,7 @@
 #!lua name=@LIBRARY@
 
--- Limits that several gateways count together. The same arithmetic as gcra.rs and cell.rs, to the last integer: there
--- is the explanation of each step. All numbers are whole and below 2^53, which a double holds exactly.
+-- Limits that several gateways count together. The same arithmetic as gcra.rs and cell.rs, to the last integer while a
+-- limit stays the same: there is the explanation of each step. All numbers are whole and below 2^53, which a double holds exactly.
 --
 -- A rate is kept as a string of doubles: what has been taken and not yet restored, in nanoseconds; when that was so, in
 -- microseconds; the number of the last take; the nanoseconds in which one is restored; then the last span between takes
@@ -32,15 +32,18 @@ local function read_time(arg)
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
-local function load(key, now, interval, burst)
-  local level = { nanos = 0, at = now, takes = 0, mark = 0, open = 0, low = 0, spans = '' }
+-- What ends, and what takes more, began under limits that may be others by now: it leaves the interval as it is.
+local function load(key, now, interval, burst, keeps)
+  local level = { nanos = 0, at = now, takes = 0, interval = interval, mark = 0, open = 0, low = 0, spans = '' }
   local packed = redis.pcall('GET', key)
   -- Whatever is not what we wrote counts as nothing.
   if type(packed) ~= 'string' or #packed < HEAD_BYTES or (#packed - HEAD_BYTES) % SPAN_BYTES ~= 0 then return level end
   local before
   level.nanos, level.at, level.takes, before, level.mark, level.open, level.low = struct.unpack(HEAD, packed)
   level.spans = packed:sub(HEAD_BYTES + 1)
-  if before ~= interval then
+  if keeps then
+    level.interval = before
+  elseif before ~= interval then
     -- The limit is another one now, and what was taken stays taken.
     local function resize(nanos)
       return math.min(math.floor(nanos / before * interval), burst * interval)
@@ -56,8 +59,8 @@ local function load(key, now, interval, burst)
   return level
 end
 
-local function save(key, level, interval)
-  local head = struct.pack(HEAD, level.nanos, level.at, level.takes, interval, level.mark, level.open, level.low)
+local function save(key, level)
+  local head = struct.pack(HEAD, level.nanos, level.at, level.takes, level.interval, level.mark, level.open, level.low)
   local lasts = math.ceil(level.nanos / 1000000) + GRACE
   redis.call('SET', key, head .. level.spans, 'PX', string.format('%.0f', lasts))
 end
@@ -73,10 +76,10 @@ local function pass(level, now)
 end
 
 -- Nanoseconds until `n` more have room, or one of the two words for that.
-local function attempt(level, now, interval, burst, n)
+local function attempt(level, now, full, burst, n)
   pass(level, now)
   if n > burst then return NEVER end
-  local over = level.nanos + n * interval - burst * interval
+  local over = level.nanos + n * level.interval - full
   if n == 0 or over <= 0 then return HAS_ROOM end
   return over + math.max(level.at - now, 0) * 1000
 end
@@ -137,8 +140,8 @@ local function compact(level)
   fold(level, marks, open, low)
 end
 
-local function take(level, now, interval, n)
-  level.nanos = level.nanos + n * interval
+local function take(level, now, n)
+  level.nanos = level.nanos + n * level.interval
   -- Never a number that a key had which is gone.
   level.takes = math.max(level.takes + 1, now)
   if level.open > 0 then
@@ -149,9 +152,9 @@ local function take(level, now, interval, n)
   return level.takes
 end
 
-local function give_back(level, interval, n, mark)
+local function give_back(level, n, mark, is_last)
   local marks, open, low = unfold(level)
-  local less = n * interval
+  local less = n * level.interval
   local i = #marks
   while i >= 1 do
     less = math.min(less, low[i])
@@ -161,20 +164,20 @@ local function give_back(level, interval, n, mark)
   if i == 0 then return end
   level.nanos = level.nanos - less
   for j = i, #low do low[j] = low[j] - less end
-  open[i] = open[i] - 1
+  if is_last then open[i] = open[i] - 1 end
   if open[i] == 0 then join(marks, open, low, i) end
   fold(level, marks, open, low)
 end
 
-local function owe(level, now, interval, n)
+local function owe(level, now, n)
   pass(level, now)
-  level.nanos = math.min(level.nanos + n * interval, math.max(MOST_OWED, level.nanos))
+  level.nanos = math.min(level.nanos + n * level.interval, math.max(MOST_OWED, level.nanos))
 end
 
-local function left(level, now, interval, burst)
+local function left(level, now, full)
   pass(level, now)
-  local room = math.max(burst * interval - level.nanos, 0)
-  return math.floor(room / interval), level.nanos + math.max(level.at - now, 0) * 1000
+  local room = math.max(full - level.nanos, 0)
+  return math.floor(room / level.interval), level.nanos + math.max(level.at - now, 0) * 1000
 end
 
 local function milliseconds(now)
@@ -192,7 +195,7 @@ local function hold(key, now, lease, member)
   redis.call('PEXPIRE', key, string.format('%.0f', lease + GRACE))
 end
 
--- Takes of every cell or of none. Arguments: time, how ("take", "more" for an earlier take, "look" for nothing), the
+-- Takes of every cell or of none. Arguments: time, how ("take", "more" for a call that took before, "look" for nothing), the
 -- call's member of sets and its lease in milliseconds; then for each key: its kind ("rate" or "slots"), the interval,
 -- the burst, how many, and whether it is a shadow (1). Returns whether all had room (1), then for each key: the wait,
 -- how many are left, nanoseconds until all are, and the take's number.
@@ -206,9 +209,10 @@ local function admit(keys, args)
       n = tonumber(args[at + 4]), mark = 0,
     }
     if cell.kind == 'rate' then
-      cell.level = load(key, now, cell.interval, cell.burst)
+      cell.level = load(key, now, cell.interval, cell.burst, how == 'more')
+      cell.full = cell.burst * cell.interval
       cell.is_set_back = cell.level.at - now > SLACK
-      cell.wait = attempt(cell.level, now, cell.interval, cell.burst, cell.n)
+      cell.wait = attempt(cell.level, now, cell.full, cell.burst, cell.n)
     else
       cell.busy = busy(key, now)
       cell.wait = cell.busy < cell.burst and HAS_ROOM or SLOT_WAIT
@@ -221,12 +225,9 @@ local function admit(keys, args)
       local cell = cells[i]
       if cell.wait ~= HAS_ROOM then
         -- A shadow takes nothing where it would have refused.
-      elseif cell.kind == 'rate' and how == 'take' then
-        cell.mark = take(cell.level, now, cell.interval, cell.n)
-        save(key, cell.level, cell.interval)
       elseif cell.kind == 'rate' then
-        cell.level.nanos = cell.level.nanos + cell.n * cell.interval
-        save(key, cell.level, cell.interval)
+        cell.mark = take(cell.level, now, cell.n)
+        save(key, cell.level)
       else
         hold(key, now, lease, member)
         cell.busy = cell.busy + 1
@@ -238,14 +239,14 @@ local function admit(keys, args)
     for i, key in ipairs(keys) do
       local cell = cells[i]
       local is_taken = admitted == 1 and cell.wait == HAS_ROOM
-      if cell.is_set_back and not is_taken then save(key, cell.level, cell.interval) end
+      if cell.is_set_back and not is_taken then save(key, cell.level) end
     end
   end
   local reply = { admitted }
   for _, cell in ipairs(cells) do
     local remaining, reset
     if cell.kind == 'rate' then
-      remaining, reset = left(cell.level, now, cell.interval, cell.burst)
+      remaining, reset = left(cell.level, now, cell.full)
     else
       remaining, reset = math.max(cell.burst - cell.busy, 0), cell.busy > 0 and SLOT_WAIT or 0
     end
@@ -254,9 +255,9 @@ local function admit(keys, args)
   return reply
 end
 
--- Ends calls. The first key says which batch of a gateway's was the last one: a batch that comes again, since its
+-- Ends what was taken. The first key says which batch of a gateway's was the last one: a batch that comes again, since its
 -- reply was lost, does nothing. Arguments: time, the batch's number; then for each further key: what is done ("back",
--- "owe" or "free"), the interval, the burst, how many, and the take's number or the call's member.
+-- "some" of what is given back later, "owe" or "free"), the interval, the burst, how many, and the take's number or the call's member.
 local function settle(keys, args)
   local now, serial = read_time(args[1]), tonumber(args[2])
   local last = tonumber(redis.call('GET', keys[1]) or 0) or 0
@@ -269,19 +270,16 @@ local function settle(keys, args)
     if what == 'free' then
       redis.pcall('ZREM', key, which)
     else
-      local kept = levels[key]
-      if not kept then
-        kept = { level = load(key, now, interval, burst), interval = interval }
-        levels[key] = kept
-      end
-      if what == 'back' then
-        give_back(kept.level, interval, n, tonumber(which))
+      local level = levels[key] or load(key, now, interval, burst, true)
+      levels[key] = level
+      if what == 'owe' then
+        owe(level, now, n)
       else
-        owe(kept.level, now, interval, n)
+        give_back(level, n, tonumber(which), what == 'back')
       end
     end
   end
-  for key, kept in pairs(levels) do save(key, kept.level, kept.interval) end
+  for key, level in pairs(levels) do save(key, level) end
   redis.call('SET', keys[1], args[2], 'PX', '3600000')
   return 1
 end

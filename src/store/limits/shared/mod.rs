@@ -43,7 +43,7 @@ use super::headroom::Headroom;
 use super::refusal::Refusal;
 use super::time::Time;
 use super::{Denied, Limits, Who};
-use crate::store::redis::{Redis, RedisState};
+use crate::store::redis::{Away, Redis, RedisState};
 
 /// The functions, without their name.
 const CODE: &str = include_str!("limits.lua");
@@ -207,10 +207,12 @@ impl Shared {
         if wanted.is_empty() {
             return self.alone(who, want, also);
         }
-        if let Some(admitted) = self.admit_by_slice(who, &wanted).await {
-            return finish(admitted, also);
-        }
-        let Ok(reply) = self.take(&wanted).await else {
+        let reply = match self.admit_by_slice(who, &wanted).await {
+            Ok(Some(admitted)) => return finish(admitted, also),
+            Ok(None) => self.take(&wanted).await,
+            Err(away) => Err(away),
+        };
+        let Ok(reply) = reply else {
             self.alone.fetch_add(1, Ordering::Relaxed);
             return match self.on_outage {
                 OnOutage::Local => self.alone(who, want, also),
@@ -240,37 +242,39 @@ impl Shared {
         self: &Arc<Self>,
         who: &Who<'_>,
         wanted: &[Wanted],
-    ) -> Option<SharedAdmitted<()>> {
-        let times = self.slices.times(wanted)?;
+    ) -> Result<Option<SharedAdmitted<()>>, Away> {
+        let Some(times) = self.slices.times(wanted) else {
+            return Ok(None);
+        };
         let now = Time::now();
         let (hold, left) = match self.slices.find(who, wanted, now) {
             Found::Part(hold, left) => (hold, left),
-            Found::Dry => return None,
+            Found::Dry => return Ok(None),
+            // While this one asks, and near a limit's end, each call asks for itself.
+            Found::Nothing if !self.slices.dry(who, now) => return Ok(None),
             Found::Nothing => {
                 let many: Vec<_> = wanted.iter().map(|wanted| wanted.times(times)).collect();
-                let reply = self.take(&many).await.ok()?;
+                let reply = self.take(&many).await?;
                 if reply.refusal(&many).is_some() {
-                    // Near its end, a limit is asked for each call.
-                    self.slices.dry(who, now);
-                    return None;
+                    return Ok(None);
                 }
                 let left = reply.headroom(&many);
-                let shadow = reply.shadow(&many);
                 let slice = Slice::new(Arc::clone(self), reply.parts(&many), left);
-                if !shadow.is_empty() {
-                    // The slice is given back: a shadow tells of each call.
-                    self.slices.dry(who, now);
-                    return None;
+                // A shadow tells of each call: then what was taken is given back.
+                let is_whole = reply.shadow(&many).is_empty();
+                let part = is_whole.then(|| self.slices.put(who, slice, wanted, now));
+                match part.flatten() {
+                    Some(part) => part,
+                    None => return Ok(None),
                 }
-                self.slices.put(who, slice, wanted, now)?
             }
         };
-        Some(SharedAdmitted {
+        Ok(Some(SharedAdmitted {
             hold: Hold::Sliced(hold),
             also: (),
             shadow: Vec::new(),
             left,
-        })
+        }))
     }
 
     /// Returns what is left of each limit that a call would count towards; takes nothing. `None` while Redis is away.

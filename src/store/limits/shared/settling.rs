@@ -37,6 +37,8 @@ pub(super) struct Ended {
     pub(super) settled: Vec<Settled>,
     /// What it used while Redis was away.
     pub(super) owed: Vec<Owed>,
+    /// Whether it was let in while Redis was away.
+    pub(super) alone: bool,
 }
 
 /// What becomes of what was taken of one cell.
@@ -46,8 +48,10 @@ pub(super) struct Settled {
 }
 
 enum What {
-    /// So many of what was taken by the take of that number are given back.
+    /// So many of what was taken by the take of that number are given back, and no more will be.
     Back { n: u64, mark: u64 },
+    /// So many are given back, and more may be.
+    Some { n: u64, mark: u64 },
     /// So many more were used than had been taken.
     Owe { n: u64 },
     /// The call's place is free.
@@ -61,11 +65,12 @@ pub(super) struct Owed {
 }
 
 impl Ended {
-    pub(super) fn of_places<'a>(call: u64, places: impl Iterator<Item = &'a Arc<Terms>>) -> Self {
+    pub(super) fn of_rates(settled: impl Iterator<Item = Settled>) -> Self {
         Self {
-            call,
-            settled: places.map(Settled::free).collect(),
+            call: 0,
+            settled: settled.collect(),
             owed: Vec::new(),
+            alone: false,
         }
     }
 
@@ -82,6 +87,14 @@ impl Settled {
         Self {
             terms: Arc::clone(part.terms()),
             what: What::Back { n, mark },
+        }
+    }
+
+    pub(super) fn some(part: &Part, n: u64) -> Self {
+        let mark = part.mark;
+        Self {
+            terms: Arc::clone(part.terms()),
+            what: What::Some { n, mark },
         }
     }
 
@@ -114,6 +127,7 @@ pub(super) async fn settle_all(
     let mut settler = Settler::default();
     let mut received = Vec::new();
     let mut flushed = Vec::new();
+    let mut is_up = *up.borrow_and_update();
     loop {
         let mut renews = false;
         tokio::select! {
@@ -134,21 +148,24 @@ pub(super) async fn settle_all(
                 continue;
             }
         }
+        let was_up = is_up;
+        is_up = *up.borrow_and_update();
         for message in received.drain(..) {
             match message {
-                Message::Ended(ended) => settler.note(ended),
+                Message::Ended(ended) => settler.note(ended, is_up),
                 Message::Flush(done) => flushed.push(done),
             }
         }
         let Some(shared) = shared.upgrade() else {
             return;
         };
-        if *up.borrow_and_update() {
-            // What is left over when Redis goes away waits until it is back.
-            let _ = settler.settle(&shared).await;
-            if renews {
+        if is_up {
+            // Leases before all else: after an outage they may be over, or forgotten.
+            if renews || !was_up {
                 let _ = renew(&shared).await;
             }
+            // What is left over when Redis goes away waits until it is back.
+            let _ = settler.settle(&shared).await;
         }
         for done in flushed.drain(..) {
             let _ = done.send(());
@@ -169,14 +186,18 @@ struct Settler {
 }
 
 impl Settler {
-    fn note(&mut self, ended: Ended) {
+    fn note(&mut self, ended: Ended, is_up: bool) {
         let Ended {
             call,
             settled,
             owed,
+            alone,
         } = ended;
-        self.waiting
-            .extend(settled.into_iter().map(|settled| (call, settled)));
+        // Redis has never heard of a place that came and went while it was away.
+        let settled = settled
+            .into_iter()
+            .filter(|settled| is_up || !alone || !matches!(settled.what, What::Free));
+        self.waiting.extend(settled.map(|settled| (call, settled)));
         for owed in owed {
             match self.owed.get_mut(&owed.part.terms().key) {
                 Some(sum) => sum.n = sum.n.saturating_add(owed.n),
@@ -229,12 +250,13 @@ impl Settler {
             } = &**terms;
             let (word, n) = match what {
                 What::Back { n, .. } => ("back", *n),
+                What::Some { n, .. } => ("some", *n),
                 What::Owe { n } => ("owe", *n),
                 What::Free => ("free", 0),
             };
             command.arg(word).arg(*interval).arg(burst.get()).arg(n);
             match what {
-                What::Back { mark, .. } => command.arg(*mark),
+                What::Back { mark, .. } | What::Some { mark, .. } => command.arg(*mark),
                 What::Owe { .. } => command.arg(0),
                 What::Free => command.arg(shared.member(*call)),
             };

@@ -8,6 +8,7 @@
 use std::hash::{BuildHasher, BuildHasherDefault};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHasher};
@@ -26,7 +27,7 @@ use crate::store::limits::time::Time;
 const LIFE: Duration = Duration::from_secs(1);
 /// A slice is at most this part of what may come at once.
 const MOST_OF_BURST: u64 = 8;
-/// How many slices there are at most. Calls that find no place for one ask for themselves.
+/// How many slices there are at most. Calls that find no place for one ask for themselves alone.
 const MOST_SLICES: usize = 4096;
 
 /// The slices that calls take of now.
@@ -57,7 +58,14 @@ pub(super) struct Slice {
     shared: Arc<Shared>,
     /// What was left when it was taken.
     rooms: Vec<Headroom>,
-    portions: Mutex<Vec<Portion>>,
+    portions: Mutex<Portions>,
+}
+
+#[derive(Default)]
+struct Portions {
+    list: Vec<Portion>,
+    /// Whether no more calls take of it: then nothing is kept for them.
+    is_over: bool,
 }
 
 /// What was taken of one cell.
@@ -111,9 +119,10 @@ impl Slices {
         }
     }
 
-    /// Has calls ask for themselves for a while.
-    pub(super) fn dry(&self, who: &Who<'_>, now: Time) {
-        self.insert(who, None, now);
+    /// Has calls ask for themselves for a while: there is no room for a slice, or one of them is asking for it. Returns
+    /// whether there is a place for one.
+    pub(super) fn dry(&self, who: &Who<'_>, now: Time) -> bool {
+        self.insert(who, None, now)
     }
 
     /// Has others take of a slice, and returns the part of the call that it was taken by.
@@ -130,34 +139,42 @@ impl Slices {
         Some(part)
     }
 
-    fn insert(&self, who: &Who<'_>, slice: Option<Arc<Slice>>, now: Time) {
+    fn insert(&self, who: &Who<'_>, slice: Option<Arc<Slice>>, now: Time) -> bool {
         let until = now.after(LIFE);
         let mut slices = self.lock();
-        let old = match slices.len() < MOST_SLICES || slices.contains_key(&hash(who)) {
-            true => slices.insert(hash(who), Entry { until, slice }),
-            false => None,
-        };
+        if slices.len() >= MOST_SLICES && !slices.contains_key(&hash(who)) {
+            return false;
+        }
+        let old = slices.insert(hash(who), Entry { until, slice });
         drop(slices);
-        // A slice that ends does so outside of the lock.
-        drop(old);
+        retire(old);
+        true
     }
 
     /// Ends the slices whose time is over.
     pub(super) fn purge(&self, now: Time) {
         let mut slices = self.lock();
-        let ended: Vec<_> = slices.extract_if(|_, entry| now >= entry.until).collect();
+        let ended = slices.extract_if(|_, entry| now >= entry.until);
+        let ended: Vec<_> = ended.map(|(_, entry)| entry).collect();
         drop(slices);
-        drop(ended);
+        retire(ended);
     }
 
     /// Ends all slices.
     pub(super) fn clear(&self) {
         let ended = std::mem::take(&mut *self.lock());
-        drop(ended);
+        retire(ended.into_values());
     }
 
     fn lock(&self) -> MutexGuard<'_, FxHashMap<u64, Entry>> {
         self.slices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends slices, outside of the lock.
+fn retire(ended: impl IntoIterator<Item = Entry>) {
+    for slice in ended.into_iter().filter_map(|entry| entry.slice) {
+        slice.retire();
     }
 }
 
@@ -176,11 +193,26 @@ impl Slice {
         Self {
             shared,
             rooms,
-            portions: Mutex::new(portions.collect()),
+            portions: Mutex::new(Portions {
+                list: portions.collect(),
+                is_over: false,
+            }),
         }
     }
 
-    fn portions(&self) -> MutexGuard<'_, Vec<Portion>> {
+    /// Has no more calls take of it, and gives back what none has taken.
+    fn retire(&self) {
+        let mut settled = Vec::new();
+        let mut portions = self.portions();
+        portions.is_over = true;
+        portions.give_rest(&mut settled);
+        drop(portions);
+        if !settled.is_empty() {
+            self.shared.end(Ended::of_rates(settled.into_iter()));
+        }
+    }
+
+    fn portions(&self) -> MutexGuard<'_, Portions> {
         self.portions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,11 +222,12 @@ impl Slice {
         let fits = |(portion, wanted): (&Portion, &Wanted)| {
             Arc::ptr_eq(portion.part.terms(), &wanted.terms) && portion.left >= wanted.n
         };
-        if portions.len() != wanted.len() || !portions.iter().zip(wanted).all(fits) {
+        let list = &mut portions.list;
+        if list.len() != wanted.len() || !list.iter().zip(wanted).all(fits) {
             return None;
         }
         let mut left = self.rooms.clone();
-        for ((portion, wanted), room) in portions.iter_mut().zip(wanted).zip(&mut left) {
+        for ((portion, wanted), room) in list.iter_mut().zip(wanted).zip(&mut left) {
             portion.left -= wanted.n;
             let here = u32::try_from(portion.left).unwrap_or(u32::MAX);
             room.remaining = room.remaining.saturating_add(here);
@@ -213,9 +246,9 @@ impl Slice {
 /// What was not used is given back, and what was used beyond it is owed.
 impl Drop for Slice {
     fn drop(&mut self) {
-        let portions = std::mem::take(&mut *self.portions());
-        let mut settled = Vec::with_capacity(portions.len());
-        for Portion { part, used, .. } in &portions {
+        let Portions { list, .. } = std::mem::take(&mut *self.portions());
+        let mut settled = Vec::with_capacity(list.len());
+        for Portion { part, used, .. } in &list {
             let taken = part.wanted.n;
             settled.push(Settled::back(part, taken.saturating_sub(*used)));
             if *used > taken {
@@ -223,11 +256,20 @@ impl Drop for Slice {
             }
         }
         if !settled.is_empty() {
-            self.shared.end(Ended {
-                call: 0,
-                settled,
-                owed: Vec::new(),
-            });
+            self.shared.end(Ended::of_rates(settled.into_iter()));
+        }
+    }
+}
+
+impl Portions {
+    /// Gives back what nobody takes any more.
+    fn give_rest(&mut self, settled: &mut Vec<Settled>) {
+        for portion in self.list.iter_mut().filter(|_| self.is_over) {
+            let rest = std::mem::take(&mut portion.left);
+            if rest > 0 {
+                settled.push(Settled::some(&portion.part, rest));
+                portion.part.wanted.n -= rest.min(portion.part.wanted.n);
+            }
         }
     }
 }
@@ -242,8 +284,9 @@ impl Sliced {
         let more = u64::from(n);
         let mut portions = self.slice.portions();
         let growing = |portion: &&Portion| portion.part.grows();
-        if portions.iter().filter(growing).all(|it| it.left >= more) {
-            for (portion, taken) in portions.iter_mut().zip(&mut self.taken) {
+        let mut list = portions.list.iter().filter(growing);
+        if list.all(|portion| portion.left >= more) {
+            for (portion, taken) in portions.list.iter_mut().zip(&mut self.taken) {
                 if portion.part.grows() {
                     portion.left -= more;
                     *taken = taken.saturating_add(more);
@@ -251,29 +294,20 @@ impl Sliced {
             }
             return true;
         }
-        let growing = portions.iter().filter(growing);
-        let cells = growing.map(|portion| Arc::clone(portion.part.terms()));
+        let growing = portions.list.iter().filter(growing);
+        let cells = growing.map(|portion| portion.part.wanted.instead(more));
         let cells = cells.collect();
         drop(portions);
         self.more.ask(&self.slice.shared, cells, n)
     }
 
+    pub(super) fn poll_known(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.more.poll_known(cx)
+    }
+
     /// Returns how many of the tokens that went out were not there, once.
     pub(super) fn denied(&mut self) -> Option<u32> {
-        let (n, is_given) = self.more.answer()?;
-        if !is_given {
-            return Some(n);
-        }
-        let more = u64::from(n);
-        let mut portions = self.slice.portions();
-        for (portion, taken) in portions.iter_mut().zip(&mut self.taken) {
-            if portion.part.grows() {
-                let whole = &mut portion.part.wanted.n;
-                *whole = whole.saturating_add(more);
-                *taken = taken.saturating_add(more);
-            }
-        }
-        None
+        self.more.denied(&self.slice.shared)
     }
 
     /// Settles what was used, or, where nobody knows, what was estimated; unsent, nothing.
@@ -285,25 +319,28 @@ impl Sliced {
         let slice = Arc::clone(&self.slice);
         let (sent, used) = (self.sent || used.is_some(), used.copied());
         // What was asked for and is not answered yet may have been given.
-        std::mem::take(&mut self.more).end(move |more| {
+        std::mem::take(&mut self.more).end(&self.slice.shared, move |given| {
+            let mut settled = Vec::new();
             let mut portions = slice.portions();
-            for (portion, taken) in portions.iter_mut().zip(taken) {
-                let more = if portion.part.grows() {
-                    u64::from(more)
-                } else {
-                    0
-                };
-                let taken = taken.saturating_add(more);
-                let whole = &mut portion.part.wanted.n;
-                *whole = whole.saturating_add(more);
+            for (portion, taken) in portions.list.iter_mut().zip(taken) {
+                let given_here = given.of(&portion.part);
+                let whole = taken.saturating_add(given_here);
                 let used = match &used {
                     _ if !sent => 0,
-                    Some(used) => portion.part.used(used).unwrap_or(taken),
-                    None => taken,
+                    Some(used) => portion.part.used(used).unwrap_or(whole),
+                    None => whole,
                 };
-                portion.used = portion.used.saturating_add(used);
-                // What was used beyond what was taken is taken now, as far as it is there.
-                portion.left = (portion.left.saturating_add(taken)).saturating_sub(used);
+                // Of the slice first, then of what was asked for besides, and what is still lacking of the slice again.
+                let of_given = used.saturating_sub(taken).min(given_here);
+                let of_slice = used - of_given;
+                given.give_back(&portion.part, given_here - of_given, &mut settled);
+                portion.used = portion.used.saturating_add(of_slice);
+                portion.left = (portion.left.saturating_add(taken)).saturating_sub(of_slice);
+            }
+            portions.give_rest(&mut settled);
+            drop(portions);
+            if !settled.is_empty() {
+                slice.shared.end(Ended::of_rates(settled.into_iter()));
             }
         });
     }
