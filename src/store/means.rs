@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The mean number of tokens that a model generates for a key, learnt as answers end.
 ///
 /// It is what calls are reserved and interrupted rows are booked at, so no single answer may move it far: a usage object
-/// that claims a thousand million tokens is charged as it stands, but counts here for [`TRUSTED`] times what was expected
+/// that claims a thousand million tokens is charged as it stands, but counts here for four times what was expected
 /// until then. Answers that really grow are followed all the same, by a third with each.
 #[derive(Debug, Default)]
 pub struct Means {
