@@ -28,10 +28,12 @@ pub(super) async fn shared(
     // It was parsed when the configuration was checked.
     let servers = Servers::parse(&urls, config.cluster).map_err(AppError::RedisAddress)?;
     let named = servers.to_string();
+    let (library, probe) = limits::library();
     let params = Params {
         servers,
         timeout: config.timeout,
-        libraries: vec![limits::library()],
+        library,
+        probe,
     };
     let redis = Redis::open(params)
         .await

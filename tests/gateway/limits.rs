@@ -153,6 +153,26 @@ async fn a_call_that_never_fits_is_told_so_at_once() {
 }
 
 #[tokio::test]
+async fn no_number_of_choices_is_reserved_at_nothing() {
+    let upstream = Upstream::answering(chat()).await;
+    let limits = "{ output_tokens_per_minute = 1000 }";
+    let gateway = limited(&upstream, limits).start().await;
+    let mut body = ask();
+    body["n"] = json!(1001);
+    let refused = gateway.client().chat(body.clone()).await;
+    let error = refused.error(429, "tokens", "rate_limit_exceeded");
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("Waiting does not help"), "{message}");
+    let prompts = vec!["a"; 1001];
+    let many = json!({ "model": "gpt-4o", "prompt": prompts });
+    let refused = gateway.client().post("/v1/completions", many).await;
+    refused.error(429, "tokens", "rate_limit_exceeded");
+    assert_eq!(upstream.calls().len(), 0);
+    body["n"] = json!(900);
+    assert_eq!(gateway.client().chat(body).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_place_is_taken_until_the_stream_ends_whatever_way_it_does() {
     let gate = Gate::new();
     let script = gate.clone();

@@ -319,7 +319,8 @@ fn is_free(call: &Call) -> bool {
 }
 
 /// Returns how many tokens a choice is expected to have where the client does not say: what was learnt, else a quarter of
-/// the tightest limit. It is a guess, and a guess alone never makes a call one that can never be let in.
+/// the tightest limit. It is a guess, and a guess alone never makes a call one that can never be let in; but each choice
+/// has a token at least, which is no guess.
 pub(super) fn expected(learnt: Option<u64>, input: u64, choices: u64, limits: &[Headroom]) -> u64 {
     let mut tightest = u64::MAX;
     let mut fitting = u64::MAX;
@@ -334,7 +335,7 @@ pub(super) fn expected(learnt: Option<u64>, input: u64, choices: u64, limits: &[
         fitting = fitting.min(for_answer);
     }
     let mean = learnt.unwrap_or_else(|| FIRST_MEAN.min((tightest / 4).max(1)));
-    mean.min(fitting / choices.max(1))
+    mean.min((fitting / choices.max(1)).max(1)).min(fitting)
 }
 
 /// What a name in quotes cannot have in a header that every client can read.

@@ -109,5 +109,10 @@ fn what_an_answer_is_expected_to_have_fits_the_limits() {
     assert_eq!(expected(Some(5000), 10, 1, &of_both), 3000);
     assert_eq!(expected(Some(5000), 3000, 2, &of_both), 500);
     assert_eq!(expected(None, 5000, 1, &of_both), 0);
+    assert_eq!(
+        expected(None, 10, 1_000_000, &of_both),
+        1,
+        "each choice has a token"
+    );
     assert_eq!(expected(None, 0, 1, &[limit(TokensPerMinute, 1, false)]), 1);
 }

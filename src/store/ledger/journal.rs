@@ -18,7 +18,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,6 +168,7 @@ impl Half {
             .create(true)
             .write(true)
             .truncate(true)
+            .mode(0o600)
             .open(path)?;
         file.set_len(SIZE)?;
         let mut half = Self {

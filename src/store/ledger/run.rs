@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -39,7 +40,8 @@ impl Run {
         let path = lock_path(ledger, id);
         let lock = || {
             // A number that was used before a file was put back from a copy comes again: what it left is not ours.
-            let file = OpenOptions::new().create(true).append(true).open(&path)?;
+            let mut file = OpenOptions::new();
+            let file = file.create(true).append(true).mode(0o600).open(&path)?;
             file.try_lock().map_err(io::Error::from)?;
             file.set_len(0)?;
             Ok(file)

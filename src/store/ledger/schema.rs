@@ -121,6 +121,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         })?;
     }
     is_file(path)?;
+    begin_private(path);
     let read_failure = |source| failure(path, source);
     let mut connection = Connection::open_with_flags(
         path,
@@ -199,6 +200,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
 /// [`OpenError`] when it is none.
 pub fn check_file(path: &Path) -> Result<(), OpenError> {
     is_file(path)?;
+    begin_private(path);
     let read_failure = |source| failure(path, source);
     let connection = open_to_read(path).map_err(read_failure)?;
     recognise(&connection, path)?;
@@ -220,6 +222,7 @@ pub fn peek<T>(
     read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
 ) -> Result<Option<T>, OpenError> {
     is_file(path)?;
+    begin_private(path);
     let read_failure = |source| failure(path, source);
     let has_log = log_of(path).exists();
     let connection = match has_log {
@@ -314,6 +317,14 @@ fn prepare(connection: &Connection, sync: Sync) -> Result<(), rusqlite::Error> {
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// Makes a new file its owner's alone before anything is in it: its log is given the same rights. What stands in the way is
+/// told by whoever opens it.
+fn begin_private(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut new = fs::OpenOptions::new();
+    let _ = new.write(true).create_new(true).mode(0o600).open(path);
 }
 
 /// Usage of people and digests of keys are nobody else's.

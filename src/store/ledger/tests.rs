@@ -134,6 +134,25 @@ async fn what_arrives_in_the_same_microsecond_has_rows_of_its_own() {
 }
 
 #[tokio::test]
+async fn all_its_files_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(&params(&folder)).unwrap();
+    begin(&ledger, "a").await.settle(entry(None)).await.unwrap();
+    let below = folder.path().join("below");
+    let files: Vec<_> = std::fs::read_dir(below).unwrap().collect();
+    assert!(
+        files.len() >= 4,
+        "the database, its log, its index and a journal"
+    );
+    for file in files.into_iter().map(Result::unwrap) {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?}: {mode:o}", file.file_name());
+    }
+    ledger.close();
+}
+
+#[tokio::test]
 async fn places_are_bounded_and_given_back() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&Params {

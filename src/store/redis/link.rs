@@ -7,8 +7,8 @@ use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, S
 
 use super::{NODE_TIMEOUT, Params};
 
-/// A key that lies where all limits do, and is never there.
-const PROBE: &str = "weir:{limits}:probe";
+/// A key that lies in a cluster where all limits do.
+const HERE: &str = "weir:{limits}:";
 
 /// A connection to Redis, with our functions there.
 pub(super) enum Link {
@@ -89,6 +89,8 @@ impl From<RedisError> for OpenError {
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) | (_, Some("NOPERM")) => {
                 Self::Permission(told)
             }
+            // What a function may not do is told in other words.
+            _ if told.contains("executing the script can't") => Self::Permission(told),
             (ErrorKind::InvalidClientConfig, _) => Self::Configuration(told),
             (ErrorKind::Server(ServerErrorKind::Moved), _) => Self::Configuration(
                 "it is a part of a cluster; write `cluster = true` beside its address".to_owned(),
@@ -106,25 +108,25 @@ impl Link {
             .set_connection_timeout(Some(NODE_TIMEOUT))
             .set_response_timeout(None);
         let link = params.servers.connect(config).await?;
-        for library in &params.libraries {
-            // The name of a library is that of its code: whoever has loaded it before has loaded the same.
-            let mut load = redis::cmd("FUNCTION");
-            load.arg("LOAD").arg("REPLACE").arg(library);
-            if let Err(error) = link.load(&load).await {
-                let is_unknown = error.to_string().contains("unknown command");
-                return Err(match is_unknown {
-                    true => OpenError::Old(link.version().await),
-                    false => error.into(),
-                });
-            }
-        }
-        Ok(link)
+        // The name of a library is that of its code: whoever has loaded it before has loaded the same.
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(&params.library);
+        let Err(error) = link.load(&load).await else {
+            return Ok(link);
+        };
+        let is_unknown = error.to_string().contains("unknown command");
+        Err(match is_unknown {
+            true => OpenError::Old(link.version().await),
+            false => error.into(),
+        })
     }
 
-    /// Asks for anything at all, in the place where limits are kept.
-    pub(super) async fn probe(&self) -> Result<(), OpenError> {
-        let probe: Result<Option<String>, _> = self.query(redis::cmd("GET").arg(PROBE)).await;
-        probe.map(drop).map_err(OpenError::from)
+    /// Asks what tells whether it can do all that it will have to.
+    pub(super) async fn probe(&self, probe: &Cmd) -> Result<(), OpenError> {
+        self.query::<i64>(probe)
+            .await
+            .map(drop)
+            .map_err(OpenError::from)
     }
 
     /// Sends a command and waits for the reply.
@@ -141,7 +143,7 @@ impl Link {
         match self {
             Self::One(_) => self.query::<redis::Value>(load).await.map(drop),
             Self::Cluster(connection) => {
-                let route = Route::with_key(PROBE.as_bytes(), SlotAddr::Master);
+                let route = Route::with_key(HERE.as_bytes(), SlotAddr::Master);
                 let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
                 let mut connection = connection.clone();
                 let loading = connection.route_command(load.clone(), route);

@@ -37,14 +37,16 @@ const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How Redis is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Params {
     /// Where it is.
     pub servers: Servers,
     /// How long a request waits for it.
     pub timeout: Duration,
-    /// The code of the functions that it is to have, each a library of its own.
-    pub libraries: Vec<String>,
+    /// The code of the functions that it is to have, a library.
+    pub library: String,
+    /// What is asked before it counts as there: does all that it will have to do.
+    pub probe: Cmd,
 }
 
 /// Redis does not answer; nobody knows whether it has done what it was asked.
@@ -273,7 +275,7 @@ async fn keep(inner: Arc<Inner>) {
 async fn reach(params: &Params) -> Result<Link, OpenError> {
     let link = timeout(OPEN_TIMEOUT, Link::open(params)).await;
     let link = link.unwrap_or(Err(OpenError::Silent))?;
-    let probe = timeout(params.timeout, link.probe()).await;
+    let probe = timeout(params.timeout, link.probe(&params.probe)).await;
     probe.unwrap_or(Err(OpenError::Silent))?;
     Ok(link)
 }

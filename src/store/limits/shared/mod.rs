@@ -155,9 +155,17 @@ impl Code {
     }
 }
 
-/// Returns the code of the functions that Redis is to have.
-pub fn library() -> String {
-    Code::new().text
+/// Returns the code of the functions that Redis is to have, and the question that tries all of them.
+pub fn library() -> (String, Cmd) {
+    let Code { library, text } = Code::new();
+    let mut probe = redis::cmd("FCALL");
+    // Each gateway's own: they may ask at once.
+    let own = fastrand::u64(..);
+    probe.arg(format!("{library}_probe")).arg(3);
+    for name in ["rate", "slots", "replica"] {
+        probe.arg(format!("weir:{{limits}}:1:probe:{own:016x}:{name}"));
+    }
+    (text, probe)
 }
 
 impl Shared {

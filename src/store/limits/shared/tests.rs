@@ -37,10 +37,12 @@ impl Server {
 
     async fn redis(&self) -> Redis {
         let url = format!("redis+unix://{}/redis.sock", self.folder.path().display());
+        let (library, probe) = library();
         let redis = Redis::open(Params {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(10),
-            libraries: vec![library()],
+            library,
+            probe,
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();
