@@ -230,7 +230,7 @@ fn main() {
         }
     });
     runtime.block_on(async {
-        for (name, calls) in [("bare", &bare), ("booked", &booked)] {
+        for (name, calls) in [("bare", &bare), ("booked", &booked)].repeat(2) {
             println!(
                 "{name:>6}: {:>9.1?} of processor time a call, flat out",
                 flat_out(calls, &ledger).await

@@ -18,8 +18,9 @@ const BATCH: usize = 1024;
 /// How many notes may wait at once: nothing else bounds them.
 const NOTES: usize = 256;
 
-/// How long a commit that nobody waits for may be put off, so that others join it.
-const PACE: Duration = Duration::from_millis(10);
+/// How long a commit that nobody waits for may be put off, so that others join it: the journal keeps what is promised, and
+/// who reads the ledger here waits for the commit. Who reads the file from elsewhere sees it so much later.
+const PACE: Duration = Duration::from_millis(100);
 
 /// What the writer is asked for.
 pub(super) enum Op {
