@@ -144,6 +144,12 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         (status(&gateway, &old).await, status(&gateway, &new).await),
         (200, 200)
     );
+    // Whoever knows the key by its old secret finds it.
+    let path = format!("/admin/v1/keys/{id}");
+    let found = gateway.operator().get(&path).await;
+    assert_eq!((found.status, &found.json()["name"]), (200, &json!("bob")));
+    let edited = patch(&gateway, &path, json!({ "models": ["*"] })).await;
+    assert_eq!(edited.status, 200, "{}", edited.text());
     // Another rotation would end the first secret before its time: that must be said.
     let refused = gateway
         .operator()

@@ -29,14 +29,14 @@ impl Directory {
 
 impl Entries {
     fn find_named(&self, which: &str, now: Timestamp) -> Option<Found> {
+        let is_previous = |previous: &&Previous| *previous.id == *which;
         let digest = match (self.configured_key(which), self.made_key(which)) {
             (Some(key), _) => key.digest,
-            (None, Some(key)) => key.digest,
-            (None, None) => {
-                let mut previous = self.keys.values().filter_map(|key| key.previous.as_ref());
-                let previous = previous.find(|previous| *previous.id == *which)?;
-                return self.find_secret(&previous.digest, now);
-            }
+            (None, Some(key)) => match key.previous.as_ref().filter(is_previous) {
+                Some(previous) => return self.find_secret(&previous.digest, now),
+                None => key.digest,
+            },
+            (None, None) => return None,
         };
         Some(Found {
             view: self.key_view(which, now)?,

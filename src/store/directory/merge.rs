@@ -44,9 +44,13 @@ impl Entries {
         self.configured_team(name).or_else(made)
     }
 
-    /// Finds a key made at run time, by its id or its name.
+    /// Finds a key made at run time, by its name, by its id or by the one before its rotation.
     pub(super) fn made_key(&self, which: &str) -> Option<&RuntimeKey> {
-        let by_id = || self.keys.values().find(|key| *key.id == *which);
+        let has_id = |key: &&RuntimeKey| {
+            let previous = key.previous.as_ref();
+            *key.id == *which || previous.is_some_and(|previous| *previous.id == *which)
+        };
+        let by_id = || self.keys.values().find(has_id);
         self.keys.get(which).or_else(by_id)
     }
 

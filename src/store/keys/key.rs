@@ -51,7 +51,7 @@ pub fn all_keys(connection: &Connection) -> Result<Vec<RuntimeKey>, rusqlite::Er
     rows::readable(select.query_map([], rows::key)?, "api_key")
 }
 
-/// Returns the key of an id, or of a name.
+/// Returns the key of an id, the one before its rotation too, or of a name.
 ///
 /// # Errors
 /// SQLite's own.
@@ -60,7 +60,7 @@ pub fn find_key(
     which: &str,
 ) -> Result<Option<RuntimeKey>, rusqlite::Error> {
     let sql = format!(
-        "SELECT {} FROM api_key WHERE id = ?1 OR name = ?1",
+        "SELECT {} FROM api_key WHERE id = ?1 OR name = ?1 OR old_id = ?1",
         rows::KEY
     );
     connection.query_row(&sql, [which], rows::key).optional()

@@ -501,3 +501,27 @@ fn expiry_is_a_time_a_date_or_never() {
         );
     }
 }
+
+#[test]
+fn the_id_from_before_a_rotation_is_the_keys_too() {
+    let (_folder, db) = database();
+    let old = create(&db, "alice").unwrap().id;
+    let rotate = |which: &str, force| {
+        let (_, fresh) = Fresh::make().unwrap();
+        let rotation = Rotation { grace: HOUR, force };
+        let rotated = rotate_key(&db, which, &fresh, rotation, &author()).unwrap();
+        rotated.unwrap().id
+    };
+    let middle = rotate(&old, false);
+    let edit = KeyEdit {
+        expires: Some(Some(now() + HOUR)),
+        ..KeyEdit::default()
+    };
+    let edited = edit_key(&db, &old, edit, false, &author()).unwrap();
+    assert_eq!(&*edited.unwrap().id, &*middle);
+    rotate(&middle, true);
+    // The one before that has gone.
+    assert_eq!(find_key(&db, &old).unwrap(), None);
+    let revoked = revoke_key(&db, &middle, &author()).unwrap().unwrap();
+    assert!(revoked.revoked.is_some());
+}
