@@ -123,6 +123,14 @@ impl From<DirectoryError> for Problem {
                 tracing::error!(%error, "a change of keys or teams cannot be written");
                 Self::unavailable("The ledger cannot be written. Nothing has changed.")
             }
+            DirectoryError::Row(error) => {
+                tracing::error!(%error, "a row of the ledger cannot be understood");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "ledger_row_unreadable",
+                    "What stands of it in the ledger cannot be understood; the log says why. Nothing has changed.",
+                )
+            }
             DirectoryError::Read(_) => Self::unavailable(
                 "It is written, but the budgets could not be counted; they stay as they were until the next change.",
             ),

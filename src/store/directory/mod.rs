@@ -81,6 +81,9 @@ pub enum DirectoryError {
     /// It could not be written. Nothing has changed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What stands of it in the ledger cannot be understood: somebody wrote it by hand, wrongly. Nothing has changed.
+    #[error("what stands of it in the ledger cannot be understood: {0}")]
+    Row(#[source] rusqlite::Error),
     /// What the ledger says could not be read. Keys are as they should be, budgets as they were before.
     #[error("the ledger cannot be read")]
     Read(#[from] ReadError),
@@ -195,7 +198,8 @@ impl Directory {
         self.entries().key_views(Timestamp::now())
     }
 
-    /// Returns the key of an id, or of a name; the configuration's, where both have the name.
+    /// Returns the key of an id, the one before its rotation too, or of a name; the configuration's, where both have the
+    /// name.
     pub fn key(&self, which: &str) -> Option<KeyView> {
         self.entries().key_view(which, Timestamp::now())
     }
@@ -474,6 +478,7 @@ impl From<ChangeError<Refusal>> for DirectoryError {
     fn from(error: ChangeError<Refusal>) -> Self {
         match error {
             ChangeError::Ledger(error) => Self::Ledger(error),
+            ChangeError::Row(error) => Self::Row(error),
             ChangeError::Refused(refusal) => Self::Refused(refusal),
         }
     }

@@ -3,8 +3,9 @@
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use super::LedgerError;
 use super::queue::Op;
+use super::writer::is_the_files;
+use super::{ChangeError, LedgerError};
 
 /// A change of its own making.
 pub(super) trait Change: Send {
@@ -16,14 +17,14 @@ pub(super) trait Change: Send {
 
 struct Made<F, T, E> {
     change: Option<F>,
-    result: Option<Result<T, E>>,
-    done: oneshot::Sender<Result<Result<T, E>, LedgerError>>,
+    result: Option<Result<T, ChangeError<E>>>,
+    done: oneshot::Sender<Result<T, ChangeError<E>>>,
 }
 
 /// Wraps a change and whoever waits for it.
 pub(super) fn change_op<T, E>(
     change: impl FnOnce(&Connection) -> Result<Result<T, E>, rusqlite::Error> + Send + 'static,
-    done: oneshot::Sender<Result<Result<T, E>, LedgerError>>,
+    done: oneshot::Sender<Result<T, ChangeError<E>>>,
 ) -> Op
 where
     T: Send + 'static,
@@ -46,21 +47,30 @@ where
         let Some(change) = self.change.take() else {
             return Ok(());
         };
-        let result = change(connection)?;
-        let refused = result.is_err();
-        self.result = Some(result);
-        if refused {
-            // Undoes what it had done before it refused.
-            return Err(rusqlite::Error::QueryReturnedNoRows);
+        // Undoes what it had done before it was refused, or failed at what is in a row.
+        let undo = || Err(rusqlite::Error::QueryReturnedNoRows);
+        match change(connection) {
+            Ok(Ok(made)) => {
+                self.result = Some(Ok(made));
+                Ok(())
+            }
+            Ok(Err(refusal)) => {
+                self.result = Some(Err(ChangeError::Refused(refusal)));
+                undo()
+            }
+            Err(error) if !is_the_files(&error) => {
+                self.result = Some(Err(ChangeError::Row(error)));
+                undo()
+            }
+            Err(error) => Err(error),
         }
-        Ok(())
     }
 
     fn tell(self: Box<Self>, written: Result<(), LedgerError>) {
         let answer = match (written, self.result) {
-            (Ok(()), Some(result)) => Ok(result),
-            (Ok(()), None) => Err(LedgerError::Unwritable),
-            (Err(error), _) => Err(error),
+            (Ok(()), Some(result)) => result,
+            (Ok(()), None) => Err(LedgerError::Unwritable.into()),
+            (Err(error), _) => Err(error.into()),
         };
         let _ = self.done.send(answer);
     }

@@ -16,7 +16,7 @@ use super::queue::Queue;
 use super::run::micros;
 use super::schema::BUSY_TIMEOUT;
 use super::writer::Shared;
-use super::{LedgerError, Params, Sync};
+use super::{ChangeError, Params, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
@@ -200,10 +200,10 @@ impl Keeper {
         &self,
         change: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Option<T> {
-        let (done, receipt) = oneshot::channel::<Result<Result<T, ()>, LedgerError>>();
+        let (done, receipt) = oneshot::channel::<Result<T, ChangeError<()>>>();
         let op = change_op(move |connection| change(connection).map(Ok), done);
         self.queue.ask(op).ok()?;
-        receipt.blocking_recv().ok()?.ok()?.ok()
+        receipt.blocking_recv().ok()?.ok()
     }
 }
 

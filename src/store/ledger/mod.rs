@@ -125,6 +125,9 @@ pub enum ChangeError<E> {
     /// Nothing could be written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What stands in a row cannot be understood.
+    #[error("what stands in the ledger cannot be understood: {0}")]
+    Row(#[source] rusqlite::Error),
     /// It may not be made.
     #[error("refused")]
     Refused(E),
@@ -260,8 +263,7 @@ impl Ledger {
         let (done, receipt) = oneshot::channel();
         self.queue.ask(change::change_op(change, done))?;
         match receipt.await {
-            Ok(Ok(result)) => result.map_err(ChangeError::Refused),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(answer) => answer,
             Err(_) => Err(LedgerError::Closed.into()),
         }
     }

@@ -256,9 +256,21 @@ async fn a_refused_change_leaves_nothing_and_harms_nobody() {
         Ok(Err::<(), _>("no"))
     });
     let panics = ledger.change(|_| -> Result<Result<(), ()>, rusqlite::Error> { panic!("a bug") });
-    let (refused, panics, row) = tokio::join!(refused, panics, begin(&ledger, "a"));
+    let misread = ledger.change(|connection| {
+        connection.execute(
+            "INSERT INTO team (name, models, budgets, created) VALUES ('b', '[]', '[]', 0)",
+            [],
+        )?;
+        connection.query_row("SELECT name FROM team", [], |row| row.get::<_, i64>(0))?;
+        Ok(Ok::<_, ()>(()))
+    });
+    let (refused, panics, misread, row) =
+        tokio::join!(refused, panics, misread, begin(&ledger, "a"));
     assert!(matches!(refused, Err(ChangeError::Refused("no"))));
     assert!(panics.is_err());
+    // No disk is full.
+    assert!(matches!(misread, Err(ChangeError::Row(_))), "{misread:?}");
+    assert!(ledger.is_ready());
     row.settle(entry(None)).await.unwrap();
     assert_eq!(count(&ledger, "SELECT count(*) FROM team"), 0);
     ledger.close();

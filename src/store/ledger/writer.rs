@@ -401,7 +401,7 @@ fn unless_refused(written: Result<i64, rusqlite::Error>) -> Result<Option<i64>, 
 }
 
 /// Returns whether an error is the file's, and not the statement's.
-fn is_the_files(error: &rusqlite::Error) -> bool {
+pub(super) fn is_the_files(error: &rusqlite::Error) -> bool {
     !matches!(
         error.sqlite_error_code(),
         None | Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
