@@ -1,25 +1,18 @@
-//! `weir usage` and `weir keys`: their arguments.
+//! `weir keys`: its arguments.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
-use super::{ConfigArgs, EXIT_HELP, HashArgs};
-use crate::operator::{Format, KeysOptions, Op, UsageOptions, Wanted};
+use super::PlaceArgs;
+use crate::cli::{EXIT_HELP, HashArgs};
+use crate::operator::{KeysOptions, Op, Wanted};
 use crate::report::parse_time;
 use crate::store::keys::Rotation;
 use crate::store::keys::budget;
 use crate::store::keys::form::parse_grace;
-use crate::store::ledger::GroupBy;
 use crate::store::limits;
-
-const PLACE: &str = "Where";
-
-const USAGE_HELP: &str = "\
-Times are written 2026-11-25T21:00:00Z, 2026-11-25 (its first moment, UTC) or in seconds since 1970.
-Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
 const KEYS_HELP: &str = "\
 A budget is written \"50 USD/month\" or \"5000000 tokens/day\"; day, month or total, from midnight UTC or the first of
@@ -30,59 +23,6 @@ day), or \"10 concurrent\"; behind it may stand \"burst 10\" (requests of a minu
 With --ledger the file itself is changed. A gateway that runs on it notices within about a second; keys of the
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
-
-/// Which running gateway does it.
-#[derive(Args, Clone, Debug, Default)]
-pub(super) struct GatewayArgs {
-    /// The admin plane of a running gateway
-    /// [default: the one that the configuration says, else http://127.0.0.1:8081]
-    #[arg(long, value_name = "URL", help_heading = PLACE)]
-    admin: Option<String>,
-    /// A file with the admin token [default: $WEIR_ADMIN_TOKEN, else the configuration's]
-    #[arg(long, value_name = "FILE", help_heading = PLACE)]
-    token_file: Option<PathBuf>,
-    #[command(flatten)]
-    config: ConfigArgs,
-}
-
-/// Where it is done.
-#[derive(Args, Clone, Debug, Default)]
-struct PlaceArgs {
-    #[command(flatten)]
-    gateway: GatewayArgs,
-    /// The ledger's file itself instead of a running gateway
-    #[arg(long, value_name = "FILE", conflicts_with = "admin", help_heading = PLACE)]
-    ledger: Option<PathBuf>,
-}
-
-/// What to add up.
-#[derive(Args, Clone, Debug)]
-#[command(after_help = USAGE_HELP)]
-pub struct UsageArgs {
-    /// What it is added up by: team, key, model, upstream, day or hour
-    #[arg(long, value_name = "WHAT", default_value = "key", value_parser = group_by)]
-    by: GroupBy,
-    /// Requests from this time on [default: all that are in the ledger]
-    #[arg(long, value_name = "TIME")]
-    from: Option<String>,
-    /// Requests before this time [default: now]
-    #[arg(long, value_name = "TIME")]
-    to: Option<String>,
-    /// Requests of this key alone
-    #[arg(long, value_name = "NAME")]
-    key: Option<String>,
-    /// Requests of this team alone
-    #[arg(long, value_name = "NAME")]
-    team: Option<String>,
-    /// Write JSON
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Write CSV
-    #[arg(long)]
-    csv: bool,
-    #[command(flatten)]
-    place: PlaceArgs,
-}
 
 /// What can be done about gateway keys.
 #[derive(Debug, Subcommand)]
@@ -235,10 +175,6 @@ pub struct EditTeamArgs {
     at: AtArgs,
 }
 
-fn group_by(word: &str) -> Result<GroupBy, String> {
-    GroupBy::parse(word).ok_or_else(|| format!("must be one of {}", GroupBy::WORDS.join(", ")))
-}
-
 fn expires(text: &str) -> Result<Value, String> {
     match text {
         "never" => Ok(Value::Null),
@@ -257,46 +193,6 @@ fn or_none(
 }
 
 // === what they come to ===
-
-impl GatewayArgs {
-    pub(super) fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
-        Wanted {
-            config: self.config.path(env),
-            url: self.admin,
-            token_file: self.token_file,
-            ledger: None,
-        }
-    }
-}
-
-impl PlaceArgs {
-    fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
-        Wanted {
-            ledger: self.ledger,
-            ..self.gateway.wanted(env)
-        }
-    }
-}
-
-impl UsageArgs {
-    /// Returns where to ask, and what for.
-    pub fn options(self, env: &dyn Fn(&str) -> Option<String>) -> (Wanted, UsageOptions) {
-        let format = match (self.json, self.csv) {
-            (true, _) => Format::Json,
-            (_, true) => Format::Csv,
-            (false, false) => Format::Table,
-        };
-        let options = UsageOptions {
-            by: self.by,
-            from: self.from,
-            to: self.to,
-            key: self.key,
-            team: self.team,
-            format,
-        };
-        (self.place.wanted(env), options)
-    }
-}
 
 impl KeysCommand {
     /// Returns where to do it, and what; or the key to hash.
@@ -450,10 +346,7 @@ mod tests {
     #[test]
     fn mistakes_are_found_before_anybody_is_asked() {
         for args in [
-            &["usage", "--by", "user"][..],
-            &["usage", "--json", "--csv"],
-            &["usage", "--admin", "http://x", "--ledger", "x"],
-            &["keys", "new"],
+            &["keys", "new"][..],
             &["keys", "new", "a", "--budget", "much"],
             &["keys", "new", "a", "--limit", "60 requests"],
             &["keys", "new", "a", "--expires", "soon"],
