@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 use weir::cli::{Command, ConfigArgs, HashArgs};
 use weir::config::{self, Config, LogFormat};
-use weir::operator::{self, Failure, Place, Wanted};
+use weir::operator::{self, Failure, Place, Told, Wanted};
 use weir::{app, chat, keys, log, report};
 
 const MISTAKE: u8 = 1;
@@ -105,16 +105,20 @@ fn hash(args: &HashArgs) -> u8 {
 }
 
 /// Does something at a gateway or at a ledger's file, and prints what comes of it.
-fn operate(wanted: Wanted, act: impl AsyncFnOnce(&Place) -> Result<String, Failure>) -> u8 {
+fn operate<T: Into<Told>>(
+    wanted: Wanted,
+    act: impl AsyncFnOnce(&Place) -> Result<T, Failure>,
+) -> u8 {
     let runtime = match runtime(1) {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("cannot start: {error}"), INTERNAL),
     };
     let done = app::place(wanted, &context()).and_then(|place| runtime.block_on(act(&place)));
     match done {
-        Ok(text) => {
+        Ok(told) => {
+            let Told { text, note } = told.into();
             print(&text);
-            0
+            note.map_or(0, |note| complain(&plain_lines(&note), 0))
         }
         Err(failure) => {
             let code = if failure.is_users { MISTAKE } else { INTERNAL };

@@ -42,6 +42,21 @@ pub enum Place {
     },
 }
 
+/// What the user is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// What was asked for.
+    pub text: String,
+    /// What is worth a word beside it.
+    pub note: Option<String>,
+}
+
+impl From<String> for Told {
+    fn from(text: String) -> Self {
+        Self { text, note: None }
+    }
+}
+
 /// Where the user wants it done, as far as that was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {

@@ -122,20 +122,15 @@ async fn a_file_that_is_no_ledger_is_refused_and_none_is_made() {
 #[tokio::test]
 async fn usage_of_the_file() {
     let (_folder, place) = ledger();
-    let table = usage(&place, &by(GroupBy::Day, Format::Table))
-        .await
-        .unwrap();
+    let text = async |options| usage(&place, &options).await.unwrap().text;
+    let table = text(by(GroupBy::Day, Format::Table)).await;
     assert!(
         table.starts_with("DAY") && table.contains("\nTOTAL"),
         "{table}"
     );
-    let csv = usage(&place, &by(GroupBy::Model, Format::Csv))
-        .await
-        .unwrap();
+    let csv = text(by(GroupBy::Model, Format::Csv)).await;
     assert!(csv.starts_with("model,requests,"), "{csv}");
-    let json = usage(&place, &by(GroupBy::Team, Format::Json))
-        .await
-        .unwrap();
+    let json = text(by(GroupBy::Team, Format::Json)).await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["group_by"], "team");
     let mut wrong = by(GroupBy::Key, Format::Table);

@@ -3,10 +3,12 @@
 use std::time::SystemTime;
 
 use http::Method;
+use serde_json::Value;
 
 use super::gateway::{ask, encode};
-use super::{Failure, Place, file};
+use super::{Failure, Place, Told, file};
 use crate::report::{Usage, parse_time, to_csv, to_table};
+use crate::store::keys;
 use crate::store::ledger::{GroupBy, Query};
 
 /// What to add up, and how to write it.
@@ -38,11 +40,11 @@ pub enum Format {
     Csv,
 }
 
-/// Adds up, and returns what to print.
+/// Adds up, and returns what to print. Where nothing was used under a name that nobody has, a note says so.
 ///
 /// # Errors
 /// [`Failure`]
-pub async fn usage(place: &Place, options: &UsageOptions) -> Result<String, Failure> {
+pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failure> {
     let usage = match place {
         Place::Gateway { url, token } => {
             let path = format!("usage?{}", query(options)?);
@@ -68,12 +70,56 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<String, Fail
             Usage::new(report, from, to, options.by)
         }
     };
-    Ok(match options.format {
+    let note = match usage.data.is_empty() {
+        true => note(place, options).await?,
+        false => None,
+    };
+    let text = match options.format {
         Format::Table => to_table(&usage),
         Format::Csv => to_csv(&usage),
         // Texts and numbers always serialize.
         Format::Json => serde_json::to_string_pretty(&usage).unwrap_or_default() + "\n",
-    })
+    };
+    Ok(Told { text, note })
+}
+
+/// Says which of the names that were asked for is nobody's.
+async fn note(place: &Place, options: &UsageOptions) -> Result<Option<String>, Failure> {
+    for (what, name) in [("key", &options.key), ("team", &options.team)] {
+        if let Some(name) = name
+            && !is_known(place, what, name).await?
+        {
+            let note = format!("no {what} of the name `{name}` is known");
+            return Ok(Some(note));
+        }
+    }
+    Ok(None)
+}
+
+async fn is_known(place: &Place, what: &str, name: &str) -> Result<bool, Failure> {
+    match place {
+        Place::Gateway { url, token } => {
+            let listed = ask(url, token.as_ref(), Method::GET, &format!("{what}s"), None).await?;
+            let listed: Value = serde_json::from_slice(&listed).unwrap_or_default();
+            let mut all = listed["data"].as_array().into_iter().flatten();
+            Ok(all.any(|one| one["name"] == *name))
+        }
+        Place::File { path, configured } => {
+            let is_configured = match what {
+                "key" => configured.keys.iter().any(|key| *key.terms.name == *name),
+                _ => configured.teams.iter().any(|team| *team.name == *name),
+            };
+            let (is_key, name) = (what == "key", name.to_owned());
+            let reader = file::reader(path)?;
+            let is_made = reader.read(move |file| match is_key {
+                true => {
+                    Ok(keys::find_key(file, &name)?.is_some_and(|key| *key.terms.name == *name))
+                }
+                false => Ok(keys::find_team(file, &name)?.is_some()),
+            });
+            Ok(is_configured || is_made.await?)
+        }
+    }
 }
 
 fn query(options: &UsageOptions) -> Result<String, Failure> {

@@ -208,6 +208,33 @@ async fn a_table_for_people_and_json_for_machines() {
     let json = weir_usage(&["--by", "team", "--json"]).await.stdout;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["group_by"], "team");
+    // A slip in a name is no empty table like any other.
+    let ledger = gateway.dir.path().join(".local/share/weir/weir.db");
+    for (args, word) in [
+        (["--key", "nobody"], Some("no key of the name `nobody`")),
+        (["--team", "nobody"], Some("no team of the name `nobody`")),
+        (["--key", "bob"], None),
+    ] {
+        for to in ["2020-01-01", "2120-01-01"] {
+            let told = weir_usage(&[&args[..], &["--to", to]].concat()).await;
+            assert!(told.status.success(), "{}", told.stderr);
+            match word {
+                Some(word) => assert!(told.stderr.contains(word), "{}", told.stderr),
+                None => assert_eq!(told.stderr, ""),
+            }
+        }
+    }
+    let mut command = weir(gateway.dir.path());
+    command
+        .args(["usage", "--key", "nobody", "--ledger"])
+        .arg(ledger);
+    let told = run(command).await;
+    assert!(told.status.success(), "{}", told.stderr);
+    assert!(
+        told.stderr.contains("no key of the name"),
+        "{}",
+        told.stderr
+    );
     let wrong = weir_usage(&["--from", "yesterday"]).await;
     assert_eq!(wrong.status.code(), Some(1));
     assert!(wrong.stderr.contains("--from"), "{}", wrong.stderr);
