@@ -132,7 +132,7 @@ impl From<DirectoryError> for Problem {
                 )
             }
             DirectoryError::Read(_) => Self::unavailable(
-                "It is written, but the budgets could not be counted; they stay as they were until the next change.",
+                "It is written, but the budgets could not be counted; they stay as they were until they can be.",
             ),
             DirectoryError::Randomness | DirectoryError::BrokeOff => {
                 tracing::error!(%error, "a change of keys or teams failed");

@@ -166,7 +166,10 @@ impl Reloader {
         let mut warnings = Vec::new();
         if self.fixed.directory.reconfigure(configured).await.is_err() {
             // Logged where it happened.
-            warnings.push("budgets: stay as they were, since the ledger cannot be read".to_owned());
+            warnings.push(
+                "budgets: stay as they were until the ledger can be read; keys that have got their first one open nothing until then"
+                    .to_owned(),
+            );
         }
         for (team, keys) in self.fixed.directory.without_team() {
             warnings.push(ledger_look::without_team(&team, &keys));

@@ -110,6 +110,10 @@ fn key(asked: &Secret, findings: &Findings) -> Key {
             ("shadowed", Some(reason.to_owned()))
         }
         KeyState::TeamMissing => ("team_missing", Some("its team is not there".to_owned())),
+        KeyState::Uncounted => (
+            "uncounted",
+            Some("what it has used before cannot be read from the ledger yet".to_owned()),
+        ),
     };
     let text = |field: &str| view.terms.get(field).and_then(Value::as_str);
     let previous = view.previous.as_ref().filter(|_| *is_previous);

@@ -67,7 +67,7 @@ pub struct Key {
     pub team: Option<String>,
     /// `config`, or `admin` for one made at run time.
     pub source: Option<String>,
-    /// `active`, `expired`, `revoked`, `shadowed` or `team_missing`.
+    /// `active`, `expired`, `revoked`, `shadowed`, `team_missing` or `uncounted`.
     pub state: Option<String>,
     /// When it ends, RFC 3339.
     pub expires: Option<String>,

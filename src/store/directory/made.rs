@@ -36,6 +36,7 @@ impl Made {
             configured: configured.clone(),
             keys: self.keys,
             teams: self.teams,
+            ..Entries::default()
         };
         entries.without_team()
     }

@@ -125,16 +125,9 @@ impl Entries {
             key.revoked.is_none() && !is_shadowed && self.has_its_team(&key.terms)
         };
         for key in self.keys.values().filter(counts) {
-            let params = self.params(&key.terms, key.digest);
-            if let Some(previous) = &key.previous {
-                let ends = system_time(previous.expires);
-                ring.push(KeyParams {
-                    digest: previous.digest,
-                    expires: Some(params.expires.map_or(ends, |expires| expires.min(ends))),
-                    ..params.clone()
-                });
+            if self.is_counted(&key.terms) {
+                self.hang(key, &mut ring);
             }
-            ring.push(params);
             limit(&key.terms);
             budgets.push((
                 Holder::Key(Arc::clone(&key.terms.name)),
@@ -143,7 +136,9 @@ impl Entries {
         }
         // Behind the others, so that of two with one digest it is the configuration's that counts.
         for key in &self.configured.keys {
-            ring.push(self.params(&key.terms, key.digest));
+            if self.is_counted(&key.terms) {
+                ring.push(self.params(&key.terms, key.digest));
+            }
             limit(&key.terms);
             budgets.push((
                 Holder::Key(Arc::clone(&key.terms.name)),
@@ -164,6 +159,20 @@ impl Entries {
             budgets,
             limits,
         }
+    }
+
+    /// Hangs the secrets of a key made at run time on the ring.
+    fn hang(&self, key: &RuntimeKey, ring: &mut Vec<KeyParams>) {
+        let params = self.params(&key.terms, key.digest);
+        if let Some(previous) = &key.previous {
+            let ends = system_time(previous.expires);
+            ring.push(KeyParams {
+                digest: previous.digest,
+                expires: Some(params.expires.map_or(ends, |expires| expires.min(ends))),
+                ..params.clone()
+            });
+        }
+        ring.push(params);
     }
 
     /// Tells of everything that was made at run time and does not count.

@@ -8,8 +8,10 @@
 //! (`others`).
 //!
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
-//! client that leaves in the middle stops none of it.
+//! client that leaves in the middle stops none of it. Budgets that cannot be counted then are counted as soon as they can
+//! be (`counting`).
 
+mod counting;
 mod find;
 mod made;
 mod merge;
@@ -18,7 +20,7 @@ mod others;
 mod tests;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -27,12 +29,13 @@ use rusqlite::Connection;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex as AsyncMutex;
 
+use self::counting::{Counting, List};
 pub use self::find::Found;
 pub use self::made::Made;
 use self::made::{Keys, Teams, made};
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
-use super::budgets::{Budget, Budgets, Holder};
+use super::budgets::{Budgets, Holder};
 use super::keyring::CurrentKeyring;
 use super::keys::{
     self, Author, Changed, Fresh, KeyEdit, KeyTerms, Refusal, Rotation, RuntimeKey, RuntimeTeam,
@@ -84,7 +87,8 @@ pub enum DirectoryError {
     /// What stands of it in the ledger cannot be understood: somebody wrote it by hand, wrongly. Nothing has changed.
     #[error("what stands of it in the ledger cannot be understood: {0}")]
     Row(#[source] rusqlite::Error),
-    /// What the ledger says could not be read. Keys are as they should be, budgets as they were before.
+    /// What budgets have used could not be read. Keys are as they should be, budgets as they were before, until they can
+    /// be counted.
     #[error("the ledger cannot be read")]
     Read(#[from] ReadError),
     /// The system has no randomness to make a key of.
@@ -104,8 +108,8 @@ pub struct Directory {
     limits: Arc<Limits>,
     ring: CurrentKeyring,
     entries: Mutex<Entries>,
-    /// Held for as long as one change takes: they come one by one. Inside are the budgets that were set last.
-    changing: AsyncMutex<Vec<(Holder, Vec<Budget>)>>,
+    /// Held for as long as one change takes: they come one by one.
+    changing: AsyncMutex<Counting>,
 }
 
 /// What is there.
@@ -114,6 +118,8 @@ struct Entries {
     configured: Configured,
     keys: Keys,
     teams: Teams,
+    /// Whose budgets should be counted, and are not: without a bound they open nothing.
+    uncounted: HashSet<Holder>,
 }
 
 /// Who acts when the admin API does.
@@ -140,6 +146,7 @@ impl Directory {
             configured,
             keys,
             teams,
+            uncounted: HashSet::new(),
         };
         let Merged {
             ring,
@@ -156,7 +163,7 @@ impl Directory {
             limits,
             ring: Arc::new(ArcSwap::from_pointee(ring)),
             entries: Mutex::new(entries),
-            changing: AsyncMutex::new(list),
+            changing: AsyncMutex::new(Counting::of(list)),
         }))
     }
 
@@ -185,12 +192,12 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError::Read`]: the new keys count, the budgets are as they were before.
     pub async fn reconfigure(&self, configured: Configured) -> Result<(), DirectoryError> {
-        let mut set = self.changing.lock().await;
+        let mut counting = self.changing.lock().await;
         let list = self.update(|entries| {
             entries.configured = configured;
             entries.warn();
         });
-        self.set_budgets(&mut set, list).await
+        Ok(self.count(&mut counting, list).await?)
     }
 
     /// Returns every key, the configuration's first.
@@ -220,7 +227,8 @@ impl Directory {
         self.entries().team_view(name)
     }
 
-    /// Makes a key, and returns its secret, which is kept nowhere.
+    /// Makes a key, and returns its secret, which is kept nowhere. Where its budgets cannot be counted it opens nothing until
+    /// they are; see [`KeyState::Uncounted`].
     ///
     /// # Errors
     /// [`DirectoryError`]
@@ -349,7 +357,7 @@ impl Directory {
         let forget = |entries: &mut Entries, team: RuntimeTeam| {
             entries.teams.remove(&team.terms.name);
         };
-        self.change(make, forget).await
+        self.change(make, forget, |_, _| ()).await
     }
 
     /// Notes in the audit what was done otherwise than here.
@@ -376,11 +384,10 @@ impl Directory {
         F: FnOnce(&Connection, &Author) -> Changed<RuntimeKey> + Send + 'static,
     {
         let keep = |entries: &mut Entries, key: RuntimeKey| {
-            let view = entries.view_of(&key, Timestamp::now());
             entries.keys.insert(Arc::clone(&key.terms.name), key);
-            view
         };
-        self.change(make, keep).await
+        let show = |entries: &Entries, key: &RuntimeKey| entries.view_of(key, Timestamp::now());
+        self.change(make, keep, show).await
     }
 
     async fn change_team<F>(
@@ -391,45 +398,44 @@ impl Directory {
         F: FnOnce(&Connection, &Author) -> Changed<RuntimeTeam> + Send + 'static,
     {
         let keep = |entries: &mut Entries, team: RuntimeTeam| {
-            let view = entries.view_of_team(&team);
             entries.teams.insert(Arc::clone(&team.terms.name), team);
-            view
         };
-        self.change(make, keep).await
+        self.change(make, keep, Entries::view_of_team).await
     }
 
     /// Makes a change everywhere. `make` looks at what is there and returns what to do in the ledger; `keep` does the
-    /// same to what is in memory.
+    /// same to what is in memory, and `show` says what has come of it.
     async fn change<F, T, V>(
         self: &Arc<Self>,
         make: impl FnOnce(&Entries) -> Result<F, Refusal> + Send + 'static,
-        keep: impl FnOnce(&mut Entries, T) -> V + Send + 'static,
+        keep: impl FnOnce(&mut Entries, T) + Send + 'static,
+        show: impl FnOnce(&Entries, &T) -> V + Send + 'static,
     ) -> Result<V, DirectoryError>
     where
         F: FnOnce(&Connection, &Author) -> Changed<T> + Send + 'static,
-        T: Send + 'static,
+        T: Clone + Send + Sync + 'static,
         V: Send + 'static,
     {
         let this = Arc::clone(self);
         // On a task of its own: whoever asked may leave between the ledger and the ring.
         let changing = tokio::spawn(async move {
-            let mut set = this.changing.lock().await;
+            let mut counting = this.changing.lock().await;
             let change = make(&this.entries())?;
             let author = this.author();
             let made = this
                 .ledger
                 .change(move |file| change(file, &author))
                 .await?;
-            let mut view = None;
-            let list = this.update(|entries| view = Some(keep(entries, made)));
-            this.set_budgets(&mut set, list).await?;
-            view.ok_or(DirectoryError::BrokeOff)
+            let list = this.update(|entries| keep(entries, made.clone()));
+            // The change is made, whatever comes of it: a secret that is not handed out now never will be.
+            let _ = this.count(&mut counting, list).await;
+            Ok(show(&this.entries(), &made))
         });
         changing.await.map_err(|_| DirectoryError::BrokeOff)?
     }
 
     /// Changes what is there, puts a new ring and new limits in the place of the old ones, and returns the budgets to set.
-    fn update(&self, change: impl FnOnce(&mut Entries)) -> Vec<(Holder, Vec<Budget>)> {
+    fn update(&self, change: impl FnOnce(&mut Entries)) -> List {
         let mut entries = self.entries();
         change(&mut entries);
         let Merged {
@@ -441,25 +447,6 @@ impl Directory {
         self.limits.replace(&limits);
         self.ring.store(Arc::new(ring));
         budgets
-    }
-
-    async fn set_budgets(
-        &self,
-        set: &mut Vec<(Holder, Vec<Budget>)>,
-        list: Vec<(Holder, Vec<Budget>)>,
-    ) -> Result<(), DirectoryError> {
-        if *set == list {
-            return Ok(());
-        }
-        let (budgets, new) = (Arc::clone(&self.budgets), list.clone());
-        let reader = self.ledger.reader();
-        let replacing = reader.read(move |file| budgets.replace(new, file, Timestamp::now()));
-        if let Err(error) = replacing.await {
-            tracing::error!(%error, "the ledger cannot be read; budgets stay as they were");
-            return Err(error.into());
-        }
-        *set = list;
-        Ok(())
     }
 
     fn author(&self) -> Author {

@@ -36,7 +36,8 @@ impl Directory {
     /// Looks once, and takes over what has changed.
     pub(super) async fn look(&self, notice: &mut Notice) -> Result<(), DirectoryError> {
         // From before the look: what this process changes meanwhile must not be undone by what was read before it.
-        let mut set = self.changing.lock().await;
+        let mut counting = self.changing.lock().await;
+        self.count_again(&mut counting).await;
         let mut looking = std::mem::replace(notice, self.ledger.notice());
         let looked = tokio::task::spawn_blocking(move || {
             let found = looking.look(made);
@@ -59,6 +60,8 @@ impl Directory {
             entries.teams = teams;
             entries.warn();
         });
-        self.set_budgets(&mut set, list).await
+        // What cannot be counted now is tried again with the next look.
+        let _ = self.count(&mut counting, list).await;
+        Ok(())
     }
 }

@@ -31,6 +31,8 @@ pub enum KeyState {
     Shadowed,
     /// Its team is not there.
     TeamMissing,
+    /// It has got its first budget, or its team has, and what it has used before cannot be read from the ledger yet.
+    Uncounted,
 }
 
 /// What may be shown of a key.
@@ -87,7 +89,7 @@ pub struct TeamView {
 impl Entries {
     pub(super) fn key_views(&self, now: Timestamp) -> Vec<KeyView> {
         let configured = self.configured.keys.iter();
-        let configured = configured.map(|key| view_of_configured(key, now));
+        let configured = configured.map(|key| self.view_of_configured(key, now));
         let made = self.keys.values().map(|key| self.view_of(key, now));
         configured.chain(made).collect()
     }
@@ -95,7 +97,7 @@ impl Entries {
     pub(super) fn key_view(&self, which: &str, now: Timestamp) -> Option<KeyView> {
         let configured = self.configured_key(which);
         configured
-            .map(|key| view_of_configured(key, now))
+            .map(|key| self.view_of_configured(key, now))
             .or_else(|| self.made_key(which).map(|key| self.view_of(key, now)))
     }
 
@@ -123,7 +125,7 @@ impl Entries {
         } else if !self.has_its_team(&key.terms) {
             KeyState::TeamMissing
         } else {
-            state_in_time(&key.terms, now)
+            self.state_in_time(&key.terms, now)
         };
         let previous = key
             .previous
@@ -180,25 +182,26 @@ impl Entries {
             .map(|terms| terms.name.to_string())
             .collect()
     }
-}
 
-fn view_of_configured(key: &ConfiguredKey, now: Timestamp) -> KeyView {
-    KeyView {
-        id: None,
-        name: key.terms.name.to_string(),
-        source: Source::Config,
-        state: state_in_time(&key.terms, now),
-        shadowed: false,
-        terms: form::of_key(&key.terms),
-        created: None,
-        revoked: None,
-        previous: None,
+    fn view_of_configured(&self, key: &ConfiguredKey, now: Timestamp) -> KeyView {
+        KeyView {
+            id: None,
+            name: key.terms.name.to_string(),
+            source: Source::Config,
+            state: self.state_in_time(&key.terms, now),
+            shadowed: false,
+            terms: form::of_key(&key.terms),
+            created: None,
+            revoked: None,
+            previous: None,
+        }
     }
-}
 
-fn state_in_time(terms: &KeyTerms, now: Timestamp) -> KeyState {
-    match terms.expires {
-        Some(expires) if expires <= now => KeyState::Expired,
-        Some(_) | None => KeyState::Active,
+    fn state_in_time(&self, terms: &KeyTerms, now: Timestamp) -> KeyState {
+        match terms.expires {
+            Some(expires) if expires <= now => KeyState::Expired,
+            Some(_) | None if !self.is_counted(terms) => KeyState::Uncounted,
+            Some(_) | None => KeyState::Active,
+        }
     }
 }
