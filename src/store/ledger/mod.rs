@@ -136,6 +136,7 @@ pub enum ChangeError<E> {
 /// A handle to the ledger; clones are the same one.
 #[derive(Clone)]
 pub struct Ledger {
+    id: Arc<str>,
     path: Arc<Path>,
     queue: Arc<Queue>,
     /// Ends the threads with the last handle, should nobody have closed the ledger.
@@ -194,6 +195,7 @@ impl Ledger {
             spawn("ledger-keeper", Box::new(move || keeper.run()))?,
         ];
         Ok(Self {
+            id: opened.id.into(),
             path: params.path.clone().into(),
             _end: Arc::new(End(Arc::clone(&queue))),
             queue,
@@ -201,6 +203,11 @@ impl Ledger {
             shared,
             threads: Arc::new(Mutex::new(threads)),
         })
+    }
+
+    /// Returns which ledger this is: made once, with the file, and kept in it. A copy of the file is the same ledger.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
     }
 
     /// Opens a row and waits until a killed process would not lose it.

@@ -14,7 +14,7 @@ use super::run::Run;
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
-pub const VERSION: i64 = 3;
+pub const VERSION: i64 = 4;
 
 /// "Weir", so that `file` and SQLite itself can tell whose it is.
 const APPLICATION_ID: i64 = 0x5765_6972;
@@ -25,7 +25,11 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TABLES: &str = include_str!("schema.sql");
 
 /// What makes tables of each version those of the next one, from the first version on.
-const STEPS: [&str; 2] = [include_str!("schema-2.sql"), include_str!("schema-3.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("schema-2.sql"),
+    include_str!("schema-3.sql"),
+    include_str!("schema-4.sql"),
+];
 
 /// Why the ledger was not opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,8 @@ pub enum OpenError {
 
 /// A ledger that can be written.
 pub(super) struct Opened {
+    /// Which ledger it is.
+    pub(super) id: String,
     pub(super) connection: Connection,
     pub(super) run: Run,
     /// Where the file lies.
@@ -157,6 +163,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
             "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
         ))
         .map_err(read_failure)?;
+    let id = ledger_id(&transaction).map_err(read_failure)?;
     let run = Run::begin(&transaction, path)?;
     let (interrupted, dead) = run.settle_the_dead(&transaction, path)?;
     transaction.commit().map_err(read_failure)?;
@@ -176,6 +183,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         }
     };
     Ok(Opened {
+        id,
         connection,
         run,
         presence,
@@ -300,6 +308,11 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
 
 fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn ledger_id(connection: &Connection) -> Result<String, rusqlite::Error> {
+    let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
+    connection.query_row(sql, [], |row| row.get(0))
 }
 
 fn prepare(connection: &Connection, sync: Sync) -> Result<(), rusqlite::Error> {

@@ -1,6 +1,15 @@
 -- The ledger of Weir. Times are microseconds since 1970 (UTC) or durations in microseconds; money is nano-dollars;
 -- token classes do not overlap. Read it with `sqlite3 -readonly weir.db`, while Weir runs or not.
 
+-- What is true of the file as a whole.
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID, STRICT;
+
+-- Which ledger this is, wherever the file lies. A copy of the file is the same ledger.
+INSERT INTO meta VALUES ('ledger_id', lower(hex(randomblob(16))));
+
 -- The processes that have written here.
 CREATE TABLE run (
     id INTEGER PRIMARY KEY,

@@ -521,7 +521,7 @@ async fn tables_of_the_first_version_become_todays() {
              ) WITHOUT ROWID, STRICT;
              INSERT INTO forgotten VALUES ('alice', '', 1, 2, 3);
              DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
-             ALTER TABLE team DROP COLUMN limits;
+             ALTER TABLE team DROP COLUMN limits; DROP TABLE meta;
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
         .unwrap();
@@ -534,6 +534,29 @@ async fn tables_of_the_first_version_become_todays() {
         3
     );
     ledger.close();
+}
+
+#[tokio::test]
+async fn a_ledger_keeps_its_id_and_no_other_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let open = || {
+        let ledger = Ledger::open(&params).unwrap();
+        ledger.close();
+        ledger.id().to_string()
+    };
+    let id = open();
+    assert_eq!(id.len(), 32, "{id}");
+    assert_eq!(open(), id);
+    std::fs::remove_file(&params.path).unwrap();
+    assert_ne!(open(), id);
+    // Tables that are older are given one.
+    let connection = Connection::open(&params.path).unwrap();
+    connection
+        .execute_batch("DROP TABLE meta; PRAGMA user_version = 3")
+        .unwrap();
+    let id = open();
+    assert_eq!(open(), id);
 }
 
 #[tokio::test]
