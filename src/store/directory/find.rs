@@ -51,7 +51,7 @@ impl Entries {
             return self.find_named(&key.terms.name, now);
         }
         let is_previous = |previous: &Previous| previous.digest == *digest;
-        let mut made = self.keys.values();
+        let mut made = self.made.keys.values();
         let key = made
             .find(|key| key.digest == *digest || key.previous.as_ref().is_some_and(is_previous))?;
         Some(Found {

@@ -40,7 +40,7 @@ impl Entries {
 
     /// Returns the team that counts under a name.
     fn team_terms(&self, name: &str) -> Option<&TeamTerms> {
-        let made = || self.teams.get(name).map(|team| &team.terms);
+        let made = || self.made.teams.get(name).map(|team| &team.terms);
         self.configured_team(name).or_else(made)
     }
 
@@ -50,8 +50,8 @@ impl Entries {
             let previous = key.previous.as_ref();
             *key.id == *which || previous.is_some_and(|previous| *previous.id == *which)
         };
-        let by_id = || self.keys.values().find(has_id);
-        self.keys.get(which).or_else(by_id)
+        let by_id = || self.made.keys.values().find(has_id);
+        self.made.keys.get(which).or_else(by_id)
     }
 
     /// Checks that there is a key to change under an id or a name. A name means the configuration's, where both have it,
@@ -61,7 +61,7 @@ impl Entries {
             // The ledger has the last word: another process may have made it.
             return Ok(());
         }
-        Err(match self.keys.get(which) {
+        Err(match self.made.keys.get(which) {
             Some(made) => Refusal::Shadowed {
                 id: Arc::clone(&made.id),
             },
@@ -72,7 +72,7 @@ impl Entries {
     /// Checks that there is a team to change under a name.
     pub(super) fn editable_team(&self, name: &str) -> Result<(), Refusal> {
         match self.configured_team(name) {
-            Some(_) if !self.teams.contains_key(name) => Err(Refusal::Configured),
+            Some(_) if !self.made.teams.contains_key(name) => Err(Refusal::Configured),
             Some(_) | None => Ok(()),
         }
     }
@@ -92,7 +92,7 @@ impl Entries {
     /// Returns the keys made at run time whose team is not there, by team.
     pub(super) fn without_team(&self) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
         let mut teams: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        let living = self.keys.values().filter(|key| key.revoked.is_none());
+        let living = self.made.keys.values().filter(|key| key.revoked.is_none());
         for key in living.filter(|key| !self.has_its_team(&key.terms)) {
             if let Some(team) = &key.terms.team {
                 let keys = teams.entry(Arc::clone(team)).or_default();
@@ -124,7 +124,7 @@ impl Entries {
             let is_shadowed = names.contains(&*key.terms.name) || digests.contains(&key.digest);
             key.revoked.is_none() && !is_shadowed && self.has_its_team(&key.terms)
         };
-        for key in self.keys.values().filter(counts) {
+        for key in self.made.keys.values().filter(counts) {
             if self.is_counted(&key.terms) {
                 self.hang(key, &mut ring);
             }
@@ -145,7 +145,7 @@ impl Entries {
                 key.terms.budgets.clone(),
             ));
         }
-        let made = self.teams.values().map(|team| &team.terms);
+        let made = self.made.teams.values().map(|team| &team.terms);
         let made = made.filter(|team| self.configured_team(&team.name).is_none());
         for team in self.configured.teams.iter().chain(made) {
             budgets.push((Holder::Team(Arc::clone(&team.name)), team.budgets.clone()));
@@ -177,7 +177,7 @@ impl Entries {
 
     /// Tells of everything that was made at run time and does not count.
     pub(super) fn warn(&self) {
-        for key in self.keys.values().filter(|key| key.revoked.is_none()) {
+        for key in self.made.keys.values().filter(|key| key.revoked.is_none()) {
             let (name, id) = (&*key.terms.name, &*key.id);
             if self.is_shadowed(key) {
                 tracing::warn!(
@@ -195,7 +195,7 @@ impl Entries {
             }
         }
         let shadowed = |name: &&Arc<str>| self.configured_team(name).is_some();
-        for name in self.teams.keys().filter(shadowed) {
+        for name in self.made.teams.keys().filter(shadowed) {
             tracing::warn!(
                 team = &**name,
                 "a team made at run time is shadowed by one of the configuration"

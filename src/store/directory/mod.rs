@@ -32,7 +32,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use self::counting::{Counting, List};
 pub use self::find::Found;
 pub use self::made::Made;
-use self::made::{Keys, Teams, made};
+use self::made::made;
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budgets, Holder};
@@ -116,8 +116,7 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct Entries {
     configured: Configured,
-    keys: Keys,
-    teams: Teams,
+    made: Made,
     /// Whose budgets should be counted, and are not: without a bound they open nothing.
     uncounted: HashSet<Holder>,
 }
@@ -141,11 +140,10 @@ impl Directory {
         actor: &'static str,
     ) -> Result<Arc<Self>, DirectoryError> {
         let reader = ledger.reader();
-        let (keys, teams) = reader.read_now(made)?;
+        let made = reader.read_now(made)?;
         let entries = Entries {
             configured,
-            keys,
-            teams,
+            made,
             uncounted: HashSet::new(),
         };
         let Merged {
@@ -355,7 +353,9 @@ impl Directory {
             })
         };
         let forget = |entries: &mut Entries, team: RuntimeTeam| {
-            entries.teams.remove(&team.terms.name);
+            entries.made.teams.remove(&team.terms.name);
+            let deleted = &mut entries.made.deleted;
+            deleted.insert(team.terms.name, team.version);
         };
         self.change(make, forget, |_, _| ()).await
     }
@@ -384,7 +384,7 @@ impl Directory {
         F: FnOnce(&Connection, &Author) -> Changed<RuntimeKey> + Send + 'static,
     {
         let keep = |entries: &mut Entries, key: RuntimeKey| {
-            entries.keys.insert(Arc::clone(&key.terms.name), key);
+            entries.made.keys.insert(Arc::clone(&key.terms.name), key);
         };
         let show = |entries: &Entries, key: &RuntimeKey| entries.view_of(key, Timestamp::now());
         self.change(make, keep, show).await
@@ -398,7 +398,11 @@ impl Directory {
         F: FnOnce(&Connection, &Author) -> Changed<RuntimeTeam> + Send + 'static,
     {
         let keep = |entries: &mut Entries, team: RuntimeTeam| {
-            entries.teams.insert(Arc::clone(&team.terms.name), team);
+            entries.made.deleted.remove(&team.terms.name);
+            entries
+                .made
+                .teams
+                .insert(Arc::clone(&team.terms.name), team);
         };
         self.change(make, keep, Entries::view_of_team).await
     }

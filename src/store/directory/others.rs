@@ -45,19 +45,15 @@ impl Directory {
         });
         let (looking, found) = looked.await.map_err(|_| ReadError::BrokeOff)?;
         *notice = looking;
-        let Some((keys, teams)) = found? else {
+        let Some(made) = found? else {
             return Ok(());
         };
-        {
-            let entries = self.entries();
-            if entries.keys == keys && entries.teams == teams {
-                return Ok(());
-            }
+        if self.entries().made == made {
+            return Ok(());
         }
         tracing::info!("keys or teams were changed by another process");
         let list = self.update(|entries| {
-            entries.keys = keys;
-            entries.teams = teams;
+            entries.made = made;
             entries.warn();
         });
         // What cannot be counted now is tried again with the next look.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{ConfiguredKey, Entries};
+use crate::store::keys::audit::second;
 use crate::store::keys::{KeyTerms, RuntimeKey, RuntimeTeam, TeamTerms, form};
 
 /// Where a key or a team was made.
@@ -90,7 +91,7 @@ impl Entries {
     pub(super) fn key_views(&self, now: Timestamp) -> Vec<KeyView> {
         let configured = self.configured.keys.iter();
         let configured = configured.map(|key| self.view_of_configured(key, now));
-        let made = self.keys.values().map(|key| self.view_of(key, now));
+        let made = self.made.keys.values().map(|key| self.view_of(key, now));
         configured.chain(made).collect()
     }
 
@@ -104,7 +105,7 @@ impl Entries {
     pub(super) fn team_views(&self) -> Vec<TeamView> {
         let configured = self.configured.teams.iter();
         let configured = configured.map(|team| self.view_of_configured_team(team));
-        let made = self.teams.values().map(|team| self.view_of_team(team));
+        let made = self.made.teams.values().map(|team| self.view_of_team(team));
         configured.chain(made).collect()
     }
 
@@ -112,7 +113,12 @@ impl Entries {
         let configured = self.configured_team(name);
         configured
             .map(|team| self.view_of_configured_team(team))
-            .or_else(|| self.teams.get(name).map(|team| self.view_of_team(team)))
+            .or_else(|| {
+                self.made
+                    .teams
+                    .get(name)
+                    .map(|team| self.view_of_team(team))
+            })
     }
 
     /// Shows a key made at run time.
@@ -138,7 +144,7 @@ impl Entries {
             state,
             shadowed,
             terms: form::of_key(&key.terms),
-            created: Some(key.created.to_string()),
+            created: Some(second(key.created).to_string()),
             revoked: key.revoked.map(|time| time.to_string()),
             previous: previous.map(|previous| PreviousView {
                 id: previous.id.to_string(),
@@ -159,7 +165,7 @@ impl Entries {
                 true => Vec::new(),
                 false => self.keys_of(&team.terms.name),
             },
-            created: Some(team.created.to_string()),
+            created: Some(second(team.created).to_string()),
         }
     }
 
@@ -176,7 +182,7 @@ impl Entries {
 
     fn keys_of(&self, team: &str) -> Vec<String> {
         let configured = self.configured.keys.iter().map(|key| &key.terms);
-        let made = self.keys.values().filter(|key| key.revoked.is_none());
+        let made = self.made.keys.values().filter(|key| key.revoked.is_none());
         let all = configured.chain(made.map(|key| &key.terms));
         all.filter(|terms| terms.team.as_deref() == Some(team))
             .map(|terms| terms.name.to_string())

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 /// Whoever changes something, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
-    /// `admin` for the admin API, `cli` for the command line on the file itself.
+    /// `admin` for the admin API, `cli` for the command line on the file itself, `replica` for another gateway that shares
+    /// its keys.
     pub actor: &'static str,
     /// The time of the change.
     pub at: Timestamp,
@@ -32,10 +33,17 @@ pub struct Audited {
 }
 
 impl Author {
-    /// Returns the time to the second, which is enough for what people read.
-    pub(super) fn second(&self) -> Timestamp {
-        Timestamp::from_second(self.at.as_second()).unwrap_or(self.at)
+    /// Returns the version of what is changed now: the time in microseconds, but later than the version before, whatever
+    /// the clock says. So of two changes of which one knew the other the later one has the greater version, at whichever
+    /// gateways they were made.
+    pub fn version(&self, before: i64) -> i64 {
+        self.at.as_microsecond().max(before.saturating_add(1))
     }
+}
+
+/// Returns a time to the second, which is enough for what people read.
+pub fn second(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// Writes a row.

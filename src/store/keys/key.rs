@@ -94,26 +94,14 @@ pub fn create_key(
         id: Arc::clone(&fresh.id),
         digest: fresh.digest,
         terms: terms.clone(),
-        created: author.second(),
+        // Whole: of two keys of one name, made at two gateways, the older one keeps it.
+        created: author.at,
         revoked: None,
         previous: None,
+        version: author.version(0),
+        rotated: author.version(0),
     };
-    connection.execute(
-        "INSERT INTO api_key (id, name, team, digest, models, paths, budgets, created, expires, limits)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-        params![
-            &*key.id,
-            &*terms.name,
-            terms.team.as_deref(),
-            key.digest,
-            patterns_json(&terms.models),
-            patterns_json(&terms.paths),
-            budgets_json(&terms.budgets),
-            key.created.as_microsecond(),
-            terms.expires.map(Timestamp::as_microsecond),
-            limits_json(&terms.limits),
-        ],
-    )?;
+    write_key(connection, &key)?;
     let mut detail = form::of_key(terms);
     detail.insert("id".into(), Value::from(&*key.id));
     audit::note(connection, author, "key.create", &terms.name, detail)?;
@@ -158,19 +146,9 @@ pub fn edit_key(
     if let Some(limits) = edit.limits {
         terms.limits = limits;
     }
-    connection.execute(
-        "UPDATE api_key SET team = ?2, models = ?3, paths = ?4, budgets = ?5, expires = ?6, limits = ?7 WHERE id = ?1",
-        params![
-            &*key.id,
-            terms.team.as_deref(),
-            patterns_json(&terms.models),
-            patterns_json(&terms.paths),
-            budgets_json(&terms.budgets),
-            terms.expires.map(Timestamp::as_microsecond),
-            limits_json(&terms.limits),
-        ],
-    )?;
-    let detail = audit::difference(&before, &form::of_key(terms));
+    key.version = author.version(key.version);
+    write_key(connection, &key)?;
+    let detail = audit::difference(&before, &form::of_key(&key.terms));
     audit::note(connection, author, "key.edit", &key.terms.name, detail)?;
     Ok(Ok(key))
 }
@@ -210,18 +188,9 @@ pub fn rotate_key(
         digest: old_digest,
         expires,
     });
+    key.rotated = author.version(key.rotated);
+    write_key(connection, &key)?;
     let previous = key.previous.as_ref();
-    connection.execute(
-        "UPDATE api_key SET id = ?2, digest = ?3, old_id = ?4, old_digest = ?5, old_expires = ?6 WHERE id = ?1",
-        params![
-            &*old_id,
-            &*key.id,
-            key.digest,
-            previous.map(|previous| &*previous.id),
-            previous.map(|previous| previous.digest),
-            previous.map(|previous| previous.expires.as_microsecond()),
-        ],
-    )?;
     let detail = detail(json!({
         "id": &*key.id,
         "old_id": &*old_id,
@@ -242,16 +211,45 @@ pub fn revoke_key(connection: &Connection, which: &str, author: &Author) -> Chan
     if key.revoked.is_some() {
         return Ok(Ok(key));
     }
-    let now = author.second();
-    connection.execute(
-        "UPDATE api_key SET revoked = ?2, old_id = NULL, old_digest = NULL, old_expires = NULL WHERE id = ?1",
-        params![&*key.id, now.as_microsecond()],
-    )?;
-    key.revoked = Some(now);
+    key.revoked = Some(audit::second(author.at));
     key.previous = None;
+    key.rotated = author.version(key.rotated);
+    write_key(connection, &key)?;
     let detail = detail(json!({ "id": &*key.id }));
     audit::note(connection, author, "key.revoke", &key.terms.name, detail)?;
     Ok(Ok(key))
+}
+
+/// Writes the row of a key, in the place of the one of its name.
+pub(super) fn write_key(connection: &Connection, key: &RuntimeKey) -> Result<(), rusqlite::Error> {
+    connection.execute("DELETE FROM api_key WHERE name = ?", [&*key.terms.name])?;
+    let (terms, previous) = (&key.terms, key.previous.as_ref());
+    let sql = format!(
+        "INSERT INTO api_key ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        rows::KEY
+    );
+    connection.execute(
+        &sql,
+        params![
+            &*key.id,
+            &*terms.name,
+            terms.team.as_deref(),
+            key.digest,
+            patterns_json(&terms.models),
+            patterns_json(&terms.paths),
+            budgets_json(&terms.budgets),
+            key.created.as_microsecond(),
+            terms.expires.map(Timestamp::as_microsecond),
+            key.revoked.map(Timestamp::as_microsecond),
+            previous.map(|previous| &*previous.id),
+            previous.map(|previous| previous.digest),
+            previous.map(|previous| previous.expires.as_microsecond()),
+            limits_json(&terms.limits),
+            key.version,
+            key.rotated,
+        ],
+    )?;
+    Ok(())
 }
 
 /// Returns a key that was not revoked.

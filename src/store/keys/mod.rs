@@ -8,10 +8,12 @@
 //! table `audit` for each change. Whatever came from outside is a bound argument, so a name may hold anything that can
 //! be read.
 
+mod adopt;
 pub mod audit;
 pub mod budget;
 pub mod form;
 mod key;
+mod record;
 mod rows;
 mod team;
 #[cfg(test)]
@@ -22,10 +24,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub use self::adopt::{Adopted, adopt};
 pub use self::audit::Author;
 pub use self::form::Invalid;
 pub use self::key::{Fresh, all_keys, create_key, edit_key, find_key, revoke_key, rotate_key};
-pub use self::team::{all_teams, create_team, delete_team, edit_team, find_team};
+pub use self::record::{Head, Record, Unreadable};
+pub use self::team::{all_teams, create_team, delete_team, deleted_teams, edit_team, find_team};
 use super::budgets::Budget;
 use super::limits::Entry;
 use crate::keys;
@@ -93,6 +97,10 @@ pub struct RuntimeKey {
     pub revoked: Option<Timestamp>,
     /// The secret that it had before it was rotated, as long as that may still be valid.
     pub previous: Option<Previous>,
+    /// Greater with each change of what is said of it; see [`Author::version`].
+    pub version: i64,
+    /// Greater with each change of its secrets: whoever changes one of both does not undo the other.
+    pub rotated: i64,
 }
 
 /// The secret of a key before it was rotated.
@@ -113,6 +121,8 @@ pub struct RuntimeTeam {
     pub terms: TeamTerms,
     /// When it was made.
     pub created: Timestamp,
+    /// Greater with each change; see [`Author::version`].
+    pub version: i64,
 }
 
 /// What is to change of a key; `None` stays as it is.

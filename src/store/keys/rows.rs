@@ -13,9 +13,9 @@ use crate::store::budgets::Budget;
 use crate::store::limits::{Entry, limits_from_json, limits_to_json};
 
 /// The columns of a key, in the order in which [`key`] reads them.
-pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires, limits";
+pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires, limits, version, rotated";
 /// The columns of a team, in the order in which [`team`] reads them.
-pub(super) const TEAM: &str = "name, models, budgets, created, limits";
+pub(super) const TEAM: &str = "name, models, budgets, created, limits, version";
 
 pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
     let text = |index| Ok::<_, SqlError>(row.get::<_, String>(index)?.into());
@@ -47,6 +47,8 @@ pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
         created: time(7, row.get(7)?)?,
         revoked: optional_time(9)?,
         previous,
+        version: row.get(14)?,
+        rotated: row.get(15)?,
     })
 }
 
@@ -59,6 +61,7 @@ pub(super) fn team(row: &Row<'_>) -> Result<RuntimeTeam, SqlError> {
             limits: limits(row, 4)?,
         },
         created: time(3, row.get(3)?)?,
+        version: row.get(5)?,
     })
 }
 

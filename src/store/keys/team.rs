@@ -1,5 +1,7 @@
 //! Teams: made, found, edited and deleted.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Map;
 
@@ -40,17 +42,13 @@ pub fn create_team(
     if find_team(connection, &terms.name)?.is_some() {
         return Ok(Err(Refusal::NameTaken));
     }
-    let created = author.second();
-    connection.execute(
-        "INSERT INTO team (name, models, budgets, created, limits) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![
-            &*terms.name,
-            patterns_json(&terms.models),
-            budgets_json(&terms.budgets),
-            created.as_microsecond(),
-            limits_json(&terms.limits),
-        ],
-    )?;
+    let deleted = deleted_team(connection, &terms.name)?;
+    let team = RuntimeTeam {
+        terms: terms.clone(),
+        created: author.at,
+        version: author.version(deleted.unwrap_or(0)),
+    };
+    write_team(connection, &team)?;
     audit::note(
         connection,
         author,
@@ -58,10 +56,7 @@ pub fn create_team(
         &terms.name,
         form::of_team(terms),
     )?;
-    Ok(Ok(RuntimeTeam {
-        terms: terms.clone(),
-        created,
-    }))
+    Ok(Ok(team))
 }
 
 /// Changes what the keys of a team have in common.
@@ -88,22 +83,15 @@ pub fn edit_team(
     if let Some(limits) = edit.limits {
         terms.limits = limits;
     }
-    connection.execute(
-        "UPDATE team SET models = ?2, budgets = ?3, limits = ?4 WHERE name = ?1",
-        params![
-            name,
-            patterns_json(&terms.models),
-            budgets_json(&terms.budgets),
-            limits_json(&terms.limits),
-        ],
-    )?;
-    let detail = audit::difference(&before, &form::of_team(terms));
+    team.version = author.version(team.version);
+    write_team(connection, &team)?;
+    let detail = audit::difference(&before, &form::of_team(&team.terms));
     audit::note(connection, author, "team.edit", name, detail)?;
     Ok(Ok(team))
 }
 
-/// Deletes a team that has no keys but revoked ones. `stands_in` says that the configuration has a team of the same name,
-/// which its keys belong to anyway.
+/// Deletes a team that has no keys but revoked ones, and returns what it was, with the version of its end. `stands_in` says
+/// that the configuration has a team of the same name, which its keys belong to anyway.
 ///
 /// # Errors
 /// SQLite's own, and inside: no such team, one that has keys.
@@ -113,7 +101,7 @@ pub fn delete_team(
     stands_in: bool,
     author: &Author,
 ) -> Changed<RuntimeTeam> {
-    let Some(team) = find_team(connection, name)? else {
+    let Some(mut team) = find_team(connection, name)? else {
         return Ok(Err(Refusal::NoTeam));
     };
     let keys: i64 = connection.query_row(
@@ -126,7 +114,74 @@ pub fn delete_team(
             keys: keys.unsigned_abs(),
         }));
     }
-    connection.execute("DELETE FROM team WHERE name = ?", [name])?;
+    team.version = author.version(team.version);
+    bury_team(connection, name, team.version)?;
     audit::note(connection, author, "team.delete", name, Map::new())?;
     Ok(Ok(team))
+}
+
+/// How many deleted teams are remembered; the last ones.
+const MOST_DELETED: u32 = 1000;
+
+/// Returns the teams that were deleted, and the versions of their ends.
+///
+/// # Errors
+/// SQLite's own.
+pub fn deleted_teams(connection: &Connection) -> Result<Vec<(Arc<str>, i64)>, rusqlite::Error> {
+    let mut select = connection.prepare("SELECT name, version FROM deleted_team")?;
+    let rows = select.query_map([], |row| Ok((row.get::<_, String>(0)?.into(), row.get(1)?)))?;
+    rows.collect()
+}
+
+/// Returns the version of the end of a team that was deleted.
+pub(super) fn deleted_team(
+    connection: &Connection,
+    name: &str,
+) -> Result<Option<i64>, rusqlite::Error> {
+    let sql = "SELECT version FROM deleted_team WHERE name = ?";
+    let version = connection.query_row(sql, [name], |row| row.get(0));
+    version.optional()
+}
+
+/// Writes the row of a team, in the place of the one of its name.
+pub(super) fn write_team(
+    connection: &Connection,
+    team: &RuntimeTeam,
+) -> Result<(), rusqlite::Error> {
+    let terms = &team.terms;
+    connection.execute("DELETE FROM deleted_team WHERE name = ?", [&*terms.name])?;
+    let sql = format!(
+        "INSERT OR REPLACE INTO team ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        rows::TEAM
+    );
+    connection.execute(
+        &sql,
+        params![
+            &*terms.name,
+            patterns_json(&terms.models),
+            budgets_json(&terms.budgets),
+            team.created.as_microsecond(),
+            limits_json(&terms.limits),
+            team.version,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Takes a team away, and remembers that it was there.
+pub(super) fn bury_team(
+    connection: &Connection,
+    name: &str,
+    version: i64,
+) -> Result<(), rusqlite::Error> {
+    connection.execute("DELETE FROM team WHERE name = ?", [name])?;
+    connection.execute(
+        "INSERT OR REPLACE INTO deleted_team (name, version) VALUES (?1, ?2)",
+        params![name, version],
+    )?;
+    connection.execute(
+        "DELETE FROM deleted_team WHERE name NOT IN (SELECT name FROM deleted_team ORDER BY version DESC, name LIMIT ?)",
+        [MOST_DELETED],
+    )?;
+    Ok(())
 }

@@ -101,7 +101,14 @@ CREATE TABLE team (
     models TEXT NOT NULL,     -- JSON: patterns
     budgets TEXT NOT NULL,    -- JSON
     limits TEXT NOT NULL DEFAULT '[]', -- JSON
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    version INTEGER NOT NULL DEFAULT 0 -- of what is said of it; greater with each change
+) WITHOUT ROWID, STRICT;
+
+-- Teams that were deleted, so that a gateway that does not know it yet does not bring them back.
+CREATE TABLE deleted_team (
+    name TEXT PRIMARY KEY,
+    version INTEGER NOT NULL
 ) WITHOUT ROWID, STRICT;
 
 -- Keys made at run time; those of the configuration are not here.
@@ -119,7 +126,9 @@ CREATE TABLE api_key (
     revoked INTEGER,
     old_id TEXT,              -- before it was rotated
     old_digest BLOB,
-    old_expires INTEGER       -- until when the one before is valid
+    old_expires INTEGER,      -- until when the one before is valid
+    version INTEGER NOT NULL DEFAULT 0, -- of what is said of it; greater with each change
+    rotated INTEGER NOT NULL DEFAULT 0  -- the version of its secrets
 ) WITHOUT ROWID, STRICT;
 
 -- Who changed what by the admin API.

@@ -521,7 +521,10 @@ async fn tables_of_the_first_version_become_todays() {
              ) WITHOUT ROWID, STRICT;
              INSERT INTO forgotten VALUES ('alice', '', 1, 2, 3);
              DROP INDEX request_key; ALTER TABLE request DROP COLUMN tokens; ALTER TABLE request DROP COLUMN serial;
-             ALTER TABLE team DROP COLUMN limits; DROP TABLE meta;
+             ALTER TABLE team DROP COLUMN limits; DROP TABLE meta; DROP TABLE deleted_team;
+             ALTER TABLE team DROP COLUMN version; ALTER TABLE api_key DROP COLUMN version;
+             ALTER TABLE api_key DROP COLUMN rotated;
+             INSERT INTO team (name, models, budgets, created) VALUES ('research', '[]', '[]', 77);
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
         .unwrap();
@@ -529,6 +532,7 @@ async fn tables_of_the_first_version_become_todays() {
     let ledger = Ledger::open(&params).unwrap();
     assert_eq!(described(&ledger), today);
     assert_eq!(count(&ledger, "SELECT tokens FROM request"), 12);
+    assert_eq!(count(&ledger, "SELECT version FROM team"), 77);
     assert_eq!(
         count(&ledger, "SELECT cost FROM forgotten WHERE since = 0"),
         3
@@ -553,7 +557,10 @@ async fn a_ledger_keeps_its_id_and_no_other_has_it() {
     // Tables that are older are given one.
     let connection = Connection::open(&params.path).unwrap();
     connection
-        .execute_batch("DROP TABLE meta; PRAGMA user_version = 3")
+        .execute_batch(
+            "DROP TABLE meta; DROP TABLE deleted_team; ALTER TABLE team DROP COLUMN version;
+             ALTER TABLE api_key DROP COLUMN version; ALTER TABLE api_key DROP COLUMN rotated; PRAGMA user_version = 3",
+        )
         .unwrap();
     let id = open();
     assert_eq!(open(), id);
