@@ -136,12 +136,10 @@ fn together(c: &mut Criterion) {
     ])));
     let shared = runtime.block_on(async {
         let url = format!("redis://127.0.0.1:{}", server.1);
-        let (library, probe) = library();
         let redis = Redis::open(Params {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(1),
-            library,
-            probe,
+            libraries: vec![library()],
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();

@@ -27,6 +27,7 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::server::{self, Current, Drain, Listener, Terms};
 use crate::stack;
+use crate::store::directory::shared::Sharing;
 use crate::store::directory::{self, Directory, DirectoryError};
 use crate::store::ledger;
 use crate::store::redis;
@@ -140,7 +141,12 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     }
     .dispatch()?;
     let limits = shared::limits(config.redis.as_ref());
-    let shared = shared::shared(config.redis.as_ref(), &limits, config.ledger.max_open).await?;
+    let redis = match &config.redis {
+        Some(config) => Some(shared::redis(config).await?),
+        None => None,
+    };
+    let with_redis = config.redis.as_ref().zip(redis.as_ref());
+    let shared = shared::shared(with_redis, &limits, config.ledger.max_open)?;
     let stores = Stores::open(&config.ledger, shared.clone())?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
@@ -152,6 +158,11 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         configured,
         directory::ADMIN,
     )?;
+    let mut sharing = redis.map(|redis| Sharing::new(Arc::clone(&directory), redis));
+    if let Some(sharing) = &mut sharing {
+        // What was revoked elsewhere meanwhile opens nothing from the first request on.
+        sharing.begin().await;
+    }
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
     let books = stores.books(&config, &metrics, &data_drain, directory.limits());
     let parts = build::parts(
@@ -175,7 +186,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let secure = tls.is_some();
 
     let replaced = stack.clone();
-    let following = Arc::clone(&directory).follow();
+    let following = follow(Arc::clone(&directory), sharing);
     let reloader = Arc::new(Reloader::new(
         reload::Fixed {
             source,
@@ -277,6 +288,17 @@ async fn keep_current(reloader: Arc<Reloader>, files: Vec<ReadFile>, mut hangups
         let Attempted { files, outcome } = reloader.reload(trigger).await;
         watch = watch.after(files, outcome.is_err());
     }
+}
+
+/// Takes over what is changed elsewhere: at the ledger's file, and by gateways that share keys.
+async fn follow(directory: Arc<Directory>, sharing: Option<Sharing>) {
+    let sharing = async {
+        match sharing {
+            Some(sharing) => sharing.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::join!(directory.follow(), sharing);
 }
 
 fn admin_token(config: &Config) -> Result<(Secret, bool), AppError> {

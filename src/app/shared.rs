@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::AppError;
 use crate::config::{RedisConfig, RedisOutageConfig};
 use crate::secret::Secret;
+use crate::store::directory;
 use crate::store::limits::{self, Limits, OnOutage, Shared};
 use crate::store::redis::{Params, Redis, Servers};
 
@@ -15,37 +16,37 @@ pub(super) fn limits(config: Option<&RedisConfig>) -> Arc<Limits> {
     Arc::new(Limits::with_share(share))
 }
 
-/// Counts these limits together with other gateways, where that is configured. `queue` bounds the calls under way.
-pub(super) async fn shared(
-    config: Option<&RedisConfig>,
-    limits: &Arc<Limits>,
-    queue: usize,
-) -> Result<Option<Arc<Shared>>, AppError> {
-    let Some(config) = config else {
-        return Ok(None);
-    };
+/// Connects to the Redis that gateways share.
+pub(super) async fn redis(config: &RedisConfig) -> Result<Redis, AppError> {
     let urls: Vec<_> = config.urls.iter().map(Secret::expose).collect();
     // It was parsed when the configuration was checked.
     let servers = Servers::parse(&urls, config.cluster).map_err(AppError::RedisAddress)?;
     let named = servers.to_string();
-    let (library, probe) = limits::library();
     let params = Params {
         servers,
         timeout: config.timeout,
-        library,
-        probe,
+        libraries: vec![limits::library(), directory::shared::library()],
     };
-    let redis = Redis::open(params)
-        .await
-        .map_err(|source| AppError::Redis {
-            servers: named,
-            source,
-        })?;
+    Redis::open(params).await.map_err(|source| AppError::Redis {
+        servers: named,
+        source,
+    })
+}
+
+/// Counts these limits together with other gateways, where that is configured. `queue` bounds the calls under way.
+pub(super) fn shared(
+    redis: Option<(&RedisConfig, &Redis)>,
+    limits: &Arc<Limits>,
+    queue: usize,
+) -> Result<Option<Arc<Shared>>, AppError> {
+    let Some((config, redis)) = redis else {
+        return Ok(None);
+    };
     let on_outage = match config.on_outage {
         RedisOutageConfig::Local => OnOutage::Local,
         RedisOutageConfig::Reject => OnOutage::Reject,
     };
-    let limits = Arc::clone(limits);
+    let (limits, redis) = (Arc::clone(limits), redis.clone());
     let shared = Shared::new(limits, redis, on_outage, replica()?, config.slice, queue);
     Ok(Some(shared))
 }

@@ -43,6 +43,7 @@ mod restricted;
 mod retries;
 mod rolling;
 mod secrets;
+mod shared_keys;
 mod streaming;
 mod usage;
 mod ways;

@@ -440,8 +440,7 @@ async fn refused(upstream: &Upstream, redis: &str, words: &[&str]) {
 async fn a_start_names_what_is_wrong_with_redis() {
     let upstream = Upstream::answering(chat()).await;
     // What the README says that its user needs.
-    let needs =
-        "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time";
+    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hlen +zrange +zscore";
     let guarded = Redis::on_port(|_, folder| {
         let users = format!(
             "user default on >other ~* +@all\nuser weir on >right ~weir:* {needs}\nuser narrow on >right ~weir:* +fcall\n"
@@ -540,6 +539,23 @@ async fn a_cluster_holds_what_one_call_counts_towards_in_one_place() {
     let refused = gateway.client().chat(asking_for(5)).await;
     refused.error(429, "requests", "rate_limit_exceeded");
     assert!(cluster.function_calls() >= 4);
+    // Keys and teams are shared there too, in another place.
+    let other = sharing(&upstream, limits, &table).start().await;
+    for name in ["bob", "carol"] {
+        let made = gateway
+            .operator()
+            .post("/admin/v1/keys", json!({ "name": name }))
+            .await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        eventually("it is known", async || {
+            let found = other
+                .operator()
+                .get(&format!("/admin/v1/keys/{name}"))
+                .await;
+            (found.status == 200).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

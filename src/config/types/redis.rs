@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
-/// `[redis]`: what several gateways share, so that they act as one.
+/// `[redis]`: where several gateways share limits and the keys made at run time, so that they act as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConfig {
     /// Where it is, in a spelling that [`Servers`](crate::store::redis::Servers) reads. In a URL there may be a password.

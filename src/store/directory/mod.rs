@@ -5,7 +5,7 @@
 //! *shadowed* until that changes. A key whose team has gone opens nothing: its team's bounds would be gone with it.
 //!
 //! Several processes may share the ledger. Each looks at it every second, and takes over what others have changed
-//! (`others`).
+//! (`others`). Others with a ledger of their own may share all that by Redis ([`shared`]).
 //!
 //! A change is first made in the ledger, then in the limits, on the ring and in the budgets, and answered when all have it. A
 //! client that leaves in the middle stops none of it. Budgets that cannot be counted then are counted as soon as they can
@@ -16,6 +16,7 @@ mod find;
 mod made;
 mod merge;
 mod others;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -27,7 +28,7 @@ use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rusqlite::Connection;
 use serde_json::{Map, Value};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 
 use self::counting::{Counting, List};
 pub use self::find::Found;
@@ -110,6 +111,8 @@ pub struct Directory {
     entries: Mutex<Entries>,
     /// Held for as long as one change takes: they come one by one.
     changing: AsyncMutex<Counting>,
+    /// Counts whatever may have changed keys or teams.
+    changes: watch::Sender<u64>,
 }
 
 /// What is there.
@@ -162,6 +165,7 @@ impl Directory {
             ring: Arc::new(ArcSwap::from_pointee(ring)),
             entries: Mutex::new(entries),
             changing: AsyncMutex::new(Counting::of(list)),
+            changes: watch::Sender::new(0),
         }))
     }
 
@@ -450,6 +454,7 @@ impl Directory {
         // Before the ring: no new key is ever without its limits.
         self.limits.replace(&limits);
         self.ring.store(Arc::new(ring));
+        self.changes.send_modify(|changes| *changes += 1);
         budgets
     }
 

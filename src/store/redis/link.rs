@@ -5,10 +5,7 @@ use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 
-use super::{NODE_TIMEOUT, Params};
-
-/// A key that lies in a cluster where all limits do.
-const HERE: &str = "weir:{limits}:";
+use super::{Library, NODE_TIMEOUT, Params};
 
 /// A connection to Redis, with our functions there.
 pub(super) enum Link {
@@ -108,17 +105,17 @@ impl Link {
             .set_connection_timeout(Some(NODE_TIMEOUT))
             .set_response_timeout(None);
         let link = params.servers.connect(config).await?;
-        // The name of a library is that of its code: whoever has loaded it before has loaded the same.
-        let mut load = redis::cmd("FUNCTION");
-        load.arg("LOAD").arg("REPLACE").arg(&params.library);
-        let Err(error) = link.load(&load).await else {
-            return Ok(link);
-        };
-        let is_unknown = error.to_string().contains("unknown command");
-        Err(match is_unknown {
-            true => OpenError::Old(link.version().await),
-            false => error.into(),
-        })
+        for library in &params.libraries {
+            let Err(error) = link.load(library).await else {
+                continue;
+            };
+            let is_unknown = error.to_string().contains("unknown command");
+            return Err(match is_unknown {
+                true => OpenError::Old(link.version().await),
+                false => error.into(),
+            });
+        }
+        Ok(link)
     }
 
     /// Asks what tells whether it can do all that it will have to.
@@ -139,14 +136,16 @@ impl Link {
     }
 
     /// Leaves functions where they are needed: in a cluster with whoever has the keys, whatever has become of the others.
-    async fn load(&self, load: &Cmd) -> Result<(), RedisError> {
+    async fn load(&self, library: &Library) -> Result<(), RedisError> {
+        let mut load = redis::cmd("FUNCTION");
+        load.arg("LOAD").arg("REPLACE").arg(&library.code);
         match self {
-            Self::One(_) => self.query::<redis::Value>(load).await.map(drop),
+            Self::One(_) => self.query::<redis::Value>(&load).await.map(drop),
             Self::Cluster(connection) => {
-                let route = Route::with_key(HERE.as_bytes(), SlotAddr::Master);
+                let route = Route::with_key(library.home.as_bytes(), SlotAddr::Master);
                 let route = RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(route));
                 let mut connection = connection.clone();
-                let loading = connection.route_command(load.clone(), route);
+                let loading = connection.route_command(load, route);
                 loading.await.map(drop)
             }
         }

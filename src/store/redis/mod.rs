@@ -43,9 +43,19 @@ pub struct Params {
     pub servers: Servers,
     /// How long a request waits for it.
     pub timeout: Duration,
-    /// The code of the functions that it is to have, a library.
-    pub library: String,
-    /// What is asked before it counts as there: does all that it will have to do.
+    /// The functions that it is to have.
+    pub libraries: Vec<Library>,
+}
+
+/// Functions that Redis is to have. The name of a library is made of its code: whoever has loaded it before has loaded the
+/// same.
+#[derive(Clone)]
+pub struct Library {
+    /// The code.
+    pub code: String,
+    /// A key that lies in a cluster where all do that the functions are called for.
+    pub home: &'static str,
+    /// What is asked before Redis counts as there: does all that it will have to do.
     pub probe: Cmd,
 }
 
@@ -275,7 +285,9 @@ async fn keep(inner: Arc<Inner>) {
 async fn reach(params: &Params) -> Result<Link, OpenError> {
     let link = timeout(OPEN_TIMEOUT, Link::open(params)).await;
     let link = link.unwrap_or(Err(OpenError::Silent))?;
-    let probe = timeout(params.timeout, link.probe(&params.probe)).await;
-    probe.unwrap_or(Err(OpenError::Silent))?;
+    for library in &params.libraries {
+        let probe = timeout(params.timeout, link.probe(&library.probe)).await;
+        probe.unwrap_or(Err(OpenError::Silent))?;
+    }
     Ok(link)
 }

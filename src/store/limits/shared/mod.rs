@@ -43,7 +43,7 @@ use super::headroom::Headroom;
 use super::refusal::Refusal;
 use super::time::Time;
 use super::{Denied, Limits, Who};
-use crate::store::redis::{Away, Redis, RedisState};
+use crate::store::redis::{Away, Library, Redis, RedisState};
 
 /// The functions, without their name.
 const CODE: &str = include_str!("limits.lua");
@@ -155,8 +155,8 @@ impl Code {
     }
 }
 
-/// Returns the code of the functions that Redis is to have, and the question that tries all of them.
-pub fn library() -> (String, Cmd) {
+/// Returns the functions that Redis is to have.
+pub fn library() -> Library {
     let Code { library, text } = Code::new();
     let mut probe = redis::cmd("FCALL");
     // Each gateway's own: they may ask at once.
@@ -165,7 +165,11 @@ pub fn library() -> (String, Cmd) {
     for name in ["rate", "slots", "replica"] {
         probe.arg(format!("weir:{{limits}}:1:probe:{own:016x}:{name}"));
     }
-    (text, probe)
+    Library {
+        code: text,
+        home: "weir:{limits}:",
+        probe,
+    }
 }
 
 impl Shared {

@@ -37,12 +37,10 @@ impl Server {
 
     async fn redis(&self) -> Redis {
         let url = format!("redis+unix://{}/redis.sock", self.folder.path().display());
-        let (library, probe) = library();
         let redis = Redis::open(Params {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(10),
-            library,
-            probe,
+            libraries: vec![library()],
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();

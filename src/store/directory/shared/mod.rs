@@ -1,0 +1,342 @@
+//! Keys and teams that several gateways share by Redis, each with a ledger of its own.
+//!
+//! Each gateway's ledger holds all of them, and is what it starts from and goes on with while Redis is away. A change is
+//! made there first. Then, and whenever Redis is reached, both are joined (`keys::Record`): what Redis has and the ledger has
+//! not is taken over, audited as another replica's, and the other way round. Every second a gateway looks whether anybody
+//! has changed something. All of that is off the path of requests.
+//!
+//! What lies in Redis is digests, names and bounds, and no secret. What cannot be read there is left alone and counts as
+//! nothing. A Redis that was emptied, or has lost a part, is filled again by the next gateway that looks.
+
+mod exchange;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+pub use self::exchange::library;
+use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
+use super::{Directory, DirectoryError};
+use crate::store::keys::{Adopted, Author, Head, Record, Refusal, adopt};
+use crate::store::redis::{Away, Redis};
+
+/// Who the audit says has made what another gateway did.
+const REPLICA: &str = "replica";
+/// How often is looked whether others have changed something.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often all is compared, whatever the numbers of changes say: a Redis that took the place of another one may have lost
+/// some, and given their numbers to others.
+const SWEEP: Duration = Duration::from_secs(300);
+/// How long a start waits until it knows what others have revoked meanwhile.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// More are not those of gateways.
+const MOST_RECORDS: usize = 100_000;
+/// How many records are written in one transaction.
+const AT_ONCE: usize = 64;
+/// How many records that cannot be used are told of.
+const MOST_TOLD: usize = 100;
+
+/// Shares the keys and teams of a directory.
+pub struct Sharing {
+    directory: Arc<Directory>,
+    exchange: Exchange,
+    up: watch::Receiver<bool>,
+    changes: watch::Receiver<u64>,
+    /// What Redis has.
+    theirs: HashMap<String, Theirs>,
+    /// How much of it was seen; `None`: it is to be read from its beginning.
+    seen: Option<Seen>,
+    swept: Instant,
+    /// What was seen, and is still to be taken over.
+    pending: Vec<Record>,
+    /// The records that cannot be used, as far as they were told of.
+    told: HashSet<String>,
+    failing: bool,
+    /// Whether the last look did not come to its end.
+    is_owing: bool,
+}
+
+/// A record in Redis.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the larger kind"
+)]
+enum Theirs {
+    Record(Record),
+    Unreadable(Head),
+}
+
+/// Why keys could not be shared.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Away(#[from] Away),
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("there are more than {MOST_RECORDS} records in Redis")]
+    TooMany,
+}
+
+impl Sharing {
+    /// Shares these keys and teams by a Redis that has the [`library`].
+    pub fn new(directory: Arc<Directory>, redis: Redis) -> Self {
+        let (up, changes) = (redis.up(), directory.changes());
+        Self {
+            directory,
+            exchange: Exchange::new(redis),
+            up,
+            changes,
+            theirs: HashMap::new(),
+            seen: None,
+            swept: Instant::now(),
+            pending: Vec::new(),
+            told: HashSet::new(),
+            failing: false,
+            is_owing: false,
+        }
+    }
+
+    /// Learns what others have done while this gateway was away, as long as that does not hold up its start.
+    pub async fn begin(&mut self) {
+        let begun = timeout(START_TIMEOUT, self.look()).await;
+        if begun.is_err() {
+            // Nobody knows where it broke off.
+            self.seen = None;
+            tracing::warn!("keys of other gateways are not all known yet");
+        }
+    }
+
+    /// Goes on sharing, for as long as it is polled.
+    pub async fn run(mut self) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                changed = self.changes.changed() => {
+                    if changed.is_ok() {
+                        // The look is to find it.
+                        self.changes.mark_changed();
+                    }
+                }
+            }
+            self.look().await;
+            if self.swept.elapsed() >= SWEEP {
+                self.seen = None;
+            }
+        }
+    }
+
+    /// Joins what has changed here and there.
+    async fn look(&mut self) {
+        if self.up.has_changed().unwrap_or(false) {
+            self.seen = None;
+        }
+        if !*self.up.borrow_and_update() {
+            self.changes.mark_unchanged();
+            return;
+        }
+        let joined = self.join().await;
+        match &joined {
+            Ok(()) => {}
+            // Redis tells that itself.
+            Err(Failure::Away(_)) => {}
+            Err(error) => {
+                if !self.failing {
+                    tracing::error!(%error, "keys cannot be shared with other gateways");
+                }
+                self.seen = None;
+            }
+        }
+        self.failing = matches!(joined, Err(Failure::Directory(_) | Failure::TooMany));
+        self.is_owing = joined.is_err();
+        if self.is_owing {
+            // With the next tick, and not at once.
+            self.changes.mark_unchanged();
+        }
+    }
+
+    async fn join(&mut self) -> Result<(), Failure> {
+        let mut own = Vec::new();
+        match self.seen.clone() {
+            None => self.swept = Instant::now(),
+            Some(seen) => {
+                if self.is_owing || self.changes.has_changed().unwrap_or(false) {
+                    own = self.missing();
+                }
+                if own.is_empty()
+                    && self.pending.is_empty()
+                    && self.exchange.is_unchanged(&seen).await?
+                {
+                    return Ok(());
+                }
+            }
+        }
+        loop {
+            loop {
+                let reply = self.exchange.exchange(self.seen.as_ref(), &own).await?;
+                self.seen = Some(reply.seen());
+                own.clear();
+                let has_more = reply.has_more;
+                self.read(reply);
+                if self.theirs.len() > MOST_RECORDS {
+                    return Err(Failure::TooMany);
+                }
+                if !has_more {
+                    break;
+                }
+            }
+            self.adopt().await?;
+            own = self.missing();
+            if own.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads what Redis has.
+    fn read(&mut self, reply: Reply) {
+        if reply.is_anew {
+            self.theirs.clear();
+            self.pending.clear();
+        }
+        for (field, text) in reply.records {
+            let theirs = match Record::read(&field, &text) {
+                Ok(record) => {
+                    self.pending.push(record.clone());
+                    Theirs::Record(record)
+                }
+                Err(error) => {
+                    self.tell(&field, &error.to_string());
+                    Theirs::Unreadable(Head::read(&text))
+                }
+            };
+            self.theirs.insert(field, theirs);
+        }
+    }
+
+    /// Takes over what was seen.
+    async fn adopt(&mut self) -> Result<(), Failure> {
+        let records = std::mem::take(&mut self.pending);
+        for (field, adopted) in self.directory.adopt(records).await? {
+            match adopted {
+                Adopted::Known | Adopted::Changed => {}
+                Adopted::LeftOut => self.tell(
+                    &field,
+                    "another key has its id or its secret, or the ledger's own row cannot be understood",
+                ),
+                Adopted::Replaced => tracing::warn!(
+                    record = field,
+                    "two gateways have made a key of one name; the older one stays, and the secret of the one made here opens nothing any more"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of a record that cannot be used, once.
+    fn tell(&mut self, field: &str, reason: &str) {
+        if self.told.len() < MOST_TOLD && self.told.insert(field.to_owned()) {
+            let record: String = field.chars().take(128).collect();
+            tracing::warn!(
+                record,
+                reason,
+                "what is shared in Redis cannot be used, and is left alone"
+            );
+        }
+    }
+
+    /// Returns some of what Redis does not have, or not so.
+    fn missing(&mut self) -> Vec<Record> {
+        self.changes.mark_unchanged();
+        let theirs = &self.theirs;
+        let known = |field: &str| match theirs.get(field)? {
+            Theirs::Record(record) => Some(record),
+            Theirs::Unreadable(_) => None,
+        };
+        let lacks = |record: &Record| match theirs.get(&record.field()) {
+            None => true,
+            // What the ledger could not take over is not undone.
+            Some(Theirs::Record(theirs)) => theirs.clone().join(record.clone()) == *record,
+            Some(Theirs::Unreadable(head)) => record.adds_to(*head),
+        };
+        let entries = self.directory.entries();
+        let mut bytes = 0;
+        let fits = |record: &Record| {
+            let length = record.text().len();
+            let fits = length <= MOST_BYTES && bytes <= ENOUGH_BYTES;
+            bytes += if fits { length } else { 0 };
+            fits
+        };
+        let missing = entries.made.unlike(known).filter(lacks).filter(fits);
+        missing.take(PAGE).collect()
+    }
+}
+
+impl Directory {
+    /// Returns a number that changes whenever keys or teams may have.
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Takes records of other gateways over, and returns what has become of those that are not known.
+    async fn adopt(
+        &self,
+        mut records: Vec<Record>,
+    ) -> Result<Vec<(String, Adopted)>, DirectoryError> {
+        let mut counting = self.changing.lock().await;
+        {
+            let entries = self.entries();
+            records.retain(|record| !entries.made.says(record));
+        }
+        let author = Author {
+            actor: REPLICA,
+            at: Timestamp::now(),
+        };
+        let (mut adopted, mut says, mut failed) = (Vec::new(), Vec::new(), None);
+        while !records.is_empty() {
+            // Rows of requests wait while one transaction lasts.
+            let rest = records.split_off(records.len().min(AT_ONCE));
+            let some = std::mem::replace(&mut records, rest);
+            let adopting = self.ledger.change(move |file: &Connection| {
+                let adopt = |record: &Record| {
+                    let (adopted, says) = adopt(file, record, &author)?;
+                    Ok((record.field(), adopted, says))
+                };
+                let adopted = some.iter().map(adopt).collect::<Result<Vec<_>, _>>();
+                adopted.map(Ok::<_, Refusal>)
+            });
+            match adopting.await {
+                Ok(some) => {
+                    for (field, what, record) in some {
+                        adopted.push((field, what));
+                        says.extend(record);
+                    }
+                }
+                // What was written before counts.
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if !says.is_empty() {
+            tracing::info!("keys or teams were changed at another gateway");
+            let list = self.update(|entries| {
+                says.into_iter().for_each(|record| entries.made.put(record));
+                entries.warn();
+            });
+            // What cannot be counted now is tried again.
+            let _ = self.count(&mut counting, list).await;
+        }
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(adopted),
+        }
+    }
+}
