@@ -18,7 +18,7 @@ use crate::store::ledger::ChangeError;
 
 impl Directory {
     /// Makes a key, and returns its secret, which is kept nowhere. Where its budgets cannot be counted it opens nothing until
-    /// they are; see [`KeyState::Uncounted`].
+    /// they are; see [`KeyState::Uncounted`](super::KeyState::Uncounted).
     ///
     /// # Errors
     /// [`DirectoryError`]

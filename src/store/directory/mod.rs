@@ -33,6 +33,7 @@ use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
 use super::budgets::{Budgets, Holder};
 use super::keyring::CurrentKeyring;
+use super::keys::audit::micros;
 use super::keys::{Author, KeyTerms, Refusal, TeamTerms};
 use super::ledger::{Ledger, LedgerError, ReadError};
 use super::limits::{self, Entry, Limits};
@@ -239,7 +240,7 @@ impl Directory {
     fn author(&self) -> Author {
         Author {
             actor: self.actor,
-            at: Timestamp::now(),
+            at: micros(Timestamp::now()),
         }
     }
 

@@ -41,6 +41,11 @@ impl Author {
     }
 }
 
+/// Returns a time to the microsecond, as the ledger holds it: whatever is compared is the same before and behind it.
+pub fn micros(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
 /// Returns a time to the second, which is enough for what people read.
 pub fn second(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
+use super::audit::micros;
 use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, Rotation, TeamEdit, TeamTerms, budget, check_name};
 use crate::pattern::Pattern;
 use crate::report::parse_time;
@@ -350,7 +351,7 @@ impl Form {
         // As `weir keys` takes them.
         match parse_time(&text) {
             Ok(expires) if expires <= now => Err(Invalid::new("expires", "lies in the past")),
-            Ok(expires) => Ok(Some(Some(expires))),
+            Ok(expires) => Ok(Some(Some(micros(expires)))),
             Err(_) => Err(Invalid::new(
                 "expires",
                 "is no time; write such as \"2027-12-31T00:00:00Z\", \"2027-12-31\" or \"never\"",

@@ -182,7 +182,7 @@ pub fn rotate_key(
     let old_id = std::mem::replace(&mut key.id, Arc::clone(&fresh.id));
     let old_digest = std::mem::replace(&mut key.digest, fresh.digest);
     // A grace that ends after the calendar does is one without an end.
-    let expires = author.at.checked_add(grace).unwrap_or(Timestamp::MAX);
+    let expires = audit::micros(author.at.checked_add(grace).unwrap_or(Timestamp::MAX));
     key.previous = (!grace.is_zero()).then(|| Previous {
         id: Arc::clone(&old_id),
         digest: old_digest,

@@ -71,7 +71,7 @@ fn a_key_is_found_again_as_it_was_made() {
     .unwrap();
     let terms = terms(json!({
         "name": "alice", "team": "r&d", "models": ["gpt-*", "poet"], "paths": ["/v1/chat/*"],
-        "expires": "2027-01-01T00:00:00Z",
+        "expires": "2027-01-01T00:00:00.123456789Z",
         "budgets": [{ "amount": "50 USD", "per": "month" }, { "tokens": 5, "per": "day", "window": "rolling", "warn_at": 0.5 }],
         "limits": [{ "requests_per_minute": 60, "burst": 5 }, { "tokens_per_day": 9, "models": ["gpt-*"], "shadow": true }],
     }));

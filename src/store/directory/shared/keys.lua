@@ -28,7 +28,8 @@ local function read_state(keys)
   local records, fields = tolerant('HLEN', keys[2]), tolerant('ZCARD', keys[3])
   if state and records and records == fields then
     local epoch, changes = state:match('^(%x+):(%d+)$')
-    if epoch then return epoch, tonumber(changes) end
+    local last = redis.call('ZRANGE', keys[3], '-1', '-1', 'WITHSCORES')[2] or 0
+    if epoch and tonumber(last) <= tonumber(changes) then return epoch, tonumber(changes) end
   end
   redis.call('DEL', unpack(keys))
 end

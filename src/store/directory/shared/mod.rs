@@ -22,6 +22,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 pub use self::exchange::library;
 use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
 use super::{Directory, DirectoryError};
+use crate::store::keys::audit::micros;
 use crate::store::keys::{Adopted, Author, Head, Record, Refusal, adopt};
 use crate::store::redis::{Away, Redis};
 
@@ -80,6 +81,8 @@ enum Failure {
     Directory(#[from] DirectoryError),
     #[error("there are more than {MOST_RECORDS} records in Redis")]
     TooMany,
+    #[error("Redis does not keep what it is told")]
+    Unkept,
 }
 
 impl Sharing {
@@ -153,7 +156,7 @@ impl Sharing {
                 self.seen = None;
             }
         }
-        self.failing = matches!(joined, Err(Failure::Directory(_) | Failure::TooMany));
+        self.failing = !matches!(joined, Ok(()) | Err(Failure::Away(_)));
         self.is_owing = joined.is_err();
         if self.is_owing {
             // With the next tick, and not at once.
@@ -177,11 +180,14 @@ impl Sharing {
                 }
             }
         }
+        let mut told = Vec::new();
         loop {
             loop {
                 let reply = self.exchange.exchange(self.seen.as_ref(), &own).await?;
                 self.seen = Some(reply.seen());
-                own.clear();
+                if !own.is_empty() {
+                    told = std::mem::take(&mut own);
+                }
                 let has_more = reply.has_more;
                 self.read(reply);
                 if self.theirs.len() > MOST_RECORDS {
@@ -195,6 +201,10 @@ impl Sharing {
             own = self.missing();
             if own.is_empty() {
                 return Ok(());
+            }
+            // Others may have been faster, but then theirs is known by now.
+            if own == told {
+                return Err(Failure::Unkept);
             }
         }
     }
@@ -296,7 +306,7 @@ impl Directory {
         }
         let author = Author {
             actor: REPLICA,
-            at: Timestamp::now(),
+            at: micros(Timestamp::now()),
         };
         let (mut adopted, mut says, mut failed) = (Vec::new(), Vec::new(), None);
         while !records.is_empty() {

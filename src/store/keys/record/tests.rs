@@ -35,7 +35,7 @@ fn rotated(mut key: RuntimeKey, rotated: i64, secret: u8) -> Record {
 }
 
 fn key_terms(made: i64, version: i64, said: u8, revoked: Option<i64>) -> RuntimeKey {
-    let terms = json!({ "name": "bob: {x}", "models": [format!("model-{said}")], "expires": "2027-01-01T00:00:00Z",
+    let terms = json!({ "name": "bob: {x}", "models": [format!("model-{said}")], "expires": "2027-01-01T00:00:00.123456789Z",
         "budgets": [{ "amount": "5 USD", "per": "month" }], "limits": { "requests_per_minute": 60 } });
     RuntimeKey {
         id: format!("wr-Abcdefg{made}").into(),
