@@ -88,6 +88,9 @@ pub enum AppError {
         /// Why.
         source: redis::OpenError,
     },
+    /// What Redis is to be shown, or what is to be believed of it, cannot be read.
+    #[error("cannot read the files of [redis] tls: {0}")]
+    RedisTls(#[source] io::Error),
     /// Redis is nowhere.
     #[error("[redis] {0}")]
     RedisAddress(redis::ServersError),
@@ -116,6 +119,7 @@ impl AppError {
             | Self::Ledger(_)
             | Self::Redis { .. }
             | Self::RedisAddress(_)
+            | Self::RedisTls(_)
             | Self::Directory(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }

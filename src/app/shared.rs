@@ -2,13 +2,16 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::{fs, io};
 
 use super::AppError;
-use crate::config::{RedisConfig, RedisOutageConfig};
+use crate::config::{ClientTlsConfig, RedisConfig, RedisOutageConfig, SentinelConfig};
 use crate::secret::Secret;
 use crate::store::directory;
 use crate::store::limits::{self, Limits, OnOutage, Shared};
-use crate::store::redis::{Params, Redis, Servers};
+use crate::store::redis::{
+    ClientCertificate, Params, Redis, SentinelCredentials, Servers, TlsCertificates,
+};
 
 /// Returns the limits of this process: all of them, or while Redis is away its share.
 pub(super) fn limits(config: Option<&RedisConfig>) -> Arc<Limits> {
@@ -22,6 +25,7 @@ pub(super) async fn redis(config: &RedisConfig) -> Result<Redis, AppError> {
     // It was parsed when the configuration was checked.
     let servers = Servers::parse(&urls, config.cluster).map_err(AppError::RedisAddress)?;
     let named = servers.to_string();
+    let servers = with_credentials(servers, config).map_err(AppError::RedisTls)?;
     let params = Params {
         servers,
         timeout: config.timeout,
@@ -31,6 +35,30 @@ pub(super) async fn redis(config: &RedisConfig) -> Result<Redis, AppError> {
         servers: named,
         source,
     })
+}
+
+/// Adds what is read from files, or shown to Sentinels.
+fn with_credentials(mut servers: Servers, config: &RedisConfig) -> io::Result<Servers> {
+    let ClientTlsConfig { ca, identity, .. } = &config.tls;
+    if ca.is_some() || identity.is_some() {
+        let identity = identity.as_ref().map(|files| {
+            Ok::<_, io::Error>(ClientCertificate {
+                client_cert: fs::read(&files.cert)?,
+                client_key: fs::read(&files.key)?,
+            })
+        });
+        servers = servers.with_tls(TlsCertificates {
+            client_tls: identity.transpose()?,
+            root_cert: ca.as_ref().map(fs::read).transpose()?,
+        });
+    }
+    if let Some(SentinelConfig { user, password }) = &config.sentinel {
+        servers = servers.with_sentinel_credentials(SentinelCredentials {
+            user: user.clone(),
+            password: password.clone(),
+        });
+    }
+    Ok(servers)
 }
 
 /// Counts these limits together with other gateways, where that is configured. `queue` bounds the calls under way.

@@ -35,9 +35,9 @@ pub use self::types::{
     ClientGoneConfig, ClientTlsConfig, Config, EjectConfig, EncodingConfig, EndpointConfig,
     HealthConfig, HedgeConfig, KeyConfig, LedgerConfig, LedgerFailureConfig, LimitsConfig,
     LocalConfig, LocalModel, LogConfig, LogFormat, Period, ProxyConfig, RedisConfig,
-    RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, SyncConfig,
-    TargetConfig, TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig,
-    UpstreamKind, Window,
+    RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig, SentinelConfig, ServerConfig,
+    SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig,
+    UpstreamConfig, UpstreamKind, Window,
 };
 pub use crate::secret::Secret;
 

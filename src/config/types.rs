@@ -16,7 +16,7 @@ pub use self::ledger::{
     Period, SyncConfig, Window,
 };
 pub use self::limits::LimitsConfig;
-pub use self::redis::{RedisConfig, RedisOutageConfig};
+pub use self::redis::{RedisConfig, RedisOutageConfig, SentinelConfig};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 use crate::store::limits::Entry;

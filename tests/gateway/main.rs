@@ -38,6 +38,7 @@ mod models;
 mod pass_through;
 mod plain;
 mod redis;
+mod redis_ways;
 mod reload;
 mod restricted;
 mod retries;

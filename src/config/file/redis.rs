@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::defaults;
 use super::super::reader::{Placed, Reader, Table};
-use super::super::types::{RedisConfig, RedisOutageConfig};
+use super::super::types::{RedisConfig, RedisOutageConfig, SentinelConfig};
+use super::tls;
 use crate::secret::Secret;
 use crate::store::redis::{Servers, ServersError};
 
@@ -39,13 +40,31 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
             Vec::new()
         }
     };
+    let has_tls = table.has("tls");
+    let tls_at = table.name_at("tls");
+    let certificates = reader.table(table, "tls");
+    let certificates = certificates.map(|table| tls::client(table, reader));
+    let sentinel_at = table.name_at("sentinel");
+    let sentinel = reader.table(table, "sentinel");
+    let has_sentinel = sentinel.is_some();
+    let sentinel = sentinel.and_then(|table| credentials(table, reader));
     let count = fields.len();
     let urls: Vec<Placed<Secret>> = fields
         .iter()
         .filter_map(|field| reader.secret(field))
         .collect();
     if urls.len() == count && count > 0 {
-        judge(&urls, cluster, reader);
+        let servers = judge(&urls, cluster, reader);
+        if has_tls && servers.as_ref().is_some_and(|servers| !servers.is_secure()) {
+            let message =
+                "is for addresses that begin with `rediss`; write one, or leave `tls` out";
+            reader.error(&tls_at, message);
+        }
+        if has_sentinel && servers.is_some_and(|servers| !servers.has_sentinels()) {
+            let message =
+                "is what Sentinels are shown, and the address is none of theirs; leave it out";
+            reader.error(&sentinel_at, message);
+        }
     }
     let outages = [
         ("local", RedisOutageConfig::Local),
@@ -63,6 +82,8 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
             defaults::REDIS_TIMEOUT,
             SHORTEST_TIMEOUT..=LONGEST_TIMEOUT,
         ),
+        tls: certificates.unwrap_or_default(),
+        sentinel,
         slice: NonZeroU32::new(slice).unwrap_or(defaults::REDIS_SLICE),
         on_outage: reader
             .choice(table, "on_outage", &outages)
@@ -81,17 +102,36 @@ pub(super) fn redis(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option
     Some(redis)
 }
 
-/// Reports addresses that are none, without showing what may hold a password.
-fn judge(urls: &[Placed<Secret>], cluster: bool, reader: &mut Reader<'_>) {
+/// Reads addresses, and reports those that are none, without showing what may hold a password.
+fn judge(urls: &[Placed<Secret>], cluster: bool, reader: &mut Reader<'_>) -> Option<Servers> {
     let alone = |url: &Placed<Secret>| Servers::parse(&[url.value.expose()], cluster).err();
     let mut bad = urls.iter().filter_map(|url| Some((url, alone(url)?)));
     if let Some((url, error)) = bad.next() {
         reader.error(&url.at, error.to_string());
-        return;
+        return None;
     }
     let all: Vec<_> = urls.iter().map(|url| url.value.expose()).collect();
-    if let (Err(error), Some(last)) = (Servers::parse(&all, cluster), urls.last()) {
-        let error: ServersError = error;
+    let servers: Result<Servers, ServersError> = Servers::parse(&all, cluster);
+    if let (Err(error), Some(last)) = (&servers, urls.last()) {
         reader.error(&last.at, error.to_string());
     }
+    servers.ok()
+}
+
+fn credentials(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Option<SentinelConfig> {
+    let table = &mut table;
+    let user = table.field("user");
+    let user = user.and_then(|field| reader.text(&field));
+    let password = table.field("password");
+    if password.is_none() {
+        let at = table.at.clone();
+        let message = "has no `password`; write such as `password = \"${SENTINEL_PASSWORD}\"`";
+        reader.error(&at, message);
+    }
+    let password = password.and_then(|field| reader.secret(&field));
+    reader.finish(table);
+    Some(SentinelConfig {
+        user: user.map(|text| text.value),
+        password: password?.value,
+    })
 }

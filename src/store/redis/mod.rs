@@ -24,7 +24,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Link;
 pub use self::link::OpenError;
-pub use self::servers::{Servers, ServersError};
+pub use self::servers::{SentinelCredentials, Servers, ServersError};
+pub use redis::{ClientTlsConfig as ClientCertificate, TlsCertificates};
 
 /// So many failures in a row, and it is away. One may be a pause of the network.
 const FAILURES: u32 = 3;

@@ -5,21 +5,34 @@ use std::fmt;
 use futures_util::future::select_ok;
 use percent_encoding::percent_decode_str;
 use redis::cluster::ClusterClientBuilder;
-use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    RedisConnectionInfo, TlsMode,
+    RedisConnectionInfo, RedisError, TlsCertificates, TlsMode,
 };
 
 use super::NODE_TIMEOUT;
 use super::link::{Link, OpenError};
+use crate::secret::Secret;
 
 /// Where Sentinels listen unless they are told otherwise.
 const SENTINEL_PORT: u16 = 26_379;
 
-/// Where Redis is. Neither [`fmt::Debug`] nor [`fmt::Display`] shows a password.
+/// Where Redis is, and how it is spoken to. Neither [`fmt::Debug`] nor [`fmt::Display`] shows a password.
 #[derive(Clone)]
-pub struct Servers(Kind);
+pub struct Servers {
+    kind: Kind,
+    tls: Option<TlsCertificates>,
+}
+
+/// What a Sentinel is shown, which need not be what the servers are that it watches.
+#[derive(Clone)]
+pub struct SentinelCredentials {
+    /// The user; `None`: the default one.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Secret,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -34,6 +47,7 @@ struct Sentinels {
     service: String,
     tls: bool,
     redis: RedisConnectionInfo,
+    credentials: Option<SentinelCredentials>,
 }
 
 /// Why an address is none. No message holds the address, in which there may be a password.
@@ -86,49 +100,77 @@ impl Servers {
             if nodes.iter().any(|node| node.redis_settings().db() != 0) {
                 return Err(ServersError::Database);
             }
-            return Ok(Self(Kind::Cluster(nodes)));
+            return Ok(Kind::Cluster(nodes).into());
         }
         if !others.is_empty() {
             return Err(ServersError::Several);
         }
         if is_sentinel(first) {
-            return Ok(Self(Kind::Sentinel(Box::new(sentinels(first)?))));
+            return Ok(Kind::Sentinel(Box::new(sentinels(first)?)).into());
         }
-        Ok(Self(Kind::One(Box::new(server(first)?))))
+        Ok(Kind::One(Box::new(server(first)?)).into())
+    }
+
+    /// Trusts these authorities instead of the system's, or shows this certificate, or both.
+    #[must_use]
+    pub fn with_tls(mut self, certificates: TlsCertificates) -> Self {
+        self.tls = Some(certificates);
+        self
+    }
+
+    /// Shows these to Sentinels, where there are any.
+    #[must_use]
+    pub fn with_sentinel_credentials(mut self, credentials: SentinelCredentials) -> Self {
+        if let Kind::Sentinel(sentinels) = &mut self.kind {
+            sentinels.credentials = Some(credentials);
+        }
+        self
+    }
+
+    /// Returns whether all of it is spoken over TLS.
+    pub fn is_secure(&self) -> bool {
+        let is_secure =
+            |server: &ConnectionInfo| matches!(server.addr(), ConnectionAddr::TcpTls { .. });
+        match &self.kind {
+            Kind::One(server) => is_secure(server),
+            Kind::Cluster(nodes) => nodes.iter().all(is_secure),
+            Kind::Sentinel(sentinels) => sentinels.tls,
+        }
+    }
+
+    /// Returns whether Sentinels are asked where it is.
+    pub fn has_sentinels(&self) -> bool {
+        matches!(self.kind, Kind::Sentinel(_))
     }
 
     pub(super) async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, OpenError> {
-        let connection = match &self.0 {
+        let connection = match &self.kind {
             Kind::One(server) => {
-                let client = Client::open((**server).clone())?;
+                let server = (**server).clone();
+                let client = match &self.tls {
+                    Some(certificates) => Client::build_with_tls(server, certificates.clone())?,
+                    None => Client::open(server)?,
+                };
                 client
                     .get_multiplexed_async_connection_with_config(&config)
                     .await?
             }
             Kind::Cluster(nodes) => {
                 // What one command may take is bounded by whoever asks.
-                let client = ClusterClientBuilder::new(nodes.clone())
+                let mut client = ClusterClientBuilder::new(nodes.clone())
                     .connection_timeout(NODE_TIMEOUT)
-                    .retries(2)
-                    .build()?;
+                    .retries(2);
+                if let Some(certificates) = &self.tls {
+                    client = client.certs(certificates.clone());
+                }
+                let client = client.build()?;
                 return Ok(Link::Cluster(client.get_async_connection().await?));
             }
             Kind::Sentinel(sentinels) => {
-                let mut node = SentinelNodeConnectionInfo::default()
-                    .set_redis_connection_info(sentinels.redis.clone());
-                if sentinels.tls {
-                    node = node.set_tls_mode(TlsMode::Secure);
-                }
                 // Each is asked at once: one that is down would hold up those behind it.
                 let mut asking = Vec::new();
                 for at in &sentinels.at {
-                    let client = SentinelClient::build(
-                        vec![at.clone()],
-                        &sentinels.service,
-                        Some(node.clone()),
-                        SentinelServerType::Master,
-                    );
-                    let (mut client, config) = (client?, config.clone());
+                    let (mut client, config) = (self.sentinel(sentinels, at)?, config.clone());
                     asking.push(Box::pin(async move {
                         client.get_async_connection_with_config(&config).await
                     }));
@@ -138,6 +180,56 @@ impl Servers {
             }
         };
         Ok(Link::One(connection))
+    }
+
+    /// Builds what asks one Sentinel.
+    fn sentinel(
+        &self,
+        sentinels: &Sentinels,
+        at: &ConnectionInfo,
+    ) -> Result<SentinelClient, RedisError> {
+        let Sentinels {
+            service,
+            tls,
+            redis,
+            credentials,
+            ..
+        } = sentinels;
+        let mut client = SentinelClientBuilder::new(
+            [at.addr().clone()],
+            service.clone(),
+            SentinelServerType::Master,
+        )?
+        .set_client_to_redis_db(redis.db());
+        if let Some(user) = redis.username() {
+            client = client.set_client_to_redis_username(user);
+        }
+        if let Some(password) = redis.password() {
+            client = client.set_client_to_redis_password(password);
+        }
+        if let Some(SentinelCredentials { user, password }) = credentials {
+            if let Some(user) = user {
+                client = client.set_client_to_sentinel_username(user);
+            }
+            client = client.set_client_to_sentinel_password(password.expose());
+        }
+        if *tls {
+            client = client
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+        }
+        if let Some(certificates) = &self.tls {
+            client = client
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates.clone());
+        }
+        client.build()
+    }
+}
+
+impl From<Kind> for Servers {
+    fn from(kind: Kind) -> Self {
+        Self { kind, tls: None }
     }
 }
 
@@ -202,13 +294,14 @@ fn sentinels(url: &str) -> Result<Sentinels, ServersError> {
         service: service.to_owned(),
         tls,
         redis,
+        credentials: None,
     })
 }
 
 /// Addresses alone: `127.0.0.1:6379`, `mymaster at 10.0.0.1:26379, 10.0.0.2:26379`.
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at, service) = match &self.0 {
+        let (at, service) = match &self.kind {
             Kind::One(server) => (std::slice::from_ref(&**server), None),
             Kind::Cluster(nodes) => (&nodes[..], None),
             Kind::Sentinel(sentinels) => (&sentinels.at[..], Some(&sentinels.service)),
