@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
 use pin_project_lite::pin_project;
@@ -17,7 +17,7 @@ use tower::{Layer, Service};
 use super::explain::Explain;
 use crate::call::{Record, Routed};
 use crate::openai::endpoint::Endpoint;
-use crate::store::ledger::{Entry, Intent, Ledger, Status, Times};
+use crate::store::ledger::{Entry, Intent, Ledger, Status};
 
 /// How many refusals of a key are written down in a [`WINDOW`].
 const WRITTEN: u32 = 60;
@@ -164,38 +164,17 @@ impl Clerk {
         }
         let explanation = error.explain();
         let age = record.received.elapsed();
-        let now = SystemTime::now();
+        let path = asked.path.as_ref().map(PathAndQuery::path);
         let intent = Intent {
-            request_id: record.id.as_str().into(),
-            received: now.checked_sub(age).unwrap_or(now),
-            key,
             team,
-            endpoint: asked
-                .endpoint
-                .written(asked.path.as_ref().map(PathAndQuery::path)),
             model,
             stream,
-            estimate: None,
-            upstream: None,
+            ..Intent::new(record.id.as_str(), age, key, asked.endpoint.written(path))
         };
         let entry = Entry {
-            status: Status::Refused,
             http_status: Some(explanation.status.as_u16()),
-            error: Some(explanation.cause.into()),
-            served_model: None,
-            upstream: None,
-            counts: None,
-            uncounted: false,
-            served_from: None,
-            cache: "bypass".into(),
-            degraded: false,
             received_bytes: received,
-            sent_bytes: 0,
-            times: Times {
-                total: age,
-                ..Times::default()
-            },
-            attempts: Vec::new(),
+            ..Entry::unanswered(Status::Refused, explanation.cause, age)
         };
         self.ledger.note_refusal(intent, entry);
     }

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::books::Books;
+use super::books::{Books, OnFailure};
 use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try, written_name};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
 use crate::store::ledger::{
     Attempt, Counts, Entry, Intent, LedgerError, OpenRow, Provenance, Receipt, ServedFrom, Status,
-    Times,
+    Times, Unrecorded,
 };
 use crate::tokens;
 
@@ -38,6 +37,8 @@ pub(super) struct Booking {
     /// The status that was sent, once it was.
     pub(super) http_status: Option<u16>,
     pub(super) sent: u64,
+    /// Whether the answer's head waits for the row, and not its end alone.
+    pub(super) holds_head: bool,
 }
 
 /// Where the row stands.
@@ -99,6 +100,7 @@ impl Booking {
                 && call.head.method == Method::POST,
             http_status: None,
             sent: 0,
+            holds_head: false,
         }
     }
 
@@ -225,6 +227,7 @@ impl Booking {
             sent_bytes: self.sent,
             times,
             attempts,
+            unrecorded: self.unrecorded(end.status, http_status),
         };
         match std::mem::replace(&mut self.row, Row::Closed) {
             Row::Open(row) => row.settle(entry),
@@ -232,6 +235,19 @@ impl Booking {
             // Nothing is ever closed twice.
             Row::Closed => Receipt::written(),
         }
+    }
+
+    /// Returns what the client of an answer is told that is not let through because its row is not safe.
+    fn unrecorded(&self, status: Status, http_status: Option<u16>) -> Option<Unrecorded> {
+        let is_told = status == Status::Complete && self.books.on_failure == OnFailure::Refuse;
+        let is_head_gone = !self.holds_head || self.record.facts().head_first;
+        is_told.then_some(Unrecorded {
+            http_status: match is_head_gone {
+                true => http_status,
+                false => Some(StatusCode::SERVICE_UNAVAILABLE.as_u16()),
+            },
+            cause: StreamError::Unrecorded.cause(),
+        })
     }
 
     /// Counts what a whole answer brought.
@@ -406,15 +422,9 @@ fn written_model(name: &Arc<str>) -> Arc<str> {
 
 fn intent(call: &Call) -> Intent {
     let age = call.record.received.elapsed();
-    let received = std::time::SystemTime::now()
-        .checked_sub(age)
-        .unwrap_or(std::time::SystemTime::UNIX_EPOCH + Duration::ZERO);
+    let endpoint = call.endpoint.written(Some(call.head.target.path()));
     Intent {
-        request_id: call.record.id.as_str().into(),
-        received,
-        key: Arc::clone(&call.caller.key),
         team: call.caller.team.clone(),
-        endpoint: call.endpoint.written(Some(call.head.target.path())),
         model: call.model.as_ref().map(written_model),
         stream: call.stream,
         upstream: call.upstream.clone(),
@@ -423,11 +433,19 @@ fn intent(call: &Call) -> Intent {
             provenance: Provenance::Estimated,
             cost: likely.cost,
         }),
+        ..Intent::new(
+            call.record.id.as_str(),
+            age,
+            Arc::clone(&call.caller.key),
+            endpoint,
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn attempt(cost: Option<u64>, billed: bool) -> Attempt {

@@ -164,11 +164,14 @@ async fn watch(
         tunnel.keep(Tunnelling::new(booking, tunnel.traffic()));
         return Ok(reply);
     }
-    if let Some(bytes) = reply.body.as_full() {
-        booking.sent = bytes.len() as u64;
-        let used = match reply.status.is_success() && booking.endpoint.is_generation() {
-            true => used_by_whole(bytes, &booking),
-            false => Used::Nothing,
+    if reply.body.as_full().is_some() || reply.body.is_end_stream() {
+        let bytes = reply.body.as_full();
+        let is_answer = reply.status.is_success() && booking.endpoint.is_generation();
+        booking.sent = bytes.map_or(0, |bytes| bytes.len() as u64);
+        booking.holds_head = true;
+        let used = match bytes.filter(|_| is_answer) {
+            Some(bytes) => used_by_whole(bytes, &booking),
+            None => Used::Nothing,
         };
         let policy = booking.books.on_failure;
         let receipt = booking.close(complete(used));
@@ -176,10 +179,6 @@ async fn watch(
             (Err(error), OnFailure::Refuse) => Err(error.into()),
             _ => Ok(reply),
         };
-    }
-    if reply.body.is_end_stream() {
-        let _ = booking.close(complete(Used::Nothing)).await;
-        return Ok(reply);
     }
     if reply.body.is_events() {
         reply.body = reply.body.map_events(|inner| {

@@ -134,7 +134,7 @@ impl Budget {
     }
 
     /// Returns whether two budgets count the same, whatever their limits are.
-    pub(super) fn counts_as(&self, other: &Self) -> bool {
+    pub fn counts_as(&self, other: &Self) -> bool {
         let unit = |budget: &Self| matches!(budget.limit, Limit::Money(_));
         self.per == other.per && self.window == other.window && unit(self) == unit(other)
     }

@@ -120,17 +120,12 @@ pub(super) fn list(value: &Value, param: &str) -> Result<Vec<Budget>, Invalid> {
     for (index, value) in values.iter().enumerate() {
         let param = format!("{param}[{index}]");
         let budget = from_json(value, &param)?;
-        if budgets.iter().any(|other| is_alike(other, &budget)) {
+        if budgets.iter().any(|other| other.counts_as(&budget)) {
             return Err(Invalid::new(param, "limits the same as a budget before it"));
         }
         budgets.push(budget);
     }
     Ok(budgets)
-}
-
-fn is_alike(one: &Budget, other: &Budget) -> bool {
-    let in_money = |budget: &Budget| matches!(budget.limit, Limit::Money(_));
-    (one.per, one.window, in_money(one)) == (other.per, other.window, in_money(other))
 }
 
 /// Reads what the command line says, such as `50 USD/month`, `5000000 tokens/day` or `10 USD/day/rolling`, and returns

@@ -114,6 +114,18 @@ pub struct Entry {
     pub times: Times,
     /// The tries, in the order in which they began.
     pub attempts: Vec<Attempt>,
+    /// What the client is told instead, should it not be safe in time. What stands in a journal was.
+    #[serde(skip)]
+    pub unrecorded: Option<Unrecorded>,
+}
+
+/// What a client is told whose row is not safe when its answer ends, where nothing is let through that is not written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// The HTTP status that it sees.
+    pub http_status: Option<u16>,
+    /// Why.
+    pub cause: &'static str,
 }
 
 /// How long the parts of a request took.
@@ -150,7 +162,58 @@ pub struct Attempt {
     pub counts: Option<Counts>,
 }
 
+impl Intent {
+    /// Returns what is known of every request; its head had arrived so long ago.
+    pub fn new(request_id: &str, age: Duration, key: Arc<str>, endpoint: Arc<str>) -> Self {
+        let now = SystemTime::now();
+        Self {
+            request_id: request_id.into(),
+            received: now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH),
+            key,
+            team: None,
+            endpoint,
+            model: None,
+            stream: false,
+            estimate: None,
+            upstream: None,
+        }
+    }
+}
+
 impl Entry {
+    /// Notes what the client was told: the row is written later.
+    pub(super) fn tell_unrecorded(&mut self) {
+        if let Some(Unrecorded { http_status, cause }) = self.unrecorded.take() {
+            self.status = Status::Failed;
+            self.http_status = http_status;
+            self.error = Some(cause.into());
+        }
+    }
+
+    /// Returns the end of a request of which nothing came.
+    pub fn unanswered(status: Status, cause: &'static str, total: Duration) -> Self {
+        Self {
+            status,
+            http_status: None,
+            error: Some(cause.into()),
+            served_model: None,
+            upstream: None,
+            counts: None,
+            uncounted: false,
+            served_from: None,
+            cache: "bypass".into(),
+            degraded: false,
+            received_bytes: 0,
+            sent_bytes: 0,
+            times: Times {
+                total,
+                ..Times::default()
+            },
+            attempts: Vec::new(),
+            unrecorded: None,
+        }
+    }
+
     /// Returns what all attempts cost together; `None`: that is not known.
     pub fn cost(&self) -> Option<Nanos> {
         match self.counts {

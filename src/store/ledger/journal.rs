@@ -10,11 +10,12 @@
 //! than the file's are nothing.
 //!
 //! # What a file looks like
-//! [`MAGIC`] and the generation; then frames: [`MARK`], the generation, the length of the record, a checksum (CRC-32 of the
+//! [`MAGIC`], the version and the generation; then frames: [`MARK`], the generation, the length of the record, a checksum (CRC-32 of the
 //! record, exclusive or the generation), and the record as postcard encodes it. Numbers are 32 bits, little-endian. A record
 //! that was torn by the end of its process, or could not be written whole, had been promised to nobody, and is passed over.
 //! The encoding names no fields: where those of a record change, the magic's number must. Before tables of version 3 there
-//! were lines of JSON, which are read still.
+//! were lines of JSON, which are read still. What is neither, or of another number, is left as it is: somebody was promised
+//! what stands in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -28,10 +29,12 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Intent};
 
-/// What a file begins with. The last byte is the version of the records' shape.
-const MAGIC: [u8; 8] = *b"\0weir-j1";
-/// The magic and the generation.
-const FILE_HEAD: usize = MAGIC.len() + 4;
+/// What a file begins with, before the version of the records' shape.
+const MAGIC: [u8; 7] = *b"\0weir-j";
+/// The version of the records' shape.
+const VERSION: u8 = b'1';
+/// The magic, the version and the generation.
+const FILE_HEAD: usize = MAGIC.len() + 1 + 4;
 /// What a frame begins with.
 const MARK: [u8; 4] = *b"\0wjr";
 /// The mark, the generation, the length, the checksum.
@@ -91,22 +94,47 @@ impl Record<'_> {
     /// Returns the record in a frame.
     pub(super) fn framed(&self) -> Result<Frame, postcard::Error> {
         let mut bytes = Vec::with_capacity(512);
-        bytes.extend_from_slice(&MARK);
         bytes.resize(FRAME_HEAD, 0);
-        let mut bytes = postcard::to_extend(self, bytes)?;
-        let record = &bytes[FRAME_HEAD..];
-        let length = u32::try_from(record.len());
-        let length = length.map_err(|_| postcard::Error::SerializeBufferFull)?;
-        let checksum = crc32fast::hash(record);
-        bytes[8..12].copy_from_slice(&length.to_le_bytes());
-        Ok(Frame { bytes, checksum })
+        Frame::around(postcard::to_extend(self, bytes)?)
     }
+}
+
+/// Why what a process has promised cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("it was written by another version of Weir (format {0}, this one knows {known})", known = char::from(VERSION))]
+    Version(char),
+    #[error("it is no journal of Weir's")]
+    Foreign,
+    #[error("a record in it that is whole cannot be understood")]
+    Record(#[source] postcard::Error),
 }
 
 /// A record on its way to a file.
 pub(super) struct Frame {
     bytes: Vec<u8>,
     checksum: u32,
+}
+
+impl Frame {
+    /// Fills in the frame's head, which stands before the record.
+    fn around(mut bytes: Vec<u8>) -> Result<Self, postcard::Error> {
+        let record = &bytes[FRAME_HEAD..];
+        let length = u32::try_from(record.len());
+        let length = length.map_err(|_| postcard::Error::SerializeBufferFull)?;
+        let checksum = crc32fast::hash(record);
+        bytes[..4].copy_from_slice(&MARK);
+        bytes[8..12].copy_from_slice(&length.to_le_bytes());
+        Ok(Self { bytes, checksum })
+    }
+
+    /// Frames what may be no record.
+    #[cfg(test)]
+    pub(super) fn of(record: &[u8]) -> Self {
+        Self::around([&[0; FRAME_HEAD], record].concat()).unwrap()
+    }
 }
 
 /// The two files.
@@ -191,7 +219,8 @@ impl Half {
         let generation = self.generation.wrapping_add(1);
         let mut head = [0; FILE_HEAD];
         head[..MAGIC.len()].copy_from_slice(&MAGIC);
-        head[MAGIC.len()..].copy_from_slice(&generation.to_le_bytes());
+        head[MAGIC.len()] = VERSION;
+        head[MAGIC.len() + 1..].copy_from_slice(&generation.to_le_bytes());
         self.pen.file.write_all_at(&head, 0)?;
         if self.end > LARGE {
             // What is left of it does no harm.
@@ -253,44 +282,64 @@ impl Journal {
 }
 
 /// Reads what a process has left.
-pub(super) fn read(path: &Path) -> io::Result<Vec<Record<'static>>> {
+///
+/// # Errors
+/// [`Unreadable`] where not all of it can be read: then the files must stay.
+pub(super) fn read(path: &Path) -> Result<Vec<Record<'static>>, Unreadable> {
     let mut records = Vec::new();
-    for path in [path.to_owned(), second(path)] {
+    for path in files(path) {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
-        match bytes.strip_prefix(&MAGIC).and_then(number) {
-            Some((generation, frames)) => read_frames(frames, generation, &mut records),
-            None => read_lines(&bytes, &mut records),
+        if let Some(behind) = bytes.strip_prefix(&MAGIC) {
+            match behind.split_first() {
+                Some((&VERSION, behind)) => {
+                    if let Some((generation, frames)) = number(behind) {
+                        read_frames(frames, generation, &mut records)?;
+                    }
+                }
+                Some((&found, _)) => return Err(Unreadable::Version(found.into())),
+                None => return Err(Unreadable::Foreign),
+            }
+        } else if matches!(bytes.first(), Some(b'\n' | b'{')) {
+            read_lines(&bytes, &mut records);
+        } else if bytes.iter().any(|byte| *byte != 0) {
+            return Err(Unreadable::Foreign);
         }
+        // Nothing but zeros: its process died before it had begun.
     }
     Ok(records)
 }
 
-fn read_frames(mut bytes: &[u8], generation: u32, records: &mut Vec<Record<'static>>) {
+fn read_frames(
+    mut bytes: &[u8],
+    generation: u32,
+    records: &mut Vec<Record<'static>>,
+) -> Result<(), Unreadable> {
     while let Some(at) = memmem::find(bytes, &MARK) {
         bytes = &bytes[at..];
-        match read_frame(bytes, generation) {
+        match whole_frame(bytes, generation) {
             Some((record, rest)) => {
-                records.push(record);
+                let record = postcard::from_bytes(record);
+                records.push(record.map_err(Unreadable::Record)?);
                 bytes = rest;
             }
             // Torn, or of another generation; behind it others may follow.
             None => bytes = &bytes[MARK.len()..],
         }
     }
+    Ok(())
 }
 
-fn read_frame(bytes: &[u8], generation: u32) -> Option<(Record<'static>, &[u8])> {
+fn whole_frame(bytes: &[u8], generation: u32) -> Option<(&[u8], &[u8])> {
     let (found, behind) = number(bytes.strip_prefix(&MARK)?)?;
     let (length, behind) = number(behind)?;
     let (checksum, behind) = number(behind)?;
     let (record, rest) = behind.split_at_checked(usize::try_from(length).ok()?)?;
     let is_whole = found == generation && crc32fast::hash(record) ^ generation == checksum;
-    let record = is_whole.then(|| postcard::from_bytes(record).ok())??;
-    Some((record, rest))
+    is_whole.then_some((record, rest))
 }
 
 fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {
@@ -309,6 +358,11 @@ fn read_lines(text: &[u8], records: &mut Vec<Record<'static>>) {
             ),
         }
     }
+}
+
+/// Returns the two files of a process.
+pub(super) fn files(path: &Path) -> [PathBuf; 2] {
+    [path.to_owned(), second(path)]
 }
 
 /// Removes the files of a process.

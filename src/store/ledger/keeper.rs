@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::oneshot;
 
@@ -14,9 +15,9 @@ use super::change::change_op;
 use super::presence::Presence;
 use super::queue::Queue;
 use super::run::micros;
-use super::schema::BUSY_TIMEOUT;
-use super::writer::Shared;
-use super::{ChangeError, Params, Sync};
+use super::schema::{BUSY_TIMEOUT, log_of};
+use super::shared::Shared;
+use super::{ChangeError, LedgerError, Params, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
@@ -46,9 +47,10 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     presence: Presence,
-    /// The journal's files.
-    journal: Option<[File; 2]>,
     connection: Option<Connection>,
+    /// Whether the disk did not keep the log, or the log could not be copied back, the last time.
+    sync_fails: bool,
+    copy_fails: bool,
     last_retention: Option<Instant>,
 }
 
@@ -58,20 +60,18 @@ impl Keeper {
         shared: &Arc<Shared>,
         queue: Arc<Queue>,
         presence: Presence,
-        journal: Option<[File; 2]>,
     ) -> Self {
         shared.set_retention(params.retention, params.vacuum);
-        let mut log = params.path.as_os_str().to_owned();
-        log.push("-wal");
         Self {
             path: params.path.clone(),
-            log: log.into(),
+            log: log_of(&params.path),
             sync: params.sync,
             shared: Arc::clone(shared),
             queue,
             presence,
-            journal,
             connection: None,
+            sync_fails: false,
+            copy_fails: false,
             last_retention: None,
         }
     }
@@ -79,12 +79,19 @@ impl Keeper {
     /// Keeps until the ledger is closed.
     pub(super) fn run(mut self) {
         while let Some((retention, vacuum)) = self.shared.next_round(ROUND) {
+            let is_there = self.presence.check().is_ok();
             if self.sync == Sync::EverySecond {
-                self.sync_log();
+                self.sync_journal();
+                if is_there {
+                    self.sync_log();
+                }
             }
-            self.copy_back();
-            let failing = self.shared.failing.load(Ordering::Relaxed);
-            if failing || self.presence.check().is_err() {
+            match is_there {
+                true => self.copy_back(),
+                // What lies in its place is nothing to copy a log into.
+                false => self.connection = None,
+            }
+            if !is_there || self.shared.failing.load(Ordering::Relaxed) {
                 self.try_to_write();
             }
             if let Some(retention) = retention
@@ -100,21 +107,29 @@ impl Keeper {
         }
     }
 
-    fn sync_log(&self) {
-        // While commits fail, what was promised is in the journal for longer than a moment.
-        if self.shared.failing.load(Ordering::Relaxed) {
-            for file in self.journal.iter().flatten() {
-                let _ = file.sync_data();
-            }
+    /// While commits fail, what was promised is in the journal for longer than a moment.
+    fn sync_journal(&self) {
+        if self.shared.owed.load(Ordering::Relaxed) == 0 {
+            return;
         }
+        for file in self.queue.journal_files().into_iter().flatten() {
+            let _ = file.sync_data();
+        }
+    }
+
+    fn sync_log(&mut self) {
         if !self.shared.dirty.swap(false, Ordering::AcqRel) {
             return;
         }
         let synced = File::open(&self.log).and_then(|log| log.sync_data());
+        let failed = synced.is_err();
         if let Err(error) = synced {
             self.shared.dirty.store(true, Ordering::Release);
-            tracing::warn!(%error, "the disk cannot be made to keep the ledger");
+            if !self.sync_fails {
+                tracing::warn!(%error, "the disk cannot be made to keep the ledger");
+            }
         }
+        self.sync_fails = failed;
     }
 
     /// Finds out whether the file can be written again, also when nobody asks because everybody is refused.
@@ -133,16 +148,27 @@ impl Keeper {
         if size < LARGE_LOG {
             return;
         }
-        if let Err(error) = self.checkpoint(size >= HUGE_LOG) {
+        let copied = self.checkpoint(size >= HUGE_LOG);
+        let failed = copied.is_err();
+        if let Err(error) = copied
+            && !self.copy_fails
+        {
             tracing::warn!(%error, "the ledger's log cannot be copied back");
         }
+        self.copy_fails = failed;
     }
 
-    fn checkpoint(&mut self, huge: bool) -> Result<(), rusqlite::Error> {
+    pub(super) fn checkpoint(&mut self, huge: bool) -> Result<(), rusqlite::Error> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => checkpointer(&self.path)?,
         };
+        // By its name another file may have been opened.
+        if self.presence.check().is_err() {
+            let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            connection.set_db_config(keep_log, true)?;
+            return Ok(());
+        }
         let copy = |mode: &str| {
             let sql = format!("PRAGMA wal_checkpoint({mode})");
             connection.query_row(&sql, [], |row| {

@@ -38,6 +38,7 @@ mod change;
 mod entry;
 mod journal;
 mod keeper;
+mod left;
 mod notice;
 mod open;
 mod own;
@@ -49,6 +50,7 @@ mod report;
 mod rows;
 mod run;
 mod schema;
+mod shared;
 mod sum;
 #[cfg(test)]
 mod tests;
@@ -63,8 +65,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, oneshot};
 
-pub use self::entry::{Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times};
-use self::journal::Journal;
+pub use self::entry::{
+    Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times, Unrecorded,
+};
 use self::keeper::Keeper;
 pub use self::notice::Notice;
 pub use self::open::OpenRow;
@@ -74,9 +77,10 @@ pub use self::read::{ReadError, Reader};
 pub use self::receipt::Receipt;
 pub use self::report::{GroupBy, Query, Report, Sums};
 pub use self::schema::{OpenError, VERSION, check_file, peek};
+use self::shared::Shared;
+pub use self::shared::Snapshot;
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
-pub use self::writer::Snapshot;
-use self::writer::{Shared, Writer};
+use self::writer::Writer;
 
 /// How the ledger is kept.
 #[derive(Clone, Debug)]
@@ -161,29 +165,14 @@ impl Ledger {
     /// # Errors
     /// [`OpenError`] when it cannot be opened or is not ours: another file is never made in its place.
     pub fn open(params: &Params) -> Result<Self, OpenError> {
-        let opened = schema::open(params)?;
+        let mut opened = schema::open(params)?;
         let shared = Arc::new(Shared::new(opened.interrupted));
-        let journal = opened.journal.as_ref().map(Journal::files).transpose();
-        let journal = journal.map_err(|source| OpenError::Run {
-            path: params.path.clone(),
-            source,
-        })?;
-        let queue = Arc::new(Queue::new(opened.journal));
+        let id = opened.id.as_str().into();
+        let queue = Arc::new(Queue::new(opened.journal.take()));
         let places = Arc::new(Semaphore::new(params.max_open.min(Semaphore::MAX_PERMITS)));
-        let writer = Writer::new(
-            opened.connection,
-            opened.run,
-            Arc::clone(&queue),
-            Arc::clone(&shared),
-            opened.presence.clone(),
-        );
-        let keeper = Keeper::new(
-            params,
-            &shared,
-            Arc::clone(&queue),
-            opened.presence,
-            journal,
-        );
+        let presence = opened.presence.clone();
+        let keeper = Keeper::new(params, &shared, Arc::clone(&queue), presence);
+        let writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread
@@ -195,7 +184,7 @@ impl Ledger {
             spawn("ledger-keeper", Box::new(move || keeper.run()))?,
         ];
         Ok(Self {
-            id: opened.id.into(),
+            id,
             path: params.path.clone().into(),
             _end: Arc::new(End(Arc::clone(&queue))),
             queue,

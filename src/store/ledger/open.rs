@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::LedgerError;
-use super::entry::{Counts, Entry, Intent, Status, Times};
+use super::entry::{Counts, Entry, Intent, Status};
 use super::queue::{Promise, Queue, Settled};
 use super::receipt::Receipt;
 
@@ -105,23 +105,9 @@ impl Inner {
     ) -> Receipt {
         let age = self.intent.received.elapsed().unwrap_or(Duration::ZERO);
         let entry = Entry {
-            status,
-            http_status: None,
-            error: Some(error.into()),
-            served_model: None,
             upstream: self.intent.upstream.clone(),
             counts,
-            uncounted: false,
-            served_from: None,
-            cache: "bypass".into(),
-            degraded: false,
-            received_bytes: 0,
-            sent_bytes: 0,
-            times: Times {
-                total: age,
-                ..Times::default()
-            },
-            attempts: Vec::new(),
+            ..Entry::unanswered(status, error, age)
         };
         self.settle(entry)
     }

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::schema::log_of;
+
 /// Where a file is, and which one it is.
 #[derive(Clone, Debug)]
 pub(super) struct Presence {
@@ -16,9 +18,13 @@ pub(super) struct Presence {
 /// Why what is written there would be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Lost {
-    #[error("its file was deleted or moved away; put it back, or restart Weir to begin a new one")]
+    #[error(
+        "its file was deleted or moved away; put it back, or restart Weir to begin a new one, which is given what is owed"
+    )]
     Gone,
-    #[error("another file lies in its place; put it back, or restart Weir to go on with the other")]
+    #[error(
+        "another file lies in its place; put it back, or restart Weir to go on with the other, while what is owed waits for this one"
+    )]
     Replaced,
 }
 
@@ -29,6 +35,11 @@ impl Presence {
             path: path.to_owned(),
             identity: identity(&fs::metadata(path)?),
         })
+    }
+
+    /// Remembers the log that lies beside it now.
+    pub(super) fn of_log(&self) -> Option<Self> {
+        Self::of(&log_of(&self.path)).ok()
     }
 
     /// Looks whether it still does. Where that cannot be seen, it does.

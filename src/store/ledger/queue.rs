@@ -1,6 +1,8 @@
 //! What waits to be written, and the way in: whatever is asked for is promised here, by the journal, and committed by the
 //! writer soon after, together with all else that has come by then.
 
+use std::fs::File;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use super::change::Change;
 use super::entry::{Entry, Intent};
 use super::journal::{Frame, Journal, Record, Shared};
 
-/// How many rows one commit holds at most.
+/// From how many on what waits is committed at once, whether its time has come or not. A commit holds all that waits.
 const BATCH: usize = 1024;
 
 /// How many notes may wait at once: nothing else bounds them.
@@ -46,7 +48,11 @@ pub(super) enum Op {
         entry: Box<Entry>,
     },
     /// Tell when all before it is committed.
-    Committed(Done),
+    Committed {
+        done: Done,
+        /// The number of the request whose end is waited for.
+        settles: Option<u64>,
+    },
     /// Call when all before it is committed, or could not be.
     Barrier(Box<dyn FnOnce() + Send>),
 }
@@ -87,7 +93,7 @@ struct Inner {
 pub(super) enum Taken {
     /// This, in the order in which it was asked for.
     Ops(Vec<Op>),
-    /// Nothing: it is time to try again what is owed.
+    /// Nothing: it is time to look after what is owed.
     Time,
     /// What was left; nothing comes any more.
     Last(Vec<Op>),
@@ -121,7 +127,7 @@ impl Queue {
             intent: Shared::Borrowed(intent),
         };
         let frame = self.framed(&record);
-        self.push(frame, |done| Op::Open {
+        self.push(frame, None, |done| Op::Open {
             serial,
             intent: Arc::clone(intent),
             done,
@@ -130,13 +136,9 @@ impl Queue {
 
     /// Asks for a row to be settled.
     pub(super) fn settle(&self, settled: Box<Settled>) -> Result<Promise, LedgerError> {
-        let record = Record::Settled {
-            serial: settled.serial,
-            intent: Shared::Borrowed(&settled.intent),
-            entry: Shared::Borrowed(&settled.entry),
-        };
-        let frame = self.framed(&record);
-        self.push(frame, |done| Op::Settle { settled, done })
+        let frame = self.framed(&settled.record());
+        let serial = Some(settled.serial);
+        self.push(frame, serial, |done| Op::Settle { settled, done })
     }
 
     /// Asks for a row that is not worth waiting for; returns whether there was room for it.
@@ -175,6 +177,7 @@ impl Queue {
     fn push(
         &self,
         frame: Option<Frame>,
+        settles: Option<u64>,
         op: impl FnOnce(Option<Done>) -> Op,
     ) -> Result<Promise, LedgerError> {
         let mut inner = self.inner();
@@ -193,7 +196,7 @@ impl Queue {
             return Ok(Promise::Kept);
         }
         let (done, commit) = oneshot::channel();
-        self.ask(Op::Committed(done))?;
+        self.ask(Op::Committed { done, settles })?;
         Ok(Promise::Owed(commit))
     }
 
@@ -215,9 +218,9 @@ impl Queue {
         self.woken.notify_one();
     }
 
-    /// Waits for what is to be done: until somebody waits for it, or `PACE` after the last commit. With a `retry` no
-    /// longer than until then.
-    pub(super) fn take(&self, last_commit: Option<Instant>, retry: Option<Instant>) -> Taken {
+    /// Waits for what is to be done: until somebody waits for it, or `PACE` after the last commit. But no
+    /// longer than until the next `round`.
+    pub(super) fn take(&self, last_commit: Option<Instant>, round: Instant) -> Taken {
         let due = last_commit.map(|at| at + PACE);
         let mut inner = self.inner();
         loop {
@@ -230,24 +233,13 @@ impl Queue {
             if has_work && (inner.urgent || is_due || inner.waiting.len() >= BATCH) {
                 return Taken::Ops(inner.take());
             }
-            if retry.is_some_and(|retry| now >= retry) {
+            if now >= round {
                 return Taken::Time;
             }
-            let until = match has_work {
-                true => due.into_iter().chain(retry).min(),
-                false => retry,
-            };
-            inner = match until {
-                Some(until) => {
-                    let pause = until.saturating_duration_since(now);
-                    let waited = self.woken.wait_timeout(inner, pause);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    let waited = self.woken.wait(inner);
-                    waited.unwrap_or_else(PoisonError::into_inner)
-                }
-            };
+            let until = due.filter(|_| has_work).map_or(round, |due| due.min(round));
+            let pause = until.saturating_duration_since(now);
+            let waited = self.woken.wait_timeout(inner, pause);
+            inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -261,8 +253,59 @@ impl Queue {
         }
     }
 
+    /// Puts another journal in the place of the one that is gone, and promises in it what is not committed: `taken`, and
+    /// what has come since.
+    pub(super) fn renew(&self, journal: Journal, taken: &[Op]) -> io::Result<()> {
+        let mut inner = self.inner();
+        let inner = &mut *inner;
+        let journal = inner.journal.insert(journal);
+        for op in taken.iter().chain(&inner.waiting) {
+            if let Some(frame) = op.record().and_then(|record| self.framed(&record)) {
+                journal.place(&frame).write(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the journal's files, to make the disk keep them.
+    pub(super) fn journal_files(&self) -> io::Result<Vec<File>> {
+        match &self.inner().journal {
+            Some(journal) => journal.files().map(Vec::from),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Returns whether what is promised need not wait for its commit.
+    pub(super) fn has_journal(&self) -> bool {
+        self.has_journal
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Op {
+    /// Returns what the journal says of it.
+    fn record(&self) -> Option<Record<'_>> {
+        match self {
+            Self::Open { serial, intent, .. } => Some(Record::Open {
+                serial: *serial,
+                intent: Shared::Borrowed(intent),
+            }),
+            Self::Settle { settled, .. } => Some(settled.record()),
+            _ => None,
+        }
+    }
+}
+
+impl Settled {
+    fn record(&self) -> Record<'_> {
+        Record::Settled {
+            serial: self.serial,
+            intent: Shared::Borrowed(&self.intent),
+            entry: Shared::Borrowed(&self.entry),
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! Which process wrote what: each one holds a lock for as long as it lives, and whoever finds a lock free knows that its
 //! owner has died.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,9 +10,9 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, Transaction, params};
 
-use super::journal::{self, Journal, Record};
-use super::rows::Rows;
-use super::schema::OpenError;
+use super::journal::{self, Journal};
+use super::left::interrupt;
+use super::presence::Presence;
 
 /// This process, as the ledger knows it.
 pub(super) struct Run {
@@ -21,83 +20,155 @@ pub(super) struct Run {
     path: PathBuf,
     /// Held for as long as the process lives. What it has promised stands in the same file.
     _lock: File,
+    /// Where its files lie.
+    presence: Vec<Presence>,
+    has_journal: bool,
 }
 
-impl Run {
-    /// Enters this process. The transaction keeps others from taking it for dead before it has its lock.
-    pub(super) fn begin(transaction: &Transaction<'_>, ledger: &Path) -> Result<Self, OpenError> {
-        let fail = |source| OpenError::Unwritable {
-            path: ledger.to_owned(),
-            source,
+/// What the journal of a run is called, beside the ledger: `weir.db-run-…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name {
+    pub(super) run: i64,
+    /// `None`: from before ledgers had ids, with tables older than version 4.
+    ledger: Option<String>,
+}
+
+// === impl Name ===
+
+impl Name {
+    pub(super) fn of(ledger_id: &str, run: i64) -> Self {
+        Self {
+            run,
+            ledger: Some(ledger_id.to_owned()),
+        }
+    }
+
+    pub(super) fn unmarked(run: i64) -> Self {
+        Self { run, ledger: None }
+    }
+
+    pub(super) fn is_unmarked(&self) -> bool {
+        self.ledger.is_none()
+    }
+
+    pub(super) fn is_of(&self, ledger_id: &str) -> bool {
+        self.ledger.as_deref() == Some(ledger_id)
+    }
+
+    /// Returns where the first of its files lies.
+    pub(super) fn path(&self, ledger: &Path) -> PathBuf {
+        let mut path = ledger.as_os_str().to_owned();
+        path.push(match &self.ledger {
+            Some(ledger) => format!("-run-{ledger}-{}", self.run),
+            None => format!("-run-{}", self.run),
+        });
+        path.into()
+    }
+
+    /// Reads what is behind `-run-`, of either file.
+    fn parse(text: &str) -> Option<Self> {
+        let (ledger, run) = match text.split_once('-') {
+            Some((ledger, run)) if is_ledger_id(ledger) => (Some(ledger), run),
+            _ => (None, text),
         };
-        transaction
-            .execute(
-                "INSERT INTO run (began) VALUES (?)",
-                [micros(SystemTime::now())],
-            )
-            .map_err(fail)?;
-        let id = transaction.last_insert_rowid();
-        let path = lock_path(ledger, id);
-        let lock = || {
-            // A number that was used before a file was put back from a copy comes again: what it left is not ours.
-            let mut file = OpenOptions::new();
-            let file = file.create(true).append(true).mode(0o600).open(&path)?;
-            file.try_lock().map_err(io::Error::from)?;
-            file.set_len(0)?;
-            Ok(file)
-        };
-        let lock = lock().map_err(|source| OpenError::Run {
-            path: ledger.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            id,
-            path,
-            _lock: lock,
+        let run = run.strip_suffix("-2").unwrap_or(run);
+        Some(Self {
+            run: run.parse().ok().filter(|run| *run > 0)?,
+            ledger: ledger.map(str::to_owned),
         })
     }
 
-    /// Begins the journal of this process.
-    pub(super) fn journal(&self) -> io::Result<Journal> {
-        Journal::begin(&self.path)
+    /// Returns all that lie beside a ledger.
+    pub(super) fn beside(ledger: &Path) -> io::Result<BTreeSet<Self>> {
+        let folder = match ledger.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let Some(stem) = ledger.file_name().and_then(|name| name.to_str()) else {
+            return Ok(BTreeSet::new());
+        };
+        let mut names = BTreeSet::new();
+        for file in fs::read_dir(folder)? {
+            let file = file?.file_name();
+            let behind = file.to_str().and_then(|name| name.strip_prefix(stem));
+            let name = behind.and_then(|behind| behind.strip_prefix("-run-"));
+            names.extend(name.and_then(Self::parse));
+        }
+        Ok(names)
     }
+}
 
-    /// Writes what processes have promised that live no more, and settles what they left open. Returns how many rows
-    /// that were, and the files to [`journal::remove`] once it is committed.
-    pub(super) fn settle_the_dead(
-        &self,
+fn is_ledger_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Enters this process. The transaction keeps others from taking it for dead before it has its lock.
+    ///
+    /// # Errors
+    /// SQLite's own, or those of the lock beside the file.
+    pub(super) fn begin(
         transaction: &Transaction<'_>,
         ledger: &Path,
-    ) -> Result<(u64, Vec<PathBuf>), OpenError> {
-        let mut dead = Vec::new();
-        let mut settle = || {
-            let mut others =
-                transaction.prepare("SELECT id FROM run WHERE ended IS NULL AND id <> ?")?;
-            let others: Vec<i64> = others
-                .query_map([self.id], |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
-            let mut settled = 0;
-            for run in others {
-                let lock = lock_path(ledger, run);
-                if is_held(&lock) {
-                    continue;
-                }
-                let left = journal::read(&lock).unwrap_or_else(|error| {
-                    tracing::error!(%error, "what a process that died has left cannot be read");
-                    Vec::new()
-                });
-                replay(transaction, run, left)?;
-                settled += interrupt(transaction, run)?;
-                end(transaction, run)?;
-                dead.push(lock);
-            }
-            Ok(settled)
+        ledger_id: &str,
+        beside: &BTreeSet<Name>,
+    ) -> Result<io::Result<Self>, rusqlite::Error> {
+        // A number comes again where the file was put back from a copy. One whose journal lies here is not ours.
+        let ours = beside.iter().filter(|name| name.is_of(ledger_id));
+        let taken = ours.map(|name| name.run).max().unwrap_or(0);
+        transaction.execute(
+            "INSERT INTO run (id, began) SELECT max(coalesce(max(id), 0), ?) + 1, ? FROM run",
+            params![taken, now()],
+        )?;
+        let id = transaction.last_insert_rowid();
+        let path = Name::of(ledger_id, id).path(ledger);
+        let begin = || {
+            let lock = lock(&path)?;
+            let presence = vec![Presence::of(&path)?];
+            Ok(Self {
+                id,
+                path,
+                _lock: lock,
+                presence,
+                has_journal: false,
+            })
         };
-        let settled = settle().map_err(|source| OpenError::Unwritable {
-            path: ledger.to_owned(),
-            source,
-        })?;
-        Ok((settled, dead))
+        Ok(begin())
+    }
+
+    /// Begins the journal of this process.
+    pub(super) fn journal(&mut self) -> io::Result<Journal> {
+        let journal = Journal::begin(&self.path)?;
+        let files = journal::files(&self.path);
+        self.presence = files
+            .iter()
+            .map(|file| Presence::of(file))
+            .collect::<Result<_, _>>()?;
+        self.has_journal = true;
+        Ok(journal)
+    }
+
+    /// Returns whether its lock and its journal are where they were. Without them others take this process for dead.
+    pub(super) fn is_there(&self) -> bool {
+        self.presence.iter().all(|file| file.check().is_ok())
+    }
+
+    /// Makes lock and journal anew, and returns the journal, where it keeps one.
+    pub(super) fn renew(&mut self) -> io::Result<Option<Journal>> {
+        self._lock = lock(&self.path)?;
+        self.presence = vec![Presence::of(&self.path)?];
+        match self.has_journal {
+            true => self.journal().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Notes that it lives, should another process have taken it for dead.
+    pub(super) fn enter(&self, transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
+        transaction.execute("UPDATE run SET ended = NULL WHERE id = ?", [self.id])?;
+        Ok(())
     }
 
     /// Notes the end, and settles what is open even now: whoever holds it will not be heard any more. Where not all of
@@ -119,103 +190,20 @@ impl Run {
     }
 }
 
-/// Writes what a process had promised and not committed.
-fn replay(
-    transaction: &Transaction<'_>,
-    run: i64,
-    records: Vec<Record<'_>>,
-) -> Result<(), rusqlite::Error> {
-    let arrivals = records.iter().map(|record| match record {
-        Record::Open { intent, .. } | Record::Settled { intent, .. } => {
-            micros(intent.get().received)
-        }
-    });
-    let Some(first) = arrivals.min() else {
-        return Ok(());
-    };
-    let mut known = HashMap::new();
-    let mut select = transaction.prepare(
-        "SELECT serial, id, status = 'open' FROM request WHERE run = ?1 AND id >= ?2 AND serial IS NOT NULL",
-    )?;
-    let mut rows = select.query(params![run, first])?;
-    while let Some(row) = rows.next()? {
-        let (serial, id, is_open): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        known.insert(serial.cast_unsigned(), (id, is_open));
-    }
-    let mut writes = Rows::new(transaction, run)?;
-    let (settled, open): (Vec<_>, Vec<_>) = records
-        .into_iter()
-        .partition(|record| matches!(record, Record::Settled { .. }));
-    for record in settled.into_iter().chain(open) {
-        match record {
-            Record::Settled {
-                serial,
-                intent,
-                entry,
-            } => match known.get(&serial) {
-                // Committed, and the process died before the journal could be emptied.
-                Some((_, false)) => {}
-                Some((id, true)) => {
-                    writes.update(*id, entry.get())?;
-                    known.insert(serial, (*id, false));
-                }
-                None => {
-                    let id = writes.insert(serial, intent.get(), entry.get())?;
-                    known.insert(serial, (id, false));
-                }
-            },
-            Record::Open { serial, intent } => {
-                if let Entry::Vacant(unknown) = known.entry(serial) {
-                    let id = writes.open(serial, intent.get())?;
-                    unknown.insert((id, true));
-                }
-            }
-        }
-    }
+fn lock(path: &Path) -> io::Result<File> {
+    let mut file = OpenOptions::new();
+    let file = file.create(true).append(true).mode(0o600).open(path)?;
+    file.try_lock().map_err(io::Error::from)?;
+    Ok(file)
+}
+
+pub(super) fn end(connection: &Connection, run: i64) -> Result<(), rusqlite::Error> {
+    connection.execute("UPDATE run SET ended = ? WHERE id = ?", params![now(), run])?;
     Ok(())
 }
 
-/// Settles the open rows of a run at their estimates, each with an attempt that says the same.
-fn interrupt(transaction: &Transaction<'_>, run: i64) -> Result<u64, rusqlite::Error> {
-    transaction.execute(
-        "INSERT OR REPLACE INTO attempt (request, number, upstream, endpoint, model, began, result, input_tokens,
-            output_tokens, provenance, cost)
-         SELECT id, 1, coalesce(upstream, ''), '', model, 0, 'interrupted', input_tokens, output_tokens, provenance, cost
-         FROM request WHERE run = ? AND status = 'open' AND true",
-        [run],
-    )?;
-    let settled = transaction.execute(
-        "UPDATE request SET status = 'interrupted', error = 'gateway_interrupted', attempts = 1
-         WHERE run = ? AND status = 'open'",
-        [run],
-    )?;
-    Ok(settled as u64)
-}
-
-fn end(connection: &Connection, run: i64) -> Result<(), rusqlite::Error> {
-    connection.execute(
-        "UPDATE run SET ended = ? WHERE id = ?",
-        params![micros(SystemTime::now()), run],
-    )?;
-    Ok(())
-}
-
-fn lock_path(ledger: &Path, run: i64) -> PathBuf {
-    let mut name = ledger.as_os_str().to_owned();
-    name.push(format!("-run-{run}"));
-    name.into()
-}
-
-/// Returns whether somebody lives behind a lock. One that cannot be asked is taken for alive: a row too few settled is
-/// found at the next start, one too many would be counted twice.
-fn is_held(lock: &Path) -> bool {
-    match File::open(lock) {
-        Ok(file) => match file.try_lock() {
-            Ok(()) => false,
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => true,
-        },
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
+pub(super) fn now() -> i64 {
+    micros(SystemTime::now())
 }
 
 /// Microseconds since 1970.

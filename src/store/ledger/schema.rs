@@ -9,8 +9,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::journal::{self, Journal};
+use super::left::Executor;
 use super::presence::Presence;
-use super::run::Run;
+use super::run::{Name, Run};
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
@@ -85,6 +86,14 @@ pub enum OpenError {
         /// Why.
         source: rusqlite::Error,
     },
+    /// Nobody can see what dead processes have left.
+    #[error("what lies beside the ledger {} cannot be looked at: {source}; give this user the right to list its folder", path.display())]
+    Beside {
+        /// The ledger.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// This process cannot be told from others.
     #[error("the lock of this process beside the ledger {} cannot be made: {source}", path.display())]
     Run {
@@ -141,47 +150,45 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(read_failure)?;
     recognise(&connection, path)?;
-    prepare(&connection, params.sync).map_err(read_failure)?;
+    prepare(&connection).map_err(read_failure)?;
     connection.set_prepared_statement_cache_capacity(32);
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(read_failure)?;
     // Looked at once more, now that nobody else can be at it.
-    match version(&transaction).map_err(read_failure)? {
-        0 => {
-            owner_only(path);
-            transaction.execute_batch(TABLES).map_err(read_failure)?;
-        }
-        found => {
-            let done = usize::try_from(found - 1).unwrap_or(0);
-            for step in STEPS.iter().skip(done) {
-                transaction.execute_batch(step).map_err(read_failure)?;
-            }
-        }
-    }
-    transaction
-        .execute_batch(&format!(
-            "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
-        ))
-        .map_err(read_failure)?;
+    let found = version(&transaction).map_err(read_failure)?;
+    bring_up_to_date(&transaction, path, found).map_err(read_failure)?;
     let id = ledger_id(&transaction).map_err(read_failure)?;
-    let run = Run::begin(&transaction, path)?;
-    let (interrupted, dead) = run.settle_the_dead(&transaction, path)?;
-    transaction.commit().map_err(read_failure)?;
-    let presence = Presence::of(path).map_err(|source| OpenError::Run {
+    let beside = Name::beside(path).map_err(|source| OpenError::Beside {
         path: path.clone(),
         source,
     })?;
-    dead.iter().for_each(|path| journal::remove(path));
+    let run_failure = |source| OpenError::Run {
+        path: path.clone(),
+        source,
+    };
+    let run = Run::begin(&transaction, path, &id, &beside).map_err(read_failure)?;
+    let mut run = run.map_err(run_failure)?;
+    let executor = Executor {
+        transaction: &transaction,
+        ledger: path,
+        ledger_id: &id,
+        is_new: found == 0,
+        own: run.id,
+    };
+    let settlement = executor.settle(&beside).map_err(read_failure)?;
+    // On the disk, so that the journals may go.
+    transaction.commit().map_err(read_failure)?;
+    let presence = Presence::of(path).map_err(run_failure)?;
+    settlement
+        .done
+        .iter()
+        .for_each(|path| journal::remove(path));
+    set_synced(&connection, params.sync == Sync::Always).map_err(read_failure)?;
     // Where each commit reaches the disk, each request waits for its own.
     let journal = match params.sync {
         Sync::Always => None,
-        Sync::EverySecond | Sync::Never => {
-            Some(run.journal().map_err(|source| OpenError::Run {
-                path: path.clone(),
-                source,
-            })?)
-        }
+        Sync::EverySecond | Sync::Never => Some(run.journal().map_err(run_failure)?),
     };
     Ok(Opened {
         id,
@@ -189,8 +196,28 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         run,
         presence,
         journal,
-        interrupted,
+        interrupted: settlement.interrupted,
     })
+}
+
+/// Makes the tables, or makes those of an older version today's.
+fn bring_up_to_date(
+    transaction: &Connection,
+    path: &Path,
+    found: i64,
+) -> Result<(), rusqlite::Error> {
+    if found == 0 {
+        owner_only(path);
+        transaction.execute_batch(TABLES)?;
+    } else {
+        let done = usize::try_from(found - 1).unwrap_or(0);
+        for step in STEPS.iter().skip(done) {
+            transaction.execute_batch(step)?;
+        }
+    }
+    transaction.execute_batch(&format!(
+        "PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};"
+    ))
 }
 
 /// Opens the file for reading alone.
@@ -264,7 +291,7 @@ fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
     )
 }
 
-fn log_of(path: &Path) -> PathBuf {
+pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
     log.into()
@@ -316,21 +343,25 @@ fn ledger_id(connection: &Connection) -> Result<String, rusqlite::Error> {
     connection.query_row(sql, [], |row| row.get(0))
 }
 
-fn prepare(connection: &Connection, sync: Sync) -> Result<(), rusqlite::Error> {
-    // NORMAL syncs before the log is copied into the file, which keeps the file whole; the keeper adds what
-    // `every_second` promises. Only FULL syncs with each commit.
-    let synchronous = match sync {
-        Sync::Always => "FULL",
-        Sync::EverySecond | Sync::Never => "NORMAL",
-    };
+fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
     // Before the first table is made, or it has no effect.
     connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    set_synced(connection, true)?;
     // The keeper copies the log back; a request must not wait for that.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "trusted_schema", false)
+}
+
+/// Says whether the disk is made to keep each commit. Where it is not, it still keeps the log before that is copied into the
+/// file, which keeps the file whole; the keeper adds what `every_second` promises.
+pub(super) fn set_synced(connection: &Connection, is_synced: bool) -> Result<(), rusqlite::Error> {
+    let synchronous = match is_synced {
+        true => "FULL",
+        false => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
 }
 
 /// Makes a new file its owner's alone before anything is in it: its log is given the same rights. What stands in the way is

@@ -1,3 +1,5 @@
+mod beside;
+mod failing;
 mod replay;
 
 use std::time::{Duration, SystemTime};
@@ -72,6 +74,7 @@ fn entry(counts: Option<Counts>) -> Entry {
             http_status: Some(200),
             counts,
         }],
+        unrecorded: None,
     }
 }
 
@@ -274,41 +277,6 @@ async fn a_refused_change_leaves_nothing_and_harms_nobody() {
     row.settle(entry(None)).await.unwrap();
     assert_eq!(count(&ledger, "SELECT count(*) FROM team"), 0);
     ledger.close();
-}
-
-#[tokio::test]
-async fn rows_that_cannot_be_written_are_written_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let ledger = Ledger::open(&params(&folder)).unwrap();
-    let row = begin(&ledger, "a").await;
-    // Another program holds the file for longer than a commit waits.
-    let other = Connection::open(&params(&folder).path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let receipt = row.settle(entry(Some(counts(1, 1))));
-    assert_eq!(receipt.await, Ok(()), "the journal holds it");
-    let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
-    assert!(matches!(
-        change,
-        Err(ChangeError::Ledger(LedgerError::Unwritable))
-    ));
-    assert!(!ledger.is_ready());
-    let (error, unopened) = ledger.begin(intent("b")).await.map(|_| ()).unwrap_err();
-    assert_eq!(error, LedgerError::Unwritable);
-    unopened.unwrap().forget();
-    ledger.set_refuses(false);
-    assert!(ledger.is_ready());
-    let row = begin(&ledger, "c").await;
-    row.settle(entry(Some(counts(2, 2)))).await.unwrap();
-    other.execute_batch("COMMIT").unwrap();
-    ledger.close();
-    assert_eq!(
-        count(
-            &ledger,
-            "SELECT count(*) FROM request WHERE status = 'complete'"
-        ),
-        2
-    );
-    assert_eq!(ledger.snapshot().owed, 0);
 }
 
 #[tokio::test]
@@ -586,44 +554,6 @@ async fn with_every_commit_on_disk_each_request_waits_for_its_own() {
     row.settle(entry(None)).await.unwrap();
     assert_eq!(status(), "complete");
     ledger.close();
-}
-
-#[tokio::test]
-async fn a_file_that_is_gone_or_replaced_is_noticed_and_nothing_is_lost_when_it_comes_back() {
-    for is_replaced in [false, true] {
-        let folder = tempfile::tempdir().unwrap();
-        let params = params(&folder);
-        let ledger = Ledger::open(&params).unwrap();
-        begin(&ledger, "before")
-            .await
-            .settle(entry(None))
-            .await
-            .unwrap();
-        let row = begin(&ledger, "under way").await;
-        assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 2);
-        let away = folder.path().join("away.db");
-        std::fs::rename(&params.path, &away).unwrap();
-        if is_replaced {
-            std::fs::copy(&away, &params.path).unwrap();
-        }
-        // Whoever is under way has the journal's word.
-        row.settle(entry(Some(counts(7, 7)))).await.unwrap();
-        let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
-        assert!(matches!(
-            change,
-            Err(ChangeError::Ledger(LedgerError::Unwritable))
-        ));
-        assert!(!ledger.is_ready());
-        assert_eq!(ledger.snapshot().owed, 1);
-        std::fs::rename(&away, &params.path).unwrap();
-        ledger.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
-        assert!(ledger.is_ready());
-        assert_eq!(
-            strings(&ledger, "SELECT request_id FROM request ORDER BY 1"),
-            ["before", "under way"]
-        );
-        ledger.close();
-    }
 }
 
 #[tokio::test]

@@ -2,76 +2,43 @@
 //! who wait when their row is safe.
 //!
 //! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
-//! places of open rows bound how many those can be.
+//! places of open rows bound how many those can be. While it is only that another program holds the file, the journal
+//! promises on, for as long as [`PATIENCE`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::LedgerError;
 use super::change::Change;
 use super::presence::{Lost, Presence};
 use super::queue::{Op, Queue, Settled, Taken};
 use super::rows::Rows;
 use super::run::Run;
+use super::schema::{Opened, set_synced};
+use super::shared::Shared;
+use super::{LedgerError, Sync};
 
-/// How long after a failure rows that are owed are tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// How long after a commit rows that are owed are tried again, and it is looked whether the lock and the journal of this
+/// process are still there.
+const ROUND: Duration = Duration::from_secs(1);
 
-/// What others may see of the thread's work.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) failing: AtomicBool,
-    pub(super) refuses: AtomicBool,
-    rows: AtomicU64,
-    commits: AtomicU64,
-    failures: AtomicU64,
-    owed: AtomicU64,
-    given_up: AtomicU64,
-    pub(super) left_out: AtomicU64,
-    interrupted: u64,
-    /// Whether something was committed that the disk was not yet made to keep.
-    pub(super) dirty: AtomicBool,
-    keeping: Mutex<Keeping>,
-    woken: Condvar,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Keeping {
-    pub(super) retention: Option<Duration>,
-    pub(super) vacuum: bool,
-    pub(super) stopped: bool,
-}
-
-/// The ledger, seen from outside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Whether the last attempt to write failed.
-    pub failing: bool,
-    /// Settled rows written since the start.
-    pub rows: u64,
-    /// Commits since the start.
-    pub commits: u64,
-    /// Commits that failed since the start.
-    pub failures: u64,
-    /// Settled rows that could not be written yet.
-    pub owed: u64,
-    /// Settled rows that the file refused for what is in them.
-    pub given_up: u64,
-    /// Refused requests that were not written down.
-    pub left_out: u64,
-    /// Rows of dead processes that were settled at the start.
-    pub interrupted: u64,
-}
+/// How long another program may hold the file before that is a failure: who changes or copies it by hand is done sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Writer {
     connection: Connection,
     run: Run,
+    /// How it stands with what others know it by.
+    entered: Entered,
+    sync: Sync,
     presence: Presence,
+    /// Where its log lies.
+    log: Option<Presence>,
     queue: Arc<Queue>,
     shared: Arc<Shared>,
     /// The rows of requests that are under way, by their serial numbers.
@@ -79,7 +46,20 @@ pub(super) struct Writer {
     /// Rows that could not be written.
     owed: Vec<Op>,
     last_commit: Option<Instant>,
-    last_failure: Option<Instant>,
+    /// Since when nothing could be written.
+    held_up: Option<Instant>,
+    next_round: Instant,
+}
+
+/// How it stands with the lock and the journal of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entered {
+    /// They are there.
+    Yes,
+    /// They were gone for a moment, in which others may have taken it for dead.
+    Anew,
+    /// They are gone, and cannot be made.
+    No,
 }
 
 /// Why nothing was committed.
@@ -98,111 +78,53 @@ struct Written {
     opened: FxHashMap<u64, i64>,
 }
 
-// === impl Shared ===
-
-impl Shared {
-    pub(super) fn new(interrupted: u64) -> Self {
-        Self {
-            failing: AtomicBool::new(false),
-            refuses: AtomicBool::new(true),
-            rows: AtomicU64::new(0),
-            commits: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            owed: AtomicU64::new(0),
-            given_up: AtomicU64::new(0),
-            left_out: AtomicU64::new(0),
-            interrupted,
-            dirty: AtomicBool::new(false),
-            keeping: Mutex::default(),
-            woken: Condvar::new(),
-        }
-    }
-
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Snapshot {
-            failing: self.failing.load(Ordering::Relaxed),
-            rows: of(&self.rows),
-            commits: of(&self.commits),
-            failures: of(&self.failures),
-            owed: of(&self.owed),
-            given_up: of(&self.given_up),
-            left_out: of(&self.left_out),
-            interrupted: self.interrupted,
-        }
-    }
-
-    pub(super) fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
-        let mut keeping = self.keeping();
-        keeping.retention = retention;
-        keeping.vacuum = vacuum;
-    }
-
-    pub(super) fn stop_keeper(&self) {
-        self.keeping().stopped = true;
-        self.woken.notify_all();
-    }
-
-    /// Sleeps until it is time for the next round, and returns what counts then; `None`: stop.
-    pub(super) fn next_round(&self, pause: Duration) -> Option<(Option<Duration>, bool)> {
-        let waited = self
-            .woken
-            .wait_timeout_while(self.keeping(), pause, |keeping| !keeping.stopped);
-        let (keeping, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!keeping.stopped).then_some((keeping.retention, keeping.vacuum))
-    }
-
-    fn keeping(&self) -> MutexGuard<'_, Keeping> {
-        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 // === impl Writer ===
 
 impl Writer {
-    pub(super) fn new(
-        connection: Connection,
-        run: Run,
-        queue: Arc<Queue>,
-        shared: Arc<Shared>,
-        presence: Presence,
-    ) -> Self {
+    pub(super) fn new(opened: Opened, sync: Sync, queue: Arc<Queue>, shared: Arc<Shared>) -> Self {
         Self {
-            connection,
-            run,
-            presence,
+            connection: opened.connection,
+            run: opened.run,
+            entered: Entered::Yes,
+            sync,
+            log: opened.presence.of_log(),
+            presence: opened.presence,
             queue,
             shared,
             open: FxHashMap::default(),
             owed: Vec::new(),
             last_commit: None,
-            last_failure: None,
+            held_up: None,
+            next_round: Instant::now() + ROUND,
         }
+    }
+
+    /// Waits for what is to be done, and does it. Returns whether more may come.
+    pub(super) fn round(&mut self) -> bool {
+        let (ops, more) = match self.queue.take(self.last_commit, self.next_round) {
+            Taken::Ops(ops) => (ops, true),
+            Taken::Time => (Vec::new(), true),
+            Taken::Last(ops) => (ops, false),
+        };
+        self.commit(ops);
+        more
     }
 
     /// Writes until the ledger is closed.
     pub(super) fn run(mut self) {
-        loop {
-            let retry = match self.owed.is_empty() {
-                true => None,
-                false => Some(self.last_failure.map_or_else(Instant::now, |at| at + RETRY)),
-            };
-            match self.queue.take(self.last_commit, retry) {
-                Taken::Ops(ops) => self.commit(ops),
-                Taken::Time => self.commit(Vec::new()),
-                Taken::Last(ops) => {
-                    self.commit(ops);
-                    break;
-                }
-            }
-        }
+        while self.round() {}
         // What is owed still has one more chance: perhaps there is room again.
         self.commit(Vec::new());
         if !self.owed.is_empty() {
             tracing::error!(
                 rows = self.owed.len(),
-                "the ledger ends with rows that could not be written"
+                "the ledger ends with rows that could not be written; the next start writes what the journal holds"
             );
+        }
+        if self.log.as_ref().is_none_or(|log| log.check().is_err()) {
+            // SQLite would take what lies in its place now away, as this file's.
+            let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _ = self.connection.set_db_config(keep_log, true);
         }
         self.run.finish(&mut self.connection, self.owed.is_empty());
         // A file without its log is easier to copy.
@@ -214,15 +136,17 @@ impl Writer {
     /// Writes all of it, or nothing, and tells everyone.
     fn commit(&mut self, ops: Vec<Op>) {
         let owed_before = self.owed.len();
+        self.next_round = Instant::now() + ROUND;
         // Those who have waited longest come first.
         let mut all = std::mem::take(&mut self.owed);
         all.extend(ops);
-        if all.is_empty() {
+        self.look(&all);
+        if all.is_empty() && self.entered != Entered::Anew {
             return;
         }
-        match self.write(&mut all) {
+        match self.write_safely(&mut all, owed_before > 0) {
             Ok(written) => {
-                self.shared.dirty.store(true, Ordering::Release);
+                self.shared.owed.store(0, Ordering::Relaxed);
                 self.succeeded(owed_before);
                 self.queue.committed();
                 self.open.extend(written.opened);
@@ -232,13 +156,55 @@ impl Writer {
             }
             Err(error) => {
                 self.failed(&error);
-                all.into_iter().for_each(|op| self.refuse(op));
+                // What is owed first: whoever is told of the failure sees it.
+                let is_row = |op: &Op| matches!(op, Op::Open { .. } | Op::Settle { .. });
+                let (rows, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_row);
+                rows.into_iter().for_each(|op| self.refuse(op));
+                let owed = self.owed.len() as u64;
+                self.shared.owed.store(owed, Ordering::Relaxed);
+                others.into_iter().for_each(|op| self.refuse(op));
             }
         }
         self.last_commit = Some(Instant::now());
-        self.shared
-            .owed
-            .store(self.owed.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Looks whether others still know that this process lives, and what it has promised: `waiting` is not committed.
+    fn look(&mut self, waiting: &[Op]) {
+        if self.entered != Entered::No && self.run.is_there() {
+            return;
+        }
+        let renewed = self.run.renew().and_then(|journal| match journal {
+            Some(journal) => self.queue.renew(journal, waiting),
+            None => Ok(()),
+        });
+        match renewed {
+            Ok(()) => {
+                self.entered = Entered::Anew;
+                tracing::warn!("the journal of this process was deleted, and is made anew");
+            }
+            Err(error) if self.entered != Entered::No => {
+                self.entered = Entered::No;
+                tracing::error!(%error, "the journal of this process was deleted, and cannot be made anew");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Writes all of it. The journal has kept what is owed, on the disk, too; it will not any more.
+    fn write_safely(&mut self, ops: &mut [Op], is_owed: bool) -> Result<Written, WriteError> {
+        let is_synced = is_owed && self.sync == Sync::EverySecond;
+        if is_synced {
+            set_synced(&self.connection, true)?;
+        }
+        let written = self.write(ops);
+        if is_synced {
+            // Where that fails, commits take longer.
+            let _ = set_synced(&self.connection, false);
+        }
+        if written.is_ok() && !is_synced {
+            self.shared.dirty.store(true, Ordering::Release);
+        }
+        written
     }
 
     /// Writes all of it in one transaction.
@@ -256,6 +222,9 @@ impl Writer {
         let mut done = Vec::with_capacity(ops.len());
         let behavior = TransactionBehavior::Immediate;
         let transaction = self.connection.transaction_with_behavior(behavior)?;
+        if self.entered == Entered::Anew {
+            self.run.enter(&transaction)?;
+        }
         let mut rows = Rows::new(&transaction, self.run.id)?;
         for op in ops {
             done.push(match op {
@@ -278,7 +247,7 @@ impl Writer {
                     intent,
                     entry,
                 } => unless_refused(rows.insert(*serial, intent, entry))?.is_some(),
-                Op::Committed(_) | Op::Barrier(_) => true,
+                Op::Committed { .. } | Op::Barrier(_) => true,
             });
         }
         drop(rows);
@@ -312,7 +281,7 @@ impl Writer {
             }
             Op::Change(change) => change.tell(Ok(())),
             Op::Note { .. } => {}
-            Op::Committed(done) => drop(done.send(Ok(()))),
+            Op::Committed { done, .. } => drop(done.send(Ok(()))),
             Op::Barrier(call) => call(),
         }
     }
@@ -325,9 +294,9 @@ impl Writer {
                 done: Some(done), ..
             } => drop(done.send(Err(error))),
             promised @ Op::Open { done: None, .. } => self.owed.push(promised),
-            Op::Settle { settled, done } => {
-                if let Some(done) = done {
-                    let _ = done.send(Err(error));
+            Op::Settle { mut settled, done } => {
+                if done.is_some_and(|done| done.send(Err(error)).is_ok()) {
+                    settled.entry.tell_unrecorded();
                 }
                 self.owed.push(Op::Settle {
                     settled,
@@ -338,24 +307,56 @@ impl Writer {
             Op::Note { .. } => {
                 self.shared.left_out.fetch_add(1, Ordering::Relaxed);
             }
-            Op::Committed(done) => drop(done.send(Err(error))),
+            Op::Committed { done, settles } => {
+                if done.send(Err(error)).is_ok() && settles.is_some() {
+                    self.owed
+                        .iter_mut()
+                        .filter_map(|owed| match owed {
+                            Op::Settle { settled, .. } => Some(settled),
+                            _ => None,
+                        })
+                        .filter(|settled| Some(settled.serial) == settles)
+                        .for_each(|settled| settled.entry.tell_unrecorded());
+                }
+            }
             Op::Barrier(call) => call(),
         }
     }
 
     fn succeeded(&mut self, owed: usize) {
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
-        self.last_failure = None;
-        if self.shared.failing.swap(false, Ordering::Relaxed) {
+        if self.entered == Entered::Anew {
+            self.entered = Entered::Yes;
+        }
+        self.shared.failing.store(false, Ordering::Relaxed);
+        if self.held_up.take().is_some() {
             tracing::info!(rows = owed, "the ledger can be written again");
         }
     }
 
+    /// Tells each state once: that the ledger is held up, and that it fails.
     fn failed(&mut self, error: &WriteError) {
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
-        self.last_failure = Some(Instant::now());
-        if !self.shared.failing.swap(true, Ordering::Relaxed) {
+        let now = Instant::now();
+        let is_first = self.held_up.is_none();
+        let since = *self.held_up.get_or_insert(now);
+        if error.is_busy() && self.queue.has_journal() && now.duration_since(since) < PATIENCE {
+            if is_first {
+                tracing::warn!(%error, "another program holds the ledger; what is promised meanwhile waits in the journal");
+            }
+        } else if !self.shared.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "the ledger cannot be written");
+        }
+    }
+}
+
+// === impl WriteError ===
+
+impl WriteError {
+    fn is_busy(&self) -> bool {
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy),
+            Self::Lost(_) => false,
         }
     }
 }

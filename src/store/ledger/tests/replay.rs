@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::store::ledger::journal::{self, Journal, Record, Shared};
+use crate::store::ledger::run::Name;
 
 /// Leaves a run that nobody has ended.
-fn leave_run(params: &Params, run: i64) {
+pub(super) fn leave_run(params: &Params, run: i64) {
     let connection = Connection::open(&params.path).unwrap();
     connection
         .execute(
@@ -14,16 +15,19 @@ fn leave_run(params: &Params, run: i64) {
         .unwrap();
 }
 
-fn journal_path(params: &Params, run: i64) -> PathBuf {
-    format!("{}-run-{run}", params.path.display()).into()
+pub(super) fn journal_path(params: &Params, run: i64) -> PathBuf {
+    let ledger = Connection::open(&params.path).unwrap();
+    let sql = "SELECT value FROM meta WHERE name = 'ledger_id'";
+    let id: String = ledger.query_row(sql, [], |row| row.get(0)).unwrap();
+    Name::of(&id, run).path(&params.path)
 }
 
-fn opened(serial: u64, intent: &Intent) -> Record<'_> {
+pub(super) fn opened(serial: u64, intent: &Intent) -> Record<'_> {
     let intent = Shared::Borrowed(intent);
     Record::Open { serial, intent }
 }
 
-fn settled<'a>(serial: u64, intent: &'a Intent, entry: &'a Entry) -> Record<'a> {
+pub(super) fn settled<'a>(serial: u64, intent: &'a Intent, entry: &'a Entry) -> Record<'a> {
     let (intent, entry) = (Shared::Borrowed(intent), Shared::Borrowed(entry));
     Record::Settled {
         serial,
@@ -32,12 +36,12 @@ fn settled<'a>(serial: u64, intent: &'a Intent, entry: &'a Entry) -> Record<'a> 
     }
 }
 
-fn write(journal: &mut Journal, record: &Record<'_>) {
+pub(super) fn write(journal: &mut Journal, record: &Record<'_>) {
     let frame = record.framed().unwrap();
     journal.place(&frame).write(frame).unwrap();
 }
 
-const ROWS: &str = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
+pub(super) const ROWS: &str = "SELECT request_id || ' ' || status || ' ' || input_tokens || ' ' || attempts FROM request ORDER BY 1";
 
 #[tokio::test]
 async fn what_a_dead_process_had_promised_is_written_once() {
@@ -99,7 +103,7 @@ async fn what_an_older_version_had_promised_is_written_too() {
     };
     let torn = line(&opened(3, &intent("torn")));
     leave_run(&params, 99);
-    let path = journal_path(&params, 99);
+    let path = Name::unmarked(99).path(&params.path);
     std::fs::write(&path, line(&opened(1, &a)) + &line(&opened(2, &b))).unwrap();
     std::fs::write(
         format!("{}-2", path.display()),
@@ -160,7 +164,8 @@ async fn the_journal_is_empty_when_all_is_committed() {
     let folder = tempfile::tempdir().unwrap();
     let params = params(&folder);
     let ledger = Ledger::open(&params).unwrap();
-    let promised = || journal::read(&journal_path(&params, 1)).unwrap().len();
+    let path = journal_path(&params, 1);
+    let promised = || journal::read(&path).unwrap().len();
     let other = Connection::open(&params.path).unwrap();
     for _ in 0..3 {
         // Nothing is committed while another holds the file.
@@ -180,4 +185,48 @@ async fn the_journal_is_empty_when_all_is_committed() {
     }
     drop(other);
     ledger.close();
+}
+
+/// A change of these bytes is one of the journal's version.
+const GOLDEN: &str = "\
+    00776569722d6a310100000000776a72010000004c0000008c464cd70001016180e2cfaa06882705616c6963650108726573\
+    6561726368142f76312f636861742f636f6d706c6574696f6e7301066770742d346f01010900000000000002010901066f70\
+    656e616900776a7201000000d1000000a066ce520101016180e2cfaa06882705616c69636501087265736561726368142f76\
+    312f636861742f636f6d706c6574696f6e7301066770742d346f01010900000000000002010901066f70656e61690001c801\
+    010f757073747265616d5f636c6f73656401066770742d346f01066f70656e616901ac020000000500000001b10201010006\
+    62797061737300030400000000000001066f70656e61690e6170692e6f70656e61692e636f6d01066770742d346f00000100\
+    c096b10208616e73776572656401c80101ac020000000500000001b102";
+
+#[test]
+fn a_journal_of_this_version_looks_like_this() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let intent = Intent {
+        received: SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 5000),
+        key: "alice".into(),
+        upstream: Some("openai".into()),
+        ..intent("a")
+    };
+    let entry = Entry {
+        error: Some("upstream_closed".into()),
+        uncounted: true,
+        ..entry(Some(counts(300, 5)))
+    };
+    let mut journal = Journal::begin(&path).unwrap();
+    write(&mut journal, &opened(1, &intent));
+    write(&mut journal, &settled(1, &intent, &entry));
+    let bytes = std::fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let hex: String = bytes[..end]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert_eq!(hex, GOLDEN);
+    let read = format!("{:?}", journal::read(&path).unwrap());
+    let Record::Settled { intent, entry, .. } = settled(1, &intent, &entry) else {
+        unreachable!()
+    };
+    for part in [format!("{:?}", intent.get()), format!("{:?}", entry.get())] {
+        assert!(read.contains(&part), "{part}\n{read}");
+    }
 }

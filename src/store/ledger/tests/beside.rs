@@ -1,0 +1,217 @@
+//! Journals beside the ledger that are not as they should be: unreadable, another ledger's, deleted.
+
+use super::replay::{ROWS, journal_path, leave_run, opened, settled, write};
+use super::*;
+use crate::store::ledger::journal::{self, Journal};
+use crate::store::ledger::run::Name;
+
+fn read_rows(params: &Params) -> Vec<String> {
+    let ledger = Ledger::open(params).unwrap();
+    ledger.close();
+    strings(&ledger, ROWS)
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_read_is_kept_and_its_rows_stay_open() {
+    let whole = |path: &Path| {
+        let mut journal = Journal::begin(path).unwrap();
+        let (a, five) = (intent("a"), entry(Some(counts(5, 5))));
+        write(&mut journal, &settled(1, &a, &five));
+    };
+    let newer = |path: &Path| {
+        whole(path);
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[7] = b'9';
+        std::fs::write(path, bytes).unwrap();
+    };
+    let other_shape = |path: &Path| {
+        let mut journal = Journal::begin(path).unwrap();
+        let frame = journal::Frame::of(b"\xffnothing of ours");
+        journal.place(&frame).write(frame).unwrap();
+    };
+    let foreign = |path: &Path| std::fs::write(path, "something else").unwrap();
+    let unreadable = |path: &Path| std::fs::create_dir(path).unwrap();
+    let spoils: [&dyn Fn(&Path); 4] = [&newer, &other_shape, &foreign, &unreadable];
+    for spoil in spoils {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        Ledger::open(&params).unwrap().close();
+        leave_run(&params, 99);
+        let open_row =
+            "INSERT INTO request (id, request_id, run, serial, key, endpoint, stream, status)
+            VALUES (9000000000000000, 'a', 99, 1, 'alice', '/v1/completions', 0, 'open')";
+        let connection = Connection::open(&params.path).unwrap();
+        connection.execute(open_row, []).unwrap();
+        drop(connection);
+        let path = journal_path(&params, 99);
+        spoil(&path);
+        for _ in 0..2 {
+            assert_eq!(read_rows(&params), ["a open 0 0"]);
+            assert!(path.exists(), "it is kept");
+        }
+        // Somebody has mended it.
+        let _ = std::fs::remove_dir(&path);
+        whole(&path);
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn what_another_ledger_was_promised_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    leave_run(&params, 2);
+    let path = journal_path(&params, 2);
+    let mut journal = Journal::begin(&path).unwrap();
+    let (a, five) = (intent("a"), entry(Some(counts(5, 5))));
+    write(&mut journal, &settled(1, &a, &five));
+    journal.turn();
+    write(&mut journal, &opened(2, &intent("b")));
+    let old = Name::unmarked(2).path(&params.path);
+    let mut journal = Journal::begin(&old).unwrap();
+    journal.turn();
+    write(&mut journal, &opened(9, &intent("stale")));
+    std::fs::remove_file(&old).unwrap();
+    let away = folder.path().join("away.db");
+    std::fs::rename(&params.path, &away).unwrap();
+    // Another one lies there, whose runs have the same numbers.
+    let elsewhere = Params {
+        path: folder.path().join("elsewhere").join("weir.db"),
+        ..params.clone()
+    };
+    for _ in 0..2 {
+        Ledger::open(&elsewhere).unwrap().close();
+    }
+    std::fs::rename(&elsewhere.path, &params.path).unwrap();
+    for _ in 0..2 {
+        assert_eq!(read_rows(&params), [""; 0]);
+        assert!(path.exists());
+    }
+    std::fs::rename(&away, &params.path).unwrap();
+    // Of the time before ledgers had ids: it may be of this one.
+    assert_eq!(
+        read_rows(&params),
+        [
+            "a complete 5 1",
+            "b interrupted 9 1",
+            "stale interrupted 9 1"
+        ]
+    );
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_new_ledger_is_given_what_was_owed_to_one_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let path = journal_path(&params, 1);
+    ledger.set_refuses(false);
+    std::fs::remove_file(&params.path).unwrap();
+    for id in ["a", "b"] {
+        let row = match ledger.begin(intent(id)).await {
+            Ok(row) | Err((_, Some(row))) => row,
+            Err((error, None)) => panic!("{error}"),
+        };
+        row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+        assert!(ledger.change(|_| Ok(Ok::<_, ()>(()))).await.is_err());
+    }
+    ledger.close();
+    drop(ledger);
+    assert!(path.exists());
+    for _ in 0..2 {
+        assert_eq!(read_rows(&params), ["a complete 5 1", "b complete 5 1"]);
+        assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_began_after_the_copy_that_lies_here_was_made_is_written_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    // The copy knows of run 1 alone.
+    let path = journal_path(&params, 2);
+    let mut journal = Journal::begin(&path).unwrap();
+    write(
+        &mut journal,
+        &settled(1, &intent("a"), &entry(Some(counts(5, 5)))),
+    );
+    drop(journal);
+    assert_eq!(read_rows(&params), ["a complete 5 1"]);
+    let connection = Connection::open(&params.path).unwrap();
+    let runs: i64 = connection
+        .query_row(
+            "SELECT max(id) FROM run WHERE ended IS NOT NULL",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(runs, 4, "its number was nobody else's");
+}
+
+#[tokio::test]
+async fn a_process_whose_journal_is_deleted_makes_it_anew_and_is_not_taken_for_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    for sync in [Sync::EverySecond, Sync::Always] {
+        let params = Params {
+            path: folder.path().join(format!("{sync:?}.db")),
+            sync,
+            ..params(&folder)
+        };
+        let living = Ledger::open(&params).unwrap();
+        let row = begin(&living, "a").await;
+        let path = journal_path(&params, 1);
+        let files: Vec<_> = journal::files(&path)
+            .into_iter()
+            .filter(|file| file.exists())
+            .collect();
+        files
+            .iter()
+            .for_each(|file| std::fs::remove_file(file).unwrap());
+        // Another one looks in that moment.
+        let connection = Connection::open(&params.path).unwrap();
+        connection
+            .execute("UPDATE run SET ended = 1 WHERE id = 1", [])
+            .unwrap();
+        living.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
+        assert!(files.iter().all(|file| file.exists()));
+        let second = Ledger::open(&params).unwrap();
+        assert_eq!(strings(&second, ROWS), ["a open 9 0"]);
+        second.close();
+        // What is promised from now on is found behind it.
+        if sync == Sync::EverySecond {
+            connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+            row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+            assert_eq!(journal::read(&path).unwrap().len(), 1);
+            connection.execute_batch("COMMIT").unwrap();
+        } else {
+            row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+        }
+        living.close();
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+        assert!(files.iter().all(|file| !file.exists()));
+    }
+}
+
+#[tokio::test]
+async fn what_is_promised_but_not_committed_when_the_journal_is_deleted_is_promised_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let path = journal_path(&params, 1);
+    let away = folder.path().join("away.db");
+    std::fs::rename(&params.path, &away).unwrap();
+    let row = begin(&ledger, "a").await;
+    row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+    journal::files(&path)
+        .iter()
+        .for_each(|file| std::fs::remove_file(file).unwrap());
+    assert!(ledger.change(|_| Ok(Ok::<_, ()>(()))).await.is_err());
+    assert!(!journal::read(&path).unwrap().is_empty());
+    std::fs::rename(&away, &params.path).unwrap();
+    ledger.close();
+    assert_eq!(strings(&ledger, ROWS), ["a complete 5 1"]);
+}
