@@ -1,8 +1,8 @@
 //! `GET /v1/usage`: what the caller's key has used, and what is left of its budgets and its team's.
 //!
 //! Answered from the ledger, so it stands outside of accounting: it goes to no upstream and is not booked itself. A
-//! reading looks at all rows of the key; one of them takes place at a time, so that callers who ask often hold up each
-//! other and nobody else. When the ledger cannot be read, the answer is 503.
+//! reading looks at all rows of the key; one of them takes place at a time, and ends when its caller leaves, so that callers
+//! who ask often hold up each other and nobody else. When the ledger cannot be read, the answer is 503.
 
 use std::pin::Pin;
 use std::sync::Arc;

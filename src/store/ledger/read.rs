@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::queue::{Op, Queue};
 use super::schema::open_to_read;
@@ -63,7 +64,7 @@ impl Reader {
         }
     }
 
-    /// Runs `read` on a thread where it may block.
+    /// Runs `read` on a thread where it may block, for as long as it is waited for.
     ///
     /// # Errors
     /// What `read` fails with; SQLite's `Interrupt` when it takes too long.
@@ -73,10 +74,13 @@ impl Reader {
     ) -> Result<T, ReadError> {
         let place = READS.acquire().await.map_err(|_| ReadError::BrokeOff)?;
         let this = self.clone();
+        let asker = CancellationToken::new();
+        let is_gone = asker.clone();
+        // Who leaves gives the place back, too: the read breaks off.
+        let _asks = asker.drop_guard();
         let reading = tokio::task::spawn_blocking(move || {
-            // Held to the end, also when nobody waits for it any more.
             let _place = place;
-            this.read_now(read)
+            this.read_unless(move || is_gone.is_cancelled(), read)
         });
         reading.await.map_err(|_| ReadError::BrokeOff)?
     }
@@ -89,10 +93,19 @@ impl Reader {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, ReadError> {
+        self.read_unless(|| false, read)
+    }
+
+    fn read_unless<T>(
+        &self,
+        is_gone: impl Fn() -> bool + Send + 'static,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, ReadError> {
         self.wait_for_the_writer();
         let mut connection = open_to_read(&self.path)?;
         let began = Instant::now();
-        connection.progress_handler(10_000, Some(move || began.elapsed() > TIMEOUT))?;
+        let must_end = move || began.elapsed() > TIMEOUT || is_gone();
+        connection.progress_handler(10_000, Some(must_end))?;
         // One transaction: whatever is read sees the same state.
         let transaction = connection.transaction()?;
         Ok(read(&transaction)?)
@@ -110,5 +123,45 @@ impl Reader {
         if queue.ask(barrier).is_ok() {
             let _ = committed.recv_timeout(TIMEOUT);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ledger, Params, Sync};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_nobody_waits_for_gives_its_place_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&Params {
+            path: folder.path().join("weir.db"),
+            sync: Sync::EverySecond,
+            max_open: 1,
+            retention: None,
+            vacuum: false,
+        })
+        .unwrap();
+        let reader = ledger.reader();
+        let (begun, mut reads) = tokio::sync::mpsc::unbounded_channel();
+        let endless = || {
+            let begun = begun.clone();
+            reader.read(move |file| {
+                let _ = begun.send(());
+                let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n";
+                file.query_row(sql, [], |row| row.get::<_, i64>(0))
+            })
+        };
+        let started = Instant::now();
+        for _ in 0..4 {
+            tokio::select! {
+                _ = endless() => unreachable!("it ends by being left alone"),
+                _ = reads.recv() => {}
+            }
+        }
+        let one = |file: &Connection| file.query_row("SELECT 1", [], |row| row.get::<_, i64>(0));
+        assert_eq!(reader.read(one).await.unwrap(), 1);
+        assert!(started.elapsed() < TIMEOUT, "all places were taken");
+        ledger.close();
     }
 }
