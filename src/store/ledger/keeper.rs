@@ -37,6 +37,8 @@ const MOST_DOLLARS: i64 = 9_000_000_000;
 const SPAN: i64 = 6 * 3600 * 1_000_000;
 /// What no budget with a period looks back further than, in microseconds: a month of 31 days and a bucket.
 const LONGEST_PERIOD: i64 = 32 * 24 * 3600 * 1_000_000;
+/// How long it is known who changed what by the admin API, where rows are not kept for longer, in microseconds: five years.
+const AUDIT_KEPT: i64 = 5 * 366 * 24 * 3600 * 1_000_000;
 /// Pages that are given back in one commit.
 const PAGES_AT_ONCE: i64 = 256;
 
@@ -202,6 +204,7 @@ impl Keeper {
             if count == 0 {
                 // Nothing is left to do for a while.
                 self.last_retention = Some(Instant::now());
+                self.change(move |connection| forget_beside(connection, before, now));
                 break;
             }
         }
@@ -269,6 +272,21 @@ fn forget_some(connection: &Connection, before: i64, now: i64) -> Result<u64, ru
         [last],
     )?;
     Ok(deleted as u64)
+}
+
+/// Deletes runs none of whose rows is left, and what stands in the audit for longer than it must. The last of each stays: the
+/// next one's number is another.
+fn forget_beside(connection: &Connection, before: i64, now: i64) -> Result<(), rusqlite::Error> {
+    connection.execute(
+        "DELETE FROM run WHERE ended < ? AND id < (SELECT max(id) FROM run)",
+        [before],
+    )?;
+    connection.execute(
+        "DELETE FROM audit WHERE id < coalesce(
+            (SELECT id FROM audit WHERE time >= ? ORDER BY id LIMIT 1), (SELECT max(id) FROM audit))",
+        [before.min(now.saturating_sub(AUDIT_KEPT))],
+    )?;
+    Ok(())
 }
 
 /// Puts together what was used longer ago than the period of any budget.

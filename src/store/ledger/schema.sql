@@ -10,7 +10,7 @@ CREATE TABLE meta (
 -- Which ledger this is, wherever the file lies. A copy of the file is the same ledger.
 INSERT INTO meta VALUES ('ledger_id', lower(hex(randomblob(16))));
 
--- The processes that have written here.
+-- The processes that have written here, for as long as rows of theirs are kept.
 CREATE TABLE run (
     id INTEGER PRIMARY KEY,
     began INTEGER NOT NULL,
@@ -30,7 +30,7 @@ CREATE TABLE request (
     served_model TEXT,        -- asked of the upstream
     upstream TEXT,            -- that answered last; of an open or interrupted row the only one that it could go to
     stream INTEGER NOT NULL,
-    status TEXT NOT NULL,     -- open, complete, failed, client_gone, interrupted
+    status TEXT NOT NULL,     -- open, complete, failed, client_gone, interrupted, refused
     http_status INTEGER,      -- that was sent; NULL: none was, or the process died
     error TEXT,               -- a cause: client_*, policy_*, upstream_*, gateway_*
     input_tokens INTEGER NOT NULL DEFAULT 0,
@@ -131,7 +131,7 @@ CREATE TABLE api_key (
     rotated INTEGER NOT NULL DEFAULT 0  -- the version of its secrets
 ) WITHOUT ROWID, STRICT;
 
--- Who changed what by the admin API.
+-- Who changed what, by the admin API or by `weir keys --ledger`. Kept for five years, or as long as rows are.
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,

@@ -400,6 +400,12 @@ async fn old_rows_go_and_leave_their_sums() {
             let sql =
                 "INSERT INTO forgotten SELECT key, team, id - 86400000000, 1, 2, 2 FROM request
                  WHERE request_id = 'older'";
+            connection.execute_batch(
+                "INSERT INTO run VALUES (97, 1, 2), (98, 1, NULL);
+                 INSERT INTO audit SELECT 1, 5, 'cli', 'key.create', 'long ago', '{}';
+                 INSERT INTO audit SELECT 2, id, 'cli', 'key.create', 'older', '{}' FROM request
+                 WHERE request_id = 'older'",
+            )?;
             Ok(Ok::<_, ()>(connection.execute(sql, [])?))
         })
         .await
@@ -418,13 +424,18 @@ async fn old_rows_go_and_leave_their_sums() {
         "SELECT (since > 0) || ' ' || requests || ' ' || tokens || ' ' || cost FROM forgotten
          WHERE team = 'research' ORDER BY since";
     let mut tries = 0;
-    while strings(&ledger, "SELECT 'x' FROM forgotten WHERE since = 0").is_empty() && tries < 100 {
+    let done = "SELECT 'x' FROM forgotten WHERE since = 0 AND tokens = 4 AND NOT EXISTS (SELECT 1 FROM run WHERE id = 97)";
+    while strings(&ledger, done).is_empty() && tries < 100 {
         tries += 1;
         std::thread::sleep(Duration::from_millis(100));
     }
     // What a month's budget may still count keeps its time; what is older, and was kept until now, is put together.
     assert_eq!(strings(&ledger, forgotten), ["0 2 4 4", "1 1 11 11"]);
     assert_eq!(strings(&ledger, "SELECT request_id FROM request"), ["new"]);
+    // Who made keys is known for longer; a run is, for as long as its rows.
+    let beside = "SELECT (SELECT count(*) FROM run WHERE id = 97) || (SELECT count(*) FROM run WHERE id = 98)
+        || ' ' || (SELECT group_concat(target) FROM audit)";
+    assert_eq!(strings(&ledger, beside), ["01 older"]);
     assert_eq!(count(&ledger, "SELECT count(*) FROM attempt"), 1);
     ledger.close();
 }
