@@ -100,6 +100,11 @@ impl GeneratedText {
         self.encoding.is_some() && self.folded == 0
     }
 
+    /// Returns how many bytes are to be counted.
+    pub fn len(&self) -> usize {
+        self.choices.iter().map(|choice| choice.raw.len()).sum()
+    }
+
     /// Returns whether anything was generated.
     pub fn is_empty(&self) -> bool {
         self.folded == 0 && self.choices.iter().all(|choice| choice.raw.is_empty())

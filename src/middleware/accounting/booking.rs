@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
+use super::apart::counted;
 use super::books::{Books, OnFailure};
 use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try, written_name};
 use crate::money::Nanos;
@@ -254,7 +255,9 @@ impl Booking {
     pub(super) fn count_answer(&self, answer: &[u8]) -> Used {
         let encoding = self.encoding();
         Used::Generated {
-            tokens: tokens::answer(encoding, &self.endpoint, answer),
+            tokens: counted(answer.len(), || {
+                tokens::answer(encoding, &self.endpoint, answer)
+            }),
             is_exact: encoding.is_some(),
         }
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::apart::counted;
 use crate::metrics::Metrics;
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
@@ -83,7 +84,8 @@ impl Books {
         endpoint: &Endpoint,
         body: &Bytes,
     ) -> u64 {
-        tokens::prompt(self.encoding(model), endpoint, body)
+        let encoding = self.encoding(model);
+        counted(body.len(), || tokens::prompt(encoding, endpoint, body))
     }
 
     /// Returns how a model counts, where that is known.

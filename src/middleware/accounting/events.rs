@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::apart::counted;
 use super::booking::{Booking, End, Used};
 use super::books::{ClientGone, OnFailure};
 use super::leaving;
@@ -61,7 +62,7 @@ impl Reader {
         if booking.holds(rough.saturating_sub(self.excess)) {
             return true;
         }
-        let exact = self.text.tokens();
+        let exact = self.tokens();
         self.excess = rough.saturating_sub(exact);
         exact < rough && booking.holds(exact)
     }
@@ -108,10 +109,14 @@ impl Reader {
             (Some(usage), _) => Used::Known(usage, provenance),
             (None, Some(usage)) => Used::Known(usage, Provenance::Counted),
             (None, None) => Used::Generated {
-                tokens: self.text.tokens(),
+                tokens: self.tokens(),
                 is_exact: self.text.is_exact(),
             },
         }
+    }
+
+    fn tokens(&self) -> u64 {
+        counted(self.text.len(), || self.text.tokens())
     }
 
     fn counted_here(&self, booking: &Booking) -> Option<Usage> {

@@ -10,6 +10,7 @@
 //!
 //! When the ledger cannot be written, calls are refused, or served and written down later, as configured.
 
+mod apart;
 mod booking;
 mod books;
 mod events;
