@@ -1,10 +1,14 @@
 //! The ledger: one row for every request, whatever way it ends, and nothing served that is not in it.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::Method;
 use serde_json::json;
 
 use crate::support::answers::{
-    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, ask, chat, chunk, delta, json_answer,
+    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, answer, ask, chat, chunk, delta, json_answer,
 };
 use crate::support::eventually;
 use crate::support::gateway::{Config, Gateway, run, weir};
@@ -166,6 +170,48 @@ async fn what_breaks_or_is_left_is_counted_as_far_as_it_came() {
 }
 
 #[tokio::test]
+async fn what_an_upstream_would_compress_is_booked_with_its_usage() {
+    let said = r#"{"data":[{"b64_json":"aaaa"}],"usage":{"input_tokens":14,"output_tokens":5,"total_tokens":19}}"#;
+    let upstream = Upstream::start(move |request| {
+        let asked = request.header("accept-encoding").unwrap_or_default();
+        Script::new().send(match asked.contains("gzip") {
+            true => {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+                encoder.write_all(said.as_bytes()).unwrap();
+                let head = "content-type: application/json\r\ncontent-encoding: gzip\r\n";
+                answer("200 OK", head, encoder.finish().unwrap())
+            }
+            false => json_answer("200 OK", said),
+        })
+    })
+    .await;
+    let gateway = Gateway::over(&upstream).await;
+    // What SDKs send.
+    let client = gateway
+        .client()
+        .with_header("accept-encoding", "gzip, deflate");
+    let answer = client.post("/v1/images/generations", "{}").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, said));
+    let file = client.get("/v1/files/f-1/content").await;
+    assert_eq!(
+        file.header("content-encoding"),
+        Some("gzip"),
+        "a file is as its client likes it"
+    );
+    assert_eq!(
+        settled(
+            &gateway,
+            "endpoint, input_tokens, output_tokens, provenance"
+        )
+        .await,
+        [
+            "/v1/images/generations 14 5 upstream",
+            "/v1/files/f-1/content 0 0 -"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn paths_that_pass_through_are_booked_with_their_usage_or_their_bytes() {
     let upstream = Upstream::start(|call| match call.target.as_str() {
         "/v1/audio/transcriptions" => Script::new().send(json_answer(
@@ -247,8 +293,8 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
             .start()
             .await;
         let path = gateway.dir.path().join(".local/share/weir/weir.db");
-        let other = rusqlite::Connection::open(path).unwrap();
-        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let away = gateway.dir.path().join("away.db");
+        std::fs::rename(&path, &away).unwrap();
         let promised = gateway.client().chat(ask()).await;
         assert_eq!(promised.status, 200, "the journal holds it");
         eventually("the failure is noticed", async || {
@@ -270,7 +316,7 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         }
         let ready = gateway.operator().get("/readyz").await.status;
         assert_eq!(ready, if status == 503 { 503 } else { 200 });
-        other.execute_batch("COMMIT").unwrap();
+        std::fs::rename(&away, &path).unwrap();
         eventually("the ledger is well again", async || {
             gateway
                 .metrics()
@@ -284,6 +330,70 @@ async fn a_ledger_that_cannot_be_written_refuses_or_serves_as_it_was_told() {
         // What was served meanwhile has been written down since.
         assert_eq!(rows, [if status == 503 { "2" } else { "3" }], "{policy}");
     }
+}
+
+#[tokio::test]
+async fn what_a_deleted_ledger_is_owed_stands_in_the_new_one_and_the_log_says_each_thing_once() {
+    let upstream = Upstream::answering(chat()).await;
+    let mut gateway = Config::over(&upstream)
+        .table("[ledger]\non_failure = \"serve\"\n")
+        .start()
+        .await;
+    let path = gateway.dir.path().join(".local/share/weir/weir.db");
+    std::fs::remove_file(&path).unwrap();
+    for _ in 0..3 {
+        assert_eq!(gateway.client().chat(ask()).await.status, 200);
+    }
+    // Some rounds of those who look after it.
+    eventually("it was tried again", async || {
+        let metrics = gateway.metrics().await;
+        let failures = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("weir_ledger_failures_total "))?;
+        (failures.parse::<u32>().unwrap() > 5).then_some(())
+    })
+    .await;
+    let of_the_ledger = |line: &&serde_json::Value| {
+        let is_told = ["ERROR", "WARN"].contains(&line["level"].as_str().unwrap_or_default());
+        is_told && line.to_string().contains("ledger")
+    };
+    let told: Vec<_> = gateway
+        .log()
+        .into_iter()
+        .filter(|line| of_the_ledger(&line))
+        .collect();
+    assert_eq!(told.len(), 1, "{told:#?}");
+    gateway.signal("KILL");
+    gateway.restart().await;
+    assert_eq!(
+        gateway.ledger("SELECT status, http_status, input_tokens, output_tokens FROM request"),
+        ["complete 200 3 2"; 3]
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_refused_because_its_row_cannot_be_written_is_a_row_that_says_so() {
+    let gate = Gate::new();
+    let script = Script::new().until(&gate).send(chat());
+    let upstream = Upstream::start(move |_| script.clone()).await;
+    let gateway = Config::over(&upstream)
+        .table("[ledger]\nsync = \"always\"\n")
+        .start()
+        .await;
+    let client = gateway.client();
+    let call = tokio::spawn(async move { client.chat(ask()).await });
+    upstream.called(1).await;
+    let path = gateway.dir.path().join(".local/share/weir/weir.db");
+    let away = gateway.dir.path().join("away.db");
+    std::fs::rename(&path, &away).unwrap();
+    gate.open();
+    let answer = call.await.unwrap();
+    answer.error(503, "server_error", "ledger_unavailable");
+    std::fs::rename(&away, &path).unwrap();
+    assert_eq!(
+        settled(&gateway, "status, http_status, error, input_tokens").await,
+        ["failed 503 gateway_ledger 3"]
+    );
 }
 
 #[tokio::test]

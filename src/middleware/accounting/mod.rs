@@ -115,7 +115,7 @@ where
     let asked = call
         .json()
         .is_some_and(|(bytes, members)| members.include_usage(bytes));
-    // What is only read again was booked when it was made.
+    // What is only read again was booked when it was made. Of these an upstream is asked to answer without a coding.
     let may_use = call.head.method == Method::POST;
     call.report_usage = call.stream && call.endpoint.has_stream_options();
     let removes_usage = call.report_usage && !asked;

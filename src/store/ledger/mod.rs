@@ -26,9 +26,13 @@
 //!   `"never"` what the system had not written by itself, by its usual settings half a minute. In no case does the file
 //!   break: SQLite's write-ahead log is a whole number of commits.
 //! - A file that is deleted, moved away or replaced while it is open is noticed before the next commit (`presence`), and
-//!   is one that cannot be written: nothing goes where nobody would find it. What was promised is written when it is back.
+//!   is one that cannot be written: nothing goes where nobody would find it. What was promised is written when it is back,
+//!   or into the new ledger that the next start begins in its place (`left`). Nobody else's file or log is touched.
+//! - A journal or lock that is deleted under a process is made anew within a second. One that cannot be read is kept.
+//! - While another program holds the file, or nothing can be written, what is owed stands in the journal, on the disk within
+//!   a second or two, and the commit that writes it is on the disk before the journal forgets it.
 //! - Rows that are older than they must be go, and leave what they had used to the budgets (`forgotten`), by the time for
-//!   as long as a month may count it. A refusal that was not written down is missing, and counted.
+//!   as long as a month may count it. A refusal that was not written down has no row; how many there were, metrics count.
 //!
 //! # Several processes
 //! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another

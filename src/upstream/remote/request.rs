@@ -39,7 +39,9 @@ pub(super) fn build(
     );
     let deployment = model.filter(|_| has_deployments);
     let uri = uri(path, asked.query(), deployment, params)?;
-    let judged = call.endpoint.is_generation();
+    // What comes back is read here, where it may tell what it used; see `Accounting`. A coding would only cost both sides
+    // time. Files are fetched, and come as the client likes them.
+    let reads_answer = call.endpoint.is_generation() || call.head.method == Method::POST;
     let body = match call.body {
         CallBody::Empty => {
             // hyper says nothing of an absent body, and some servers will not take that from a POST (RFC 9110,
@@ -64,8 +66,7 @@ pub(super) fn build(
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     *headers = call.head.headers;
-    if judged {
-        // What comes back is read here: a coding would only cost both sides time.
+    if reads_answer {
         headers.insert(
             header::ACCEPT_ENCODING,
             HeaderValue::from_static("identity"),

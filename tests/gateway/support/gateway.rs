@@ -239,7 +239,7 @@ impl Gateway {
             let files = files.filter_map(Result::ok);
             let mut journals =
                 files.filter(|file| file.file_name().to_string_lossy().contains("-run-"));
-            journals.all(|file| file.metadata().map_or(0, |file| file.len()) == 0)
+            journals.all(|file| !std::fs::read(file.path()).is_ok_and(|file| promises(&file)))
         };
         let until = std::time::Instant::now() + std::time::Duration::from_secs(2);
         while !is_empty() && std::time::Instant::now() < until {
@@ -522,4 +522,14 @@ fn keep(pipe: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
             line.clear();
         }
     });
+}
+
+/// Returns whether a file of a journal holds records of its generation, which its head names, and each frame behind its mark.
+fn promises(journal: &[u8]) -> bool {
+    const MARK: &[u8] = b"\0wjr";
+    let Some(generation) = journal.get(8..12) else {
+        return false;
+    };
+    let mut frames = memchr::memmem::find_iter(journal, MARK);
+    frames.any(|at| journal.get(at + MARK.len()..at + MARK.len() + 4) == Some(generation))
 }
