@@ -13,6 +13,7 @@
 mod apart;
 mod booking;
 mod books;
+mod entries;
 mod events;
 mod leaving;
 mod passing;

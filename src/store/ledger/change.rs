@@ -3,8 +3,8 @@
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::asked::is_the_files;
 use super::queue::Op;
-use super::writer::is_the_files;
 use super::{ChangeError, LedgerError};
 
 /// A change of its own making.

@@ -38,6 +38,7 @@
 //! Each process is a *run* with a lock of its own beside the file, so that one process never settles the rows of another
 //! that lives. The file must lie on a disk of this machine: neither the locks nor SQLite's log work across a network.
 
+mod asked;
 mod change;
 mod entry;
 mod journal;

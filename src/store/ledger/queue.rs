@@ -267,6 +267,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Promises nothing any more: everybody waits for commits.
+    pub(super) fn lose_journal(&self) {
+        self.inner().journal = None;
+    }
+
     /// Returns the journal's files, to make the disk keep them.
     pub(super) fn journal_files(&self) -> io::Result<Vec<File>> {
         match &self.inner().journal {

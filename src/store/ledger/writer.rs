@@ -5,18 +5,17 @@
 //! places of open rows bound how many those can be. While it is only that another program holds the file, the journal
 //! promises on, for as long as [`PATIENCE`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::change::Change;
+use super::asked::{make, settle, unless_refused};
 use super::presence::{Lost, Presence};
-use super::queue::{Op, Queue, Settled, Taken};
+use super::queue::{Op, Queue, Taken};
 use super::rows::Rows;
 use super::run::Run;
 use super::schema::{Opened, set_synced};
@@ -184,6 +183,7 @@ impl Writer {
             }
             Err(error) if self.entered != Entered::No => {
                 self.entered = Entered::No;
+                self.queue.lose_journal();
                 tracing::error!(%error, "the journal of this process was deleted, and cannot be made anew");
             }
             Err(_) => {}
@@ -361,50 +361,37 @@ impl WriteError {
     }
 }
 
-/// Settles the row of a request that is under way, or writes all of it at once.
-fn settle(
-    rows: &mut Rows<'_>,
-    row: Option<i64>,
-    settled: &Settled,
-) -> Result<i64, rusqlite::Error> {
-    let Settled {
-        serial,
-        intent,
-        entry,
-        ..
-    } = settled;
-    match row {
-        Some(row) => rows.update(row, entry),
-        None => rows.insert(*serial, intent, entry),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::super::{Params, schema};
+    use super::*;
 
-/// Makes a change; what it breaks must not undo the rows beside it.
-fn make(transaction: &Transaction<'_>, change: &mut dyn Change) -> Result<(), rusqlite::Error> {
-    transaction.execute_batch("SAVEPOINT change")?;
-    match catch_unwind(AssertUnwindSafe(|| change.make(transaction))) {
-        Ok(Ok(())) => transaction.execute_batch("RELEASE change"),
-        Ok(Err(error)) if is_the_files(&error) => Err(error),
-        Ok(Err(_)) | Err(_) => transaction.execute_batch("ROLLBACK TO change; RELEASE change"),
+    #[test]
+    fn another_program_that_holds_the_file_for_long_is_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let params = Params {
+            path: folder.path().join("weir.db"),
+            sync: Sync::EverySecond,
+            max_open: 1,
+            retention: None,
+            vacuum: false,
+        };
+        let mut opened = schema::open(&params).unwrap();
+        let shared = Arc::new(Shared::new(0));
+        let queue = Arc::new(Queue::new(opened.journal.take()));
+        let mut writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
+        let other = Connection::open(&params.path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let mut is_failing_after_a_commit = || {
+            queue.ask(Op::Barrier(Box::new(|| {}))).unwrap();
+            writer.round();
+            let is_failing = shared.snapshot().failing;
+            writer.held_up = writer.held_up.and_then(|since| since.checked_sub(PATIENCE));
+            is_failing
+        };
+        assert!(!is_failing_after_a_commit());
+        assert!(is_failing_after_a_commit());
+        other.execute_batch("COMMIT").unwrap();
+        assert!(!is_failing_after_a_commit());
     }
-}
-
-/// A row that the file refuses for what is in it would be refused each time, and all others with it: it is given up.
-/// What stands of it already stays.
-fn unless_refused(written: Result<i64, rusqlite::Error>) -> Result<Option<i64>, rusqlite::Error> {
-    match written {
-        Err(error) if !is_the_files(&error) => {
-            tracing::error!(%error, "a row cannot be written, and is given up");
-            Ok(None)
-        }
-        written => written.map(Some),
-    }
-}
-
-/// Returns whether an error is the file's, and not the statement's.
-pub(super) fn is_the_files(error: &rusqlite::Error) -> bool {
-    !matches!(
-        error.sqlite_error_code(),
-        None | Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
-    )
 }

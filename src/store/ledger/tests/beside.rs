@@ -215,3 +215,29 @@ async fn what_is_promised_but_not_committed_when_the_journal_is_deleted_is_promi
     ledger.close();
     assert_eq!(strings(&ledger, ROWS), ["a complete 5 1"]);
 }
+
+#[tokio::test]
+async fn without_a_journal_everybody_waits_for_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let ledger = Ledger::open(&params).unwrap();
+    let path = journal_path(&params, 1);
+    for file in journal::files(&path) {
+        std::fs::remove_file(&file).unwrap();
+        // Nothing can be made in its place.
+        std::fs::create_dir(&file).unwrap();
+    }
+    ledger.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
+    let statuses = || {
+        let file = Connection::open(&params.path).unwrap();
+        file.query_row("SELECT group_concat(status) FROM request", [], |row| {
+            row.get::<_, String>(0)
+        })
+        .unwrap()
+    };
+    let row = begin(&ledger, "a").await;
+    assert_eq!(statuses(), "open");
+    row.settle(entry(None)).await.unwrap();
+    assert_eq!(statuses(), "complete");
+    ledger.close();
+}
