@@ -24,7 +24,7 @@ pub(super) struct Books {
 /// How the ledger is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LedgerState {
-    /// Whether the last attempt to write failed.
+    /// Whether nothing can be written.
     pub failing: bool,
     /// Settled rows written since the start.
     pub rows: u64,
@@ -72,7 +72,7 @@ impl Books {
             failing: gauge(
                 registry,
                 "weir_ledger_failing",
-                "1 when the ledger could not be written when that was last tried.",
+                "1 when the ledger could not be written when that was last tried; that another program holds it is no failure for ten seconds.",
             )?,
             owed: gauge(
                 registry,

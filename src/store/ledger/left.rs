@@ -39,8 +39,11 @@ pub(super) struct Executor<'t> {
 
 /// What is to be done with a journal that no run left which is known to be open.
 enum Stray {
-    /// All of it is committed.
+    /// It is empty.
     Done,
+    /// Its run has ended, and whoever noted that did not remove it, or took a process for dead that was not: what is not
+    /// committed is written.
+    Ended,
     /// Its rows become a run of their own.
     Adopted,
     /// It is another ledger's.
@@ -109,6 +112,10 @@ impl Executor<'_> {
         };
         match self.judge(name, &records)? {
             Stray::Done => settlement.done.push(journal),
+            Stray::Ended => {
+                settlement.interrupted += self.write(name.run, records)?;
+                settlement.done.push(journal);
+            }
             Stray::Adopted => {
                 tracing::warn!(
                     journal = %journal.display(),
@@ -144,8 +151,7 @@ impl Executor<'_> {
         let sql = "SELECT 1 FROM run WHERE id = ?";
         let known = self.transaction.query_row(sql, [name.run], |_| Ok(()));
         Ok(match known.optional()? {
-            // It had ended, and whoever noted that could not remove it.
-            Some(()) => Stray::Done,
+            Some(()) => Stray::Ended,
             None => Stray::Adopted,
         })
     }

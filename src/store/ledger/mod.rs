@@ -279,7 +279,7 @@ impl Ledger {
         Notice::new(&self.path)
     }
 
-    /// Returns whether calls can be taken: the last attempt to write succeeded, or nothing is refused if it did not.
+    /// Returns whether calls can be taken: the ledger can be written, or nothing is refused while it cannot.
     pub fn is_ready(&self) -> bool {
         let (failing, refuses) = (&self.shared.failing, &self.shared.refuses);
         !(failing.load(Ordering::Relaxed) && refuses.load(Ordering::Relaxed))

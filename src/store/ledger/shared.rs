@@ -32,7 +32,7 @@ struct Keeping {
 /// The ledger, seen from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Whether the last attempt to write failed.
+    /// Whether nothing can be written. That another program holds the file for a moment is no failure.
     pub failing: bool,
     /// Settled rows written since the start.
     pub rows: u64,

@@ -241,3 +241,18 @@ async fn without_a_journal_everybody_waits_for_commits() {
     assert_eq!(statuses(), "complete");
     ledger.close();
 }
+
+#[tokio::test]
+async fn a_process_that_was_taken_for_dead_too_soon_loses_nothing_when_it_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    let path = journal_path(&params, 1);
+    let (a, five) = (intent("a"), entry(Some(counts(5, 5))));
+    for _ in 0..2 {
+        let mut journal = Journal::begin(&path).unwrap();
+        write(&mut journal, &settled(1, &a, &five));
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+        assert!(!path.exists());
+    }
+}
