@@ -17,7 +17,7 @@ use super::queue::Queue;
 use super::run::micros;
 use super::schema::{BUSY_TIMEOUT, log_of};
 use super::shared::Shared;
-use super::{ChangeError, LedgerError, Params, Sync};
+use super::{ChangeError, Params, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
