@@ -26,7 +26,7 @@ pub struct Priced {
 /// Room that is kept for a call where what it may use is bounded. Dropped before the call has gone to an upstream, all of
 /// it is given back.
 pub trait Room: Send {
-    /// Notes that the call goes to an upstream now.
+    /// Notes that the call goes to an upstream now: what stands in the ledger of a call under way stands there.
     fn sent(&mut self);
 
     /// Keeps room for so many generated tokens, all in all, and returns whether there is some. There is none where a limit

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Failure;
+use crate::store::budgets::Budgets;
 use crate::store::directory::{CLI, Configured, Directory, DirectoryError};
 use crate::store::ledger::{self, Ledger, OpenError, ReadError, Reader, Sync};
 
@@ -24,7 +25,9 @@ impl Open {
             retention: None,
             vacuum: false,
         })?;
-        let directory = Directory::open(&ledger, &Arc::default(), Arc::default(), configured, CLI)?;
+        // Nobody calls here: a large ledger need not be read for what budgets have left.
+        let budgets = Arc::new(Budgets::of_nobody());
+        let directory = Directory::open(&ledger, &budgets, Arc::default(), configured, CLI)?;
         Ok(Self { directory })
     }
 }

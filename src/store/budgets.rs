@@ -7,6 +7,8 @@
 mod budget;
 mod counter;
 mod preview;
+mod replacement;
+mod seed;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +19,19 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 
 pub use self::budget::{Amount, Budget, Holder, Limit, Period, Window};
+use self::counter::Counter;
 pub use self::counter::{Balance, Spent};
-use self::counter::{Counter, seed};
 pub use self::preview::Preview;
+pub use self::replacement::Replacement;
 
 /// All budgets.
 #[derive(Debug, Default)]
 pub struct Budgets {
-    accounts: ArcSwap<HashMap<Holder, Arc<Account>>>,
+    accounts: Arc<Accounts>,
+    are_of_nobody: bool,
 }
+
+type Accounts = ArcSwap<HashMap<Holder, Arc<Account>>>;
 
 #[derive(Debug)]
 struct Account {
@@ -36,11 +42,16 @@ struct Account {
 /// Room that is kept for a call. Dropped without being settled, it is given back.
 #[derive(Debug)]
 pub struct Reservation {
+    /// Whose budgets it counts towards.
+    holders: [Option<Holder>; 2],
+    all: Arc<Accounts>,
+    /// Those of its holders.
     accounts: Vec<Arc<Account>>,
-    /// The number of the first counter that it was not reserved at: one that came later has read the call's estimate from
-    /// the ledger.
+    /// The number of the first counter that it was not reserved at: one that came later reads the call's row in the ledger.
     before: u64,
     amount: Amount,
+    /// What its row says of it as long as it is open, when there is one.
+    entered: Option<Amount>,
     at: Timestamp,
     /// The fullest budget that clients are to be warned of.
     warning: Option<Balance>,
@@ -60,8 +71,15 @@ impl Account {
 // === impl Budgets ===
 
 impl Budgets {
-    /// Makes these all the budgets there are. What a budget that counts the same had used stays; what a new one's holder
-    /// has used before is read from the ledger, calls under way at their estimates.
+    /// Returns the budgets of a process that lets nobody in: none is ever set, and nothing is read for them.
+    pub fn of_nobody() -> Self {
+        Self {
+            are_of_nobody: true,
+            ..Self::default()
+        }
+    }
+
+    /// Makes these all the budgets there are, as [`Replacement`] does.
     ///
     /// # Errors
     /// SQLite's own; then nothing has changed.
@@ -71,59 +89,7 @@ impl Budgets {
         ledger: &Connection,
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
-        let old = self.accounts.load_full();
-        let mut accounts = HashMap::new();
-        for (holder, budgets) in budgets {
-            if budgets.is_empty() {
-                continue;
-            }
-            let account = old.get(&holder).cloned();
-            let known: Vec<Budget> = account.as_ref().map_or_else(Vec::new, |account| {
-                let counters = account.counters();
-                counters.iter().map(|counter| counter.budget).collect()
-            });
-            let mut counters = Vec::with_capacity(budgets.len());
-            for budget in budgets {
-                let mut counter = Counter::new(budget);
-                if !known.iter().any(|known| known.counts_as(&budget)) {
-                    seed(&mut counter, &holder, ledger, now)?;
-                }
-                counters.push(counter);
-            }
-            // Calls under way hold the account: it stays the same one.
-            let account = account.unwrap_or_else(|| {
-                Arc::new(Account {
-                    holder: holder.clone(),
-                    counters: Mutex::default(),
-                })
-            });
-            accounts.insert(holder, (account, counters));
-        }
-        let accounts = accounts
-            .into_iter()
-            .map(|(holder, (account, mut counters))| {
-                let mut kept = account.counters();
-                for counter in &mut counters {
-                    // Taken only now: while others were read from the ledger, calls have gone on.
-                    let known = kept
-                        .iter()
-                        .find(|known| known.budget.counts_as(&counter.budget));
-                    match known {
-                        Some(known) => {
-                            *counter = Counter {
-                                budget: counter.budget,
-                                ..known.clone()
-                            };
-                        }
-                        None => counter.number = NEXT.fetch_add(1, Ordering::Relaxed),
-                    }
-                }
-                *kept = counters;
-                drop(kept);
-                (holder, account)
-            });
-        self.accounts.store(Arc::new(accounts.collect()));
-        Ok(())
+        Replacement::begin(self, budgets).finish(ledger, now)
     }
 
     /// Keeps room for a call at every budget that it counts towards, or at none.
@@ -137,6 +103,8 @@ impl Budgets {
         amount: Amount,
         now: Timestamp,
     ) -> Result<Reservation, Box<Spent>> {
+        // Before the accounts are looked up: they have all counters of smaller numbers. What came since is caught up with.
+        let before = NEXT.load(Ordering::Acquire);
         let all = self.accounts.load();
         let holders = [
             Some(Holder::Key(Arc::clone(key))),
@@ -158,20 +126,19 @@ impl Budgets {
         for (holder, counters) in &mut locked {
             let refused = counters
                 .iter_mut()
+                .filter(|counter| counter.number < before && counter.is_seeded)
                 .find_map(|counter| counter.refuse(holder, &amount, now));
             if let Some(spent) = refused {
                 return Err(Box::new(spent));
             }
         }
-        // Read while no counter can come among these.
-        let before = NEXT.load(Ordering::Relaxed);
         let mut warning: Option<Balance> = None;
         for (holder, counters) in &mut locked {
-            for counter in counters.iter_mut() {
+            for counter in counters.iter_mut().filter(|c| c.number < before) {
                 counter.reserved = counter.reserved.saturating_add(counter.budget.of(&amount));
                 let balance = counter.balance(holder, now);
-                let is_near =
-                    balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
+                let is_near = counter.is_seeded
+                    && balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
                 let is_nearer = |other: &Balance| balance.thousandths() > other.thousandths();
                 if is_near && warning.as_ref().is_none_or(is_nearer) {
                     warning = Some(balance);
@@ -180,9 +147,12 @@ impl Budgets {
         }
         drop(locked);
         Ok(Reservation {
+            holders,
+            all: Arc::clone(&self.accounts),
             accounts,
             before,
             amount,
+            entered: None,
             at: now,
             warning,
         })
@@ -210,7 +180,8 @@ impl Budgets {
             .filter_map(|holder| all.get(holder));
         accounts.all(|account| {
             let counters = account.counters();
-            let mut budgets = counters.iter().map(|counter| &counter.budget);
+            let seeded = counters.iter().filter(|counter| counter.is_seeded);
+            let mut budgets = seeded.map(|counter| &counter.budget);
             budgets.all(|budget| budget.of(amount).saturating_mul(times) <= budget.size())
         })
     }
@@ -220,7 +191,7 @@ impl Budgets {
         let accounts = self.accounts.load();
         let of = |account: &Arc<Account>| {
             let mut counters = account.counters();
-            let balances = counters.iter_mut();
+            let balances = counters.iter_mut().filter(|counter| counter.is_seeded);
             balances
                 .map(|counter| counter.balance(&account.holder, now))
                 .collect::<Vec<_>>()
@@ -247,6 +218,42 @@ impl Reservation {
         self.warning.as_ref()
     }
 
+    /// Notes that the call stands in the ledger now, as an open row that says so much, and keeps its room at budgets, too,
+    /// that have come since it was admitted: those may be filled from a state of the ledger without that row.
+    pub fn entered(&mut self, row: Amount) {
+        self.entered = Some(row);
+        // Whatever has a greater number reads the ledger from now on.
+        let next = NEXT.load(Ordering::Acquire);
+        let came = self.before..next;
+        if came.is_empty() {
+            return;
+        }
+        self.find_accounts();
+        for account in &self.accounts {
+            let mut counters = account.counters();
+            for counter in counters.iter_mut().filter(|c| came.contains(&c.number)) {
+                let reserved = counter.budget.of(&self.amount);
+                counter.reserved = counter.reserved.saturating_add(reserved);
+            }
+        }
+        self.before = next;
+    }
+
+    /// Finds accounts of its holders that have come since.
+    fn find_accounts(&mut self) {
+        let all = self.all.load();
+        for account in self
+            .holders
+            .iter()
+            .flatten()
+            .filter_map(|holder| all.get(holder))
+        {
+            if !self.accounts.iter().any(|own| Arc::ptr_eq(own, account)) {
+                self.accounts.push(Arc::clone(account));
+            }
+        }
+    }
+
     /// Keeps room for more, at every budget or at none, and returns whether it was there.
     pub fn take_more(&mut self, more: Amount, now: Timestamp) -> bool {
         let before = self.before;
@@ -257,7 +264,7 @@ impl Reservation {
             .collect();
         let has_room = locked.iter_mut().all(|(holder, counters)| {
             let mut reserved_at = counters.iter_mut().filter(|c| c.number < before);
-            reserved_at.all(|counter| counter.has_room(holder, &more, now))
+            reserved_at.all(|counter| !counter.is_seeded || counter.has_room(holder, &more, now))
         });
         if has_room {
             for (_, counters) in &mut locked {
@@ -278,14 +285,26 @@ impl Reservation {
     }
 
     fn end(&mut self, used: Option<Amount>) {
+        if used.is_some() && NEXT.load(Ordering::Acquire) != self.before {
+            self.find_accounts();
+        }
         for account in self.accounts.drain(..) {
             let mut counters = account.counters();
-            let reserved_at = counters.iter_mut().filter(|c| c.number < self.before);
-            for counter in reserved_at {
-                let reserved = counter.budget.of(&self.amount);
-                counter.reserved = counter.reserved.saturating_sub(reserved);
-                if let Some(used) = &used {
-                    let used = counter.budget.of(used);
+            for counter in counters.iter_mut() {
+                let used = used.as_ref().map(|used| counter.budget.of(used));
+                let used = match counter.number < self.before {
+                    true => {
+                        let reserved = counter.budget.of(&self.amount);
+                        counter.reserved = counter.reserved.saturating_sub(reserved);
+                        used
+                    }
+                    // It has what the row says.
+                    false => self.entered.as_ref().and_then(|row| {
+                        let excess = used?.saturating_sub(counter.budget.of(row));
+                        (excess > 0).then_some(excess)
+                    }),
+                };
+                if let Some(used) = used {
                     counter.add(self.at, used);
                 }
             }

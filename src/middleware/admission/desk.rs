@@ -132,6 +132,7 @@ impl Desk {
             limits, budgets, ..
         } = &*self.rules;
         let Caller { key, team, .. } = &*call.caller;
+        let entered = call.estimate.map(|estimate| of_budgets(&estimate.likely));
         let of_budgets = reserved.as_ref().map(of_budgets).unwrap_or_default();
         let of_budgets = || match is_listing {
             true => Ok(None),
@@ -168,6 +169,7 @@ impl Desk {
             model: call.model.clone(),
             limits: hold,
             budgets,
+            entered: entered.unwrap_or_default(),
             reserved: amount,
             is_spent: false,
         }));

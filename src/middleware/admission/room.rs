@@ -16,6 +16,8 @@ pub(super) struct Kept {
     pub(super) limits: limits::Hold,
     /// `None` where a call is charged to nobody.
     pub(super) budgets: Option<budgets::Reservation>,
+    /// What the ledger says of the call as long as it is under way.
+    pub(super) entered: budgets::Amount,
     pub(super) reserved: limits::Amount,
     /// Whether limits that are counted elsewhere had no more when they were asked.
     pub(super) is_spent: bool,
@@ -47,6 +49,9 @@ impl Kept {
 impl Room for Kept {
     fn sent(&mut self) {
         self.limits.sent();
+        if let Some(reservation) = &mut self.budgets {
+            reservation.entered(self.entered);
+        }
     }
 
     fn holds(&mut self, generated: u64) -> bool {

@@ -3,10 +3,8 @@
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Error as SqlError, Row, params};
 
-use super::budget::{Amount, Budget, Holder, Limit, Period};
-use crate::store::ledger::{SUM_OF_COSTS, sum_of_costs};
+use super::budget::{Amount, Budget, Holder};
 
 /// A budget that has no room for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +46,8 @@ pub(super) struct Counter {
     /// When it came among its holder's counters: later ones have larger numbers.
     pub(super) number: u64,
     pub(super) budget: Budget,
+    /// Whether what was used before it came is counted in. As long as it is not, calls are counted and none is refused.
+    pub(super) is_seeded: bool,
     pub(super) reserved: u64,
     /// What was used, by the time at which a bucket begins (seconds since 1970), the oldest first.
     pub(super) used: VecDeque<(i64, u64)>,
@@ -75,10 +75,11 @@ impl Balance {
 // === impl Counter ===
 
 impl Counter {
-    pub(super) fn new(budget: Budget) -> Self {
+    pub(super) fn new(number: u64, budget: Budget) -> Self {
         Self {
-            number: 0,
+            number,
             budget,
+            is_seeded: false,
             reserved: 0,
             used: VecDeque::new(),
         }
@@ -146,60 +147,4 @@ impl Counter {
             renewed: balance.renewed,
         })
     }
-}
-
-/// Fills a counter with what its holder has used before.
-pub(super) fn seed(
-    counter: &mut Counter,
-    holder: &Holder,
-    ledger: &Connection,
-    now: Timestamp,
-) -> Result<(), SqlError> {
-    let budget = counter.budget;
-    let column = match holder {
-        Holder::Key(_) => "key",
-        Holder::Team(_) => "team",
-    };
-    let name = &**holder.name();
-    type Read = fn(&Row<'_>, usize) -> Result<u64, SqlError>;
-    let (sum, read): (&str, Read) = match budget.limit {
-        Limit::Money(_) => (SUM_OF_COSTS, |row, at| Ok(sum_of_costs(row, at)?.get())),
-        Limit::Tokens(_) => ("coalesce(sum(tokens), 0)", |row, at| {
-            Ok(row.get::<_, i64>(at)?.max(0).cast_unsigned())
-        }),
-    };
-    // A quarter of an hour divides every bucket.
-    let sql = format!(
-        "SELECT id / 900000000 * 900, {sum} FROM request WHERE id >= ? AND {column} = ? GROUP BY 1"
-    );
-    let since = budget.since(now).as_microsecond();
-    let mut select = ledger.prepare(&sql)?;
-    let mut rows = select.query(params![since, name])?;
-    while let Some(row) = rows.next()? {
-        let (at, used): (i64, u64) = (row.get(0)?, read(row, 1)?);
-        // The first quarter may have begun before the window.
-        let at = at.max(since.div_euclid(1_000_000));
-        let at = Timestamp::from_second(at).unwrap_or(now);
-        counter.add(at, used);
-    }
-    // Rows may be kept for a shorter time than a month; what they had used is known by spans that are a rolling month's
-    // buckets, and divide a calendar's. A day is never longer than rows are kept.
-    if budget.per == Period::Month {
-        let first = budget.bucket(budget.since(now)).saturating_mul(1_000_000);
-        let sql = format!(
-            "SELECT since / 1000000, {sum} FROM forgotten WHERE since >= ? AND {column} = ? GROUP BY since"
-        );
-        let mut select = ledger.prepare(&sql)?;
-        let mut spans = select.query(params![first, name])?;
-        while let Some(span) = spans.next()? {
-            let at = Timestamp::from_second(span.get(0)?).unwrap_or(now);
-            counter.add(at, read(span, 1)?);
-        }
-    }
-    if budget.per == Period::Total {
-        let sql = format!("SELECT {sum} FROM forgotten WHERE {column} = ?");
-        let forgotten = ledger.query_row(&sql, [name], |row| read(row, 0))?;
-        counter.add(Timestamp::UNIX_EPOCH, forgotten);
-    }
-    Ok(())
 }

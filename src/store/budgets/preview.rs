@@ -34,7 +34,7 @@ impl Budgets {
         let accounts = accounts.filter_map(|holder| all.get(holder));
         let mut previews = Vec::new();
         for account in accounts {
-            for counter in account.counters().iter_mut() {
+            for counter in account.counters().iter_mut().filter(|c| c.is_seeded) {
                 previews.push(Preview {
                     balance: counter.balance(&account.holder, now),
                     wanted: counter.budget.of(amount),

@@ -333,3 +333,154 @@ fn a_month_counts_what_rows_had_used_that_are_kept_for_a_shorter_time() {
     used.sort_unstable();
     assert_eq!(used, [111, 111, 11_111, 1_111_111]);
 }
+
+/// What alice and research have used, and what is reserved.
+fn seen(budgets: &Budgets) -> Vec<(u64, u64)> {
+    let balances = budgets.balances_of("alice", Some("research"), at(NOON));
+    balances.iter().map(|b| (b.used, b.reserved)).collect()
+}
+
+#[test]
+fn calls_that_come_while_a_budget_is_read_count_once() {
+    let month = tokens(100, Period::Month, Window::Calendar);
+    let budgets = budgets(&[], &[], &ledger(&[]), at(NOON));
+    let mut before = reserve(&budgets, 1, at(NOON)).unwrap();
+    before.entered(used(1));
+    // It waits for something between its admission and its row.
+    let mut waits = reserve(&budgets, 2, at(NOON)).unwrap();
+    let replacement = Replacement::begin(&budgets, holders(&[month], &[month]));
+    // Read now: what has ended before, or entered its row.
+    let file = ledger(&[(NOON, "alice", "research", 33, 33)]);
+    waits.entered(used(2));
+    let mut during = reserve(&budgets, 4, at(NOON)).unwrap();
+    during.entered(used(4));
+    let mut short = reserve(&budgets, 8, at(NOON)).unwrap();
+    short.entered(used(8));
+    short.settle(used(7));
+    before.settle(used(1));
+    assert!(seen(&budgets).is_empty(), "nobody knows yet");
+    drop(reserve(&budgets, 1000, at(NOON)).unwrap());
+    replacement.finish(&file, at(NOON)).unwrap();
+    assert_eq!(seen(&budgets), [(40, 6), (40, 6)]);
+    waits.settle(used(3));
+    drop(during);
+    assert_eq!(seen(&budgets), [(43, 0), (43, 0)]);
+    assert!(reserve(&budgets, 58, at(NOON)).is_err());
+}
+
+#[test]
+fn a_call_counts_at_a_budget_that_has_read_its_row_when_it_uses_more_than_that_says() {
+    let month = tokens(1000, Period::Month, Window::Calendar);
+    let budgets = budgets(&[], &[], &ledger(&[]), at(NOON));
+    let mut more = reserve(&budgets, 50, at(NOON)).unwrap();
+    more.entered(used(30));
+    let mut less = reserve(&budgets, 50, at(NOON)).unwrap();
+    less.entered(used(30));
+    let file = ledger(&[(NOON, "alice", "research", 60, 60)]);
+    let both = holders(&[month], &[month]);
+    budgets.replace(both, &file, at(NOON)).unwrap();
+    assert_eq!(seen(&budgets), [(60, 0), (60, 0)]);
+    more.settle(used(45));
+    less.settle(used(20));
+    assert_eq!(seen(&budgets), [(75, 0), (75, 0)]);
+}
+
+#[test]
+fn a_budget_that_cannot_be_read_changes_nothing() {
+    let day = |limit| tokens(limit, Period::Day, Window::Calendar);
+    let month = tokens(1, Period::Month, Window::Calendar);
+    let budgets = budgets(&[day(100)], &[], &ledger(&[]), at(NOON));
+    reserve(&budgets, 30, at(NOON)).unwrap().settle(used(30));
+    let no_ledger = Connection::open_in_memory().unwrap();
+    let new = holders(&[day(10), month], &[month]);
+    budgets
+        .replace(new.clone(), &no_ledger, at(NOON))
+        .unwrap_err();
+    assert_eq!(reserve(&budgets, 70, at(NOON)).unwrap().accounts.len(), 2);
+    assert_eq!(budgets.balances(at(NOON)).len(), 1);
+    // Tried again, what is new is read then.
+    let file = ledger(&[(NOON, "alice", "research", 5, 5)]);
+    budgets.replace(new, &file, at(NOON)).unwrap();
+    let balances = budgets.balances_of("alice", Some("research"), at(NOON));
+    let mut used: Vec<_> = balances.iter().map(|balance| balance.used).collect();
+    used.sort_unstable();
+    assert_eq!(used, [5, 5, 30]);
+}
+
+#[test]
+fn nothing_is_read_where_nobody_calls() {
+    let budgets = Budgets::of_nobody();
+    let no_ledger = Connection::open_in_memory().unwrap();
+    let day = tokens(1, Period::Day, Window::Calendar);
+    let new = holders(&[day], &[day]);
+    budgets.replace(new, &no_ledger, at(NOON)).unwrap();
+    assert!(budgets.balances(at(NOON)).is_empty());
+}
+
+#[test]
+fn many_budgets_are_read_at_once_each_in_its_own_window() {
+    let rows = [
+        ("2025-01-01T00:00:00Z", 1),
+        ("2026-10-26T12:00:00Z", 10),
+        ("2026-11-01T00:00:00Z", 100),
+        // The window's first quarter of an hour counts whole.
+        ("2026-11-24T12:00:00Z", 1000),
+        ("2026-11-25T00:00:00Z", 10_000),
+        ("2026-11-25T11:59:59Z", 100_000),
+    ];
+    for keys in [1, 30] {
+        let names: Vec<_> = (0..keys).map(|n| format!("key {n}")).collect();
+        let of_all = names.iter().flat_map(|name| {
+            rows.map(|(time, tokens)| (time, name.as_str(), "research", tokens, tokens * 2))
+        });
+        let mut of_all: Vec<_> = of_all.collect();
+        of_all.sort_unstable();
+        let file = Connection::open_in_memory().unwrap();
+        file.execute_batch(include_str!("../ledger/schema.sql"))
+            .unwrap();
+        for (index, (time, key, team, tokens, cost)) in of_all.into_iter().enumerate() {
+            let id = at(time).as_microsecond() + i64::try_from(index).unwrap();
+            file.execute(
+                "INSERT INTO request (id, request_id, run, key, team, endpoint, stream, status, tokens, cost)
+                 VALUES (?, 'r', 1, ?, ?, 'e', 0, 'complete', ?, ?)",
+                params![id, key, team, tokens, cost],
+            )
+            .unwrap();
+        }
+        let windows = [
+            (Period::Day, Window::Calendar, 110_000),
+            (Period::Day, Window::Rolling, 111_000),
+            (Period::Month, Window::Calendar, 111_100),
+            (Period::Month, Window::Rolling, 111_110),
+            (Period::Total, Window::Calendar, 111_111),
+        ];
+        let all = windows.map(|(per, window, _)| tokens(u64::MAX, per, window));
+        let in_money = all.map(|budget| Budget {
+            limit: Limit::Money(Nanos::new(u64::MAX)),
+            ..budget
+        });
+        let of_key = [all, in_money].concat();
+        let mut list: Vec<_> = names
+            .iter()
+            .map(|name| (Holder::Key(name.as_str().into()), of_key.clone()))
+            .collect();
+        list.push((Holder::Team("research".into()), all.to_vec()));
+        let budgets = Budgets::default();
+        budgets
+            .replace(list, &file, at("2026-11-25T12:05:00Z"))
+            .unwrap();
+        for balance in budgets.balances(at("2026-11-25T12:05:00Z")) {
+            let of = |per, window| {
+                let mut windows = windows.iter();
+                windows.find(|w| (w.0, w.1) == (per, window)).unwrap().2
+            };
+            let one = of(balance.budget.per, balance.budget.window);
+            let expected = match (&balance.holder, balance.budget.limit) {
+                (Holder::Team(_), _) => one * keys,
+                (_, Limit::Tokens(_)) => one,
+                (_, Limit::Money(_)) => one * 2,
+            };
+            assert_eq!(balance.used, expected, "{balance:?}");
+        }
+    }
+}

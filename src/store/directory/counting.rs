@@ -10,7 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Directory, Entries};
-use crate::store::budgets::{Budget, Holder};
+use crate::store::budgets::{Budget, Holder, Replacement};
 use crate::store::keys::KeyTerms;
 use crate::store::ledger::ReadError;
 
@@ -38,8 +38,13 @@ impl Directory {
         if counting.set != list {
             let (budgets, new) = (Arc::clone(&self.budgets), list.clone());
             let reader = self.ledger.reader();
-            let replacing = reader.read(move |file| budgets.replace(new, file, Timestamp::now()));
-            if let Err(error) = replacing.await {
+            // Read to its end: one that was cut off would be cut off each time that it is tried again.
+            let replacing = tokio::task::spawn_blocking(move || {
+                let replacement = Replacement::begin(budgets.as_ref(), new);
+                reader.read_to_the_end(|file| replacement.finish(file, Timestamp::now()))
+            });
+            let replaced = replacing.await.unwrap_or(Err(ReadError::BrokeOff));
+            if let Err(error) = replaced {
                 if counting.owed.is_none() {
                     tracing::error!(
                         %error,

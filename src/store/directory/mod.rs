@@ -31,7 +31,7 @@ pub use self::made::Made;
 use self::made::made;
 use self::merge::Merged;
 pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
-use super::budgets::{Budgets, Holder};
+use super::budgets::{Budgets, Holder, Replacement};
 use super::keyring::CurrentKeyring;
 use super::keys::audit::micros;
 use super::keys::{Author, KeyTerms, Refusal, TeamTerms};
@@ -147,7 +147,11 @@ impl Directory {
             limits: limits_list,
         } = entries.merge();
         entries.warn();
-        reader.read_now(|file| budgets.replace(list.clone(), file, Timestamp::now()))?;
+        let replacement = Replacement::begin(budgets.as_ref(), list.clone());
+        if replacement.reads() {
+            // Without its budgets a gateway does not start: a large ledger may take its time.
+            reader.read_to_the_end(|file| replacement.finish(file, Timestamp::now()))?;
+        }
         limits.replace(&limits_list);
         Ok(Arc::new(Self {
             actor,

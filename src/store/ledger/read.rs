@@ -111,6 +111,20 @@ impl Reader {
         Ok(read(&transaction)?)
     }
 
+    /// Runs `read` as [`Reader::read_now`] does, however long it takes: for what nothing goes on without.
+    ///
+    /// # Errors
+    /// What `read` fails with.
+    pub fn read_to_the_end<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
+    ) -> Result<T, ReadError> {
+        self.wait_for_the_writer();
+        let mut connection = open_to_read(&self.path)?;
+        let transaction = connection.transaction()?;
+        Ok(read(&transaction)?)
+    }
+
     fn wait_for_the_writer(&self) {
         let Some(queue) = self.queue.as_ref().and_then(Weak::upgrade) else {
             return;
