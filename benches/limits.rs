@@ -145,6 +145,7 @@ fn together(c: &mut Criterion) {
         redis.up().wait_for(|up| *up).await.unwrap();
         Shared::new(
             limits,
+            Arc::default(),
             redis,
             OnOutage::Local,
             "bench".to_owned(),
@@ -155,8 +156,7 @@ fn together(c: &mut Criterion) {
     let mut group = c.benchmark_group("limits of six dimensions in redis");
     group.bench_function("let in and settle", |b| {
         b.iter(|| {
-            let admitted =
-                runtime.block_on(shared.admit(black_box(&WHO), &WANT, || Ok::<_, ()>(())));
+            let admitted = runtime.block_on(shared.admit(black_box(&WHO), &WANT, None));
             let Ok(admitted) = admitted else {
                 panic!("there is room");
             };

@@ -150,8 +150,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         None => None,
     };
     let with_redis = config.redis.as_ref().zip(redis.as_ref());
-    let shared = shared::shared(with_redis, &limits, config.ledger.max_open)?;
-    let stores = Stores::open(&config.ledger, shared.clone())?;
+    let mut stores = Stores::open(&config.ledger, with_redis.is_some())?;
+    let queue = config.ledger.max_open;
+    let shared = shared::shared(with_redis, &limits, &stores.budgets, queue)?;
+    stores.shared.clone_from(&shared);
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());

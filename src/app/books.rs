@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::AppError;
 use crate::config::{self, Config, LedgerConfig};
 use crate::metrics::Metrics;
@@ -25,11 +27,8 @@ pub(super) struct Stores {
 }
 
 impl Stores {
-    /// Opens the ledger, and settles what a process that died has left.
-    pub(super) fn open(
-        config: &LedgerConfig,
-        shared: Option<Arc<Shared>>,
-    ) -> Result<Self, AppError> {
+    /// Opens the ledger, and settles what a process that died has left. Says whether budgets are to be shared by it.
+    pub(super) fn open(config: &LedgerConfig, shares: bool) -> Result<Self, AppError> {
         let ledger = Ledger::open(&ledger::Params {
             path: config.path.clone(),
             sync: match config.sync {
@@ -49,11 +48,15 @@ impl Stores {
             );
         }
         tracing::info!(path = %config.path.display(), "the ledger is open");
+        let budgets = match shares {
+            true => Budgets::shared_by(Arc::clone(ledger.id()), Timestamp::now()),
+            false => Budgets::default(),
+        };
         Ok(Self {
             ledger,
-            budgets: Arc::default(),
+            budgets: Arc::new(budgets),
             means: Arc::default(),
-            shared,
+            shared: None,
         })
     }
 

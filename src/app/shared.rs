@@ -7,6 +7,7 @@ use std::{fs, io};
 use super::AppError;
 use crate::config::{ClientTlsConfig, RedisConfig, RedisOutageConfig, SentinelConfig};
 use crate::secret::Secret;
+use crate::store::budgets::Budgets;
 use crate::store::directory;
 use crate::store::limits::{self, Limits, OnOutage, Shared};
 use crate::store::redis::{
@@ -61,10 +62,12 @@ fn with_credentials(mut servers: Servers, config: &RedisConfig) -> io::Result<Se
     Ok(servers)
 }
 
-/// Counts these limits together with other gateways, where that is configured. `queue` bounds the calls under way.
+/// Counts these limits and budgets together with other gateways, where that is configured. `queue` bounds the calls under
+/// way.
 pub(super) fn shared(
     redis: Option<(&RedisConfig, &Redis)>,
     limits: &Arc<Limits>,
+    budgets: &Arc<Budgets>,
     queue: usize,
 ) -> Result<Option<Arc<Shared>>, AppError> {
     let Some((config, redis)) = redis else {
@@ -74,9 +77,15 @@ pub(super) fn shared(
         RedisOutageConfig::Local => OnOutage::Local,
         RedisOutageConfig::Reject => OnOutage::Reject,
     };
-    let (limits, redis) = (Arc::clone(limits), redis.clone());
-    let shared = Shared::new(limits, redis, on_outage, replica()?, config.slice, queue);
-    Ok(Some(shared))
+    Ok(Some(Shared::new(
+        Arc::clone(limits),
+        Arc::clone(budgets),
+        redis.clone(),
+        on_outage,
+        replica()?,
+        config.slice,
+        queue,
+    )))
 }
 
 /// Returns a name that no other gateway has.

@@ -3,12 +3,15 @@
 //! A call is reserved at an estimate before it goes anywhere, at every budget that it counts towards or at none, and
 //! settled at what it really used. So what is spent and what is under way never exceed a budget together by more than
 //! the estimates were too low. The counters live in memory; the ledger fills them at the start.
+//!
+//! Several gateways, each with a ledger of its own, may have their budgets together: see [`Report`].
 
 mod budget;
 mod counter;
 mod preview;
 mod replacement;
 mod seed;
+mod sharing;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,12 +26,16 @@ use self::counter::Counter;
 pub use self::counter::{Balance, Spent};
 pub use self::preview::Preview;
 pub use self::replacement::Replacement;
+use self::sharing::Sharing;
+pub use self::sharing::{Answer, Charge, Report, Taken};
 
 /// All budgets.
 #[derive(Debug, Default)]
 pub struct Budgets {
     accounts: Arc<Accounts>,
     are_of_nobody: bool,
+    /// Set where several gateways have these budgets together.
+    sharing: Option<Arc<Sharing>>,
 }
 
 type Accounts = ArcSwap<HashMap<Holder, Arc<Account>>>;
@@ -53,8 +60,7 @@ pub struct Reservation {
     /// What its row says of it as long as it is open, when there is one.
     entered: Option<Amount>,
     at: Timestamp,
-    /// The fullest budget that clients are to be warned of.
-    warning: Option<Balance>,
+    sharing: Option<Arc<Sharing>>,
 }
 
 /// The number of the next counter that comes among others.
@@ -103,6 +109,29 @@ impl Budgets {
         amount: Amount,
         now: Timestamp,
     ) -> Result<Reservation, Box<Spent>> {
+        let charge = Charge {
+            key,
+            team,
+            amount,
+            at: now,
+        };
+        self.keep(&charge, |counter, holder| {
+            counter.refuse(holder, &amount, now)
+        })
+    }
+
+    /// Keeps room at every budget that a call counts towards, unless one of them is refused.
+    fn keep(
+        &self,
+        charge: &Charge<'_>,
+        mut refuse: impl FnMut(&mut Counter, &Holder) -> Option<Spent>,
+    ) -> Result<Reservation, Box<Spent>> {
+        let Charge {
+            key,
+            team,
+            amount,
+            at,
+        } = *charge;
         // Before the accounts are looked up: they have all counters of smaller numbers. What came since is caught up with.
         let before = NEXT.load(Ordering::Acquire);
         let all = self.accounts.load();
@@ -127,22 +156,14 @@ impl Budgets {
             let refused = counters
                 .iter_mut()
                 .filter(|counter| counter.number < before && counter.is_seeded)
-                .find_map(|counter| counter.refuse(holder, &amount, now));
+                .find_map(|counter| refuse(counter, holder));
             if let Some(spent) = refused {
                 return Err(Box::new(spent));
             }
         }
-        let mut warning: Option<Balance> = None;
-        for (holder, counters) in &mut locked {
+        for (_, counters) in &mut locked {
             for counter in counters.iter_mut().filter(|c| c.number < before) {
                 counter.reserved = counter.reserved.saturating_add(counter.budget.of(&amount));
-                let balance = counter.balance(holder, now);
-                let is_near = counter.is_seeded
-                    && balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
-                let is_nearer = |other: &Balance| balance.thousandths() > other.thousandths();
-                if is_near && warning.as_ref().is_none_or(is_nearer) {
-                    warning = Some(balance);
-                }
             }
         }
         drop(locked);
@@ -153,8 +174,8 @@ impl Budgets {
             before,
             amount,
             entered: None,
-            at: now,
-            warning,
+            at,
+            sharing: self.sharing.clone(),
         })
     }
 
@@ -214,8 +235,22 @@ impl Budgets {
 
 impl Reservation {
     /// Returns the fullest budget that its clients are to be warned of.
-    pub fn warning(&self) -> Option<&Balance> {
-        self.warning.as_ref()
+    pub fn warning(&self) -> Option<Balance> {
+        let mut warning: Option<Balance> = None;
+        for account in &self.accounts {
+            let mut counters = account.counters();
+            let counts = |c: &&mut Counter| c.number < self.before && c.is_seeded;
+            for counter in counters.iter_mut().filter(counts) {
+                let balance = counter.balance(&account.holder, self.at);
+                let is_near =
+                    balance.thousandths() >= u64::from(counter.budget.warn_at_thousandths);
+                let is_nearer = |other: &Balance| balance.thousandths() > other.thousandths();
+                if is_near && warning.as_ref().is_none_or(is_nearer) {
+                    warning = Some(balance);
+                }
+            }
+        }
+        warning
     }
 
     /// Notes that the call stands in the ledger now, as an open row that says so much, and keeps its room at budgets, too,
@@ -275,6 +310,11 @@ impl Reservation {
             drop(locked);
             self.amount.tokens = self.amount.tokens.saturating_add(more.tokens);
             self.amount.cost = self.amount.cost.saturating_add(more.cost);
+            if let Some(sharing) = &self.sharing {
+                for account in &self.accounts {
+                    sharing.note(&account.holder);
+                }
+            }
         }
         has_room
     }
@@ -307,6 +347,10 @@ impl Reservation {
                 if let Some(used) = used {
                     counter.add(self.at, used);
                 }
+            }
+            drop(counters);
+            if let Some(sharing) = &self.sharing {
+                sharing.note(&account.holder);
             }
         }
     }

@@ -44,6 +44,7 @@ mod restricted;
 mod retries;
 mod rolling;
 mod secrets;
+mod shared_budgets;
 mod shared_keys;
 mod streaming;
 mod usage;

@@ -182,7 +182,7 @@ async fn a_frozen_redis_holds_nobody_up_and_is_told_of_what_it_missed() {
         lines.count()
     };
     assert_eq!(changes("redis is away"), 1);
-    assert_eq!(changes("redis answers: limits are shared"), 2);
+    assert_eq!(changes("redis answers: limits and budgets are shared"), 2);
 }
 
 #[tokio::test]
@@ -440,7 +440,7 @@ async fn refused(upstream: &Upstream, redis: &str, words: &[&str]) {
 async fn a_start_names_what_is_wrong_with_redis() {
     let upstream = Upstream::answering(chat()).await;
     // What the README says that its user needs.
-    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hlen +zrange +zscore";
+    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hgetall +hdel +hlen +zrange +zscore";
     let guarded = Redis::on_port(|_, folder| {
         let users = format!(
             "user default on >other ~* +@all\nuser weir on >right ~weir:* {needs}\nuser narrow on >right ~weir:* +fcall\n"

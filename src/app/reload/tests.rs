@@ -36,7 +36,7 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         path: folder.join("weir.db"),
         ..loaded.config.ledger.clone()
     };
-    let stores = Stores::open(&ledger, None).unwrap();
+    let stores = Stores::open(&ledger, false).unwrap();
     let configured = access::configured(&loaded.config);
     let directory = Directory::open(
         &stores.ledger,

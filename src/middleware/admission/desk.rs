@@ -11,7 +11,7 @@ use super::{AdmissionError, Rules, Ways};
 use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::store::budgets::{Balance, Spent};
+use crate::store::budgets::{Balance, Charge, Spent};
 use crate::store::limits::{
     Amount, Denied, Headroom, Hold, Measure, Refusal, SharedAdmitted, SharedDenied, Time, Who,
     tightest_requests, tightest_tokens,
@@ -36,6 +36,8 @@ pub struct Whose {
     caller: Arc<Caller>,
     route: Option<Arc<str>>,
     model: Option<Arc<str>>,
+    /// Whether it counts towards budgets, too.
+    pub(super) is_charged: bool,
 }
 
 /// What a call is expected to use, and why.
@@ -77,6 +79,7 @@ impl Whose {
             caller: Arc::clone(&call.caller),
             route: call.routed_model().and_then(route),
             model: call.model.clone(),
+            is_charged: !call.endpoint.is_listing(),
         }
     }
 
@@ -134,25 +137,27 @@ impl Desk {
         let Caller { key, team, .. } = &*call.caller;
         let entered = call.estimate.map(|estimate| of_budgets(&estimate.likely));
         let of_budgets = reserved.as_ref().map(of_budgets).unwrap_or_default();
-        let of_budgets = || match is_listing {
-            true => Ok(None),
-            false => budgets
-                .reserve(key, team.as_ref(), of_budgets, now.date)
-                .map(Some),
-        };
+        let charge = (!is_listing).then_some(Charge {
+            key,
+            team: team.as_ref(),
+            amount: of_budgets,
+            at: now.date,
+        });
         let (hold, budgets, shadow, left) = match &self.rules.shared {
-            None => match limits.admit(&who, &amount, now.time, of_budgets) {
+            None => match limits.admit(&who, &amount, now.time, || budgets.charge(charge)) {
                 Ok(admitted) => {
                     let hold = Hold::Here(admitted.reservation);
                     (hold, admitted.also, admitted.shadow, None)
                 }
                 Err(denied) => return Err((self.denied(denied), None)),
             },
-            Some(shared) => match shared.admit(&who, &amount, of_budgets).await {
-                Ok(admitted) => {
-                    let SharedAdmitted { hold, also, .. } = admitted;
-                    (hold, also, admitted.shadow, Some(admitted.left))
-                }
+            Some(shared) => match shared.admit(&who, &amount, charge).await {
+                Ok(SharedAdmitted {
+                    hold,
+                    budgets,
+                    shadow,
+                    left,
+                }) => (hold, budgets, shadow, Some(left)),
                 Err(SharedDenied::Away) => return Err((AdmissionError::Away, Some(Vec::new()))),
                 Err(SharedDenied::Denied { denied, left }) => {
                     return Err((self.denied(denied), Some(left)));
@@ -163,7 +168,7 @@ impl Desk {
             self.count(refusal, true);
         }
         let warning = budgets.as_ref().and_then(|budgets| budgets.warning());
-        let warning = warning.and_then(warning_header);
+        let warning = warning.as_ref().and_then(warning_header);
         call.room = Some(Box::new(Kept {
             desk: Arc::clone(self),
             model: call.model.clone(),

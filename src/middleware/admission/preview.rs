@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::desk::{Desk, Forecast, Now, Whose, of_limits_or_unknown};
 use super::room::of_budgets;
 use super::{AdmissionError, Rules, Ways};
@@ -26,14 +28,15 @@ pub struct Preview {
 /// What is left of each limit that a call would count towards. `None`: nobody can say, and nobody is let in then.
 pub type Rooms = Option<Vec<Headroom>>;
 
-/// Looks at the limits that a call would count towards, wherever those are counted.
+/// Looks at the limits that a call would count towards, wherever those are counted, and at what others have of its budgets.
 pub async fn rooms(rules: &Rules, whose: Whose) -> Rooms {
     let who = whose.who();
     let here = || rules.limits.headroom(&who, Time::now());
     let Some(shared) = &rules.shared else {
         return Some(here());
     };
-    let there = shared.headroom(&who).await;
+    let charged = whose.is_charged.then(Timestamp::now);
+    let there = shared.headroom(&who, charged).await;
     there.or_else(|| shared.goes_on_alone().then(here))
 }
 

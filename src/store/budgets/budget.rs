@@ -107,7 +107,12 @@ impl Budget {
         }
     }
 
-    fn length(&self) -> Option<Duration> {
+    /// Returns when the calendar's period began that `now` is in, in seconds; 0 where there is none.
+    pub(super) fn period(&self, now: Timestamp) -> i64 {
+        self.calendar(now).map_or(0, |(start, _)| start.as_second())
+    }
+
+    pub(super) fn length(&self) -> Option<Duration> {
         match self.per {
             Period::Day => Some(Duration::from_secs(24 * 3600)),
             Period::Month => Some(Duration::from_secs(30 * 24 * 3600)),
@@ -131,6 +136,21 @@ impl Budget {
             (Window::Rolling, Period::Month) => seconds - seconds.rem_euclid(6 * 3600),
             _ => self.since(time).as_second(),
         }
+    }
+
+    /// Returns what gateways that share it call it: the same for budgets that [count the same](Self::counts_as). The name,
+    /// which may hold anything, stands last.
+    pub(super) fn shared_name(&self, holder: &Holder) -> String {
+        let unit = match self.limit {
+            Limit::Money(_) => "money",
+            Limit::Tokens(_) => "tokens",
+        };
+        let window = match self.window {
+            Window::Calendar => "calendar",
+            Window::Rolling => "rolling",
+        };
+        let (per, kind, name) = (self.per.as_str(), holder.kind(), holder.name());
+        format!("{unit}:{per}:{window}:{kind}:{name}")
     }
 
     /// Returns whether two budgets count the same, whatever their limits are.

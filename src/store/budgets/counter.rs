@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 
 use super::budget::{Amount, Budget, Holder};
+use super::sharing::{Others, Taken};
 
 /// A budget that has no room for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,11 @@ pub(super) struct Counter {
     pub(super) reserved: u64,
     /// What was used, by the time at which a bucket begins (seconds since 1970), the oldest first.
     pub(super) used: VecDeque<(i64, u64)>,
+    /// What other gateways were last known to have.
+    pub(super) others: Option<Others>,
+    /// The number of the last report of it to them, and the last that they are known to have heard.
+    pub(super) sent: u64,
+    pub(super) told: (u64, Taken),
 }
 
 // === impl Balance ===
@@ -82,9 +88,13 @@ impl Counter {
             is_seeded: false,
             reserved: 0,
             used: VecDeque::new(),
+            others: None,
+            sent: 0,
+            told: Default::default(),
         }
     }
 
+    /// Returns what this gateway has used.
     pub(super) fn used(&mut self, now: Timestamp) -> u64 {
         let since = self.budget.since(now).as_second();
         // A bucket that is still partly in the window counts whole, so that no window holds more than the limit.
@@ -108,20 +118,22 @@ impl Counter {
         }
     }
 
+    /// Returns what all gateways have, as far as that is known.
     pub(super) fn balance(&mut self, holder: &Holder, now: Timestamp) -> Balance {
+        let others = self.others(now);
         Balance {
             holder: holder.clone(),
             budget: self.budget,
-            used: self.used(now),
-            reserved: self.reserved,
+            used: self.used(now).saturating_add(others.used),
+            reserved: self.reserved.saturating_add(others.reserved),
             renewed: self.budget.calendar(now).map(|(_, next)| next),
         }
     }
 
     /// Returns whether a call that is under way may use more. Unlike a new call, it may take the very last.
     pub(super) fn has_room(&mut self, holder: &Holder, more: &Amount, now: Timestamp) -> bool {
-        let used = self.balance(holder, now).used;
-        let taken = used.saturating_add(self.reserved);
+        let balance = self.balance(holder, now);
+        let taken = balance.used.saturating_add(balance.reserved);
         taken.saturating_add(self.budget.of(more)) <= self.budget.size()
     }
 
@@ -133,18 +145,41 @@ impl Counter {
         now: Timestamp,
     ) -> Option<Spent> {
         let balance = self.balance(holder, now);
+        let taken = balance.used.saturating_add(balance.reserved);
+        self.lacks(taken, amount)
+            .then(|| self.spent(balance, amount))
+    }
+
+    /// As [`Self::refuse`], but only for what this gateway alone has no room for.
+    pub(super) fn refuse_alone(
+        &mut self,
+        holder: &Holder,
+        amount: &Amount,
+        now: Timestamp,
+    ) -> Option<Spent> {
+        let taken = self.used(now).saturating_add(self.reserved);
+        let lacks = self.lacks(taken, amount);
+        lacks.then(|| {
+            let balance = self.balance(holder, now);
+            self.spent(balance, amount)
+        })
+    }
+
+    fn lacks(&self, taken: u64, amount: &Amount) -> bool {
         let size = self.budget.size();
-        let taken = balance.used.saturating_add(self.reserved);
-        let wanted = self.budget.of(amount);
-        let fits = taken < size && taken.saturating_add(wanted) <= size;
-        (!fits).then(|| Spent {
-            holder: holder.clone(),
+        taken >= size || taken.saturating_add(self.budget.of(amount)) > size
+    }
+
+    fn spent(&self, all: Balance, amount: &Amount) -> Spent {
+        let (size, wanted) = (self.budget.size(), self.budget.of(amount));
+        Spent {
+            holder: all.holder,
             budget: self.budget,
-            used: balance.used,
-            is_used_up: balance.used >= size,
+            used: all.used,
+            is_used_up: all.used >= size,
             wanted,
             is_too_large: wanted > size,
-            renewed: balance.renewed,
-        })
+            renewed: all.renewed,
+        }
     }
 }

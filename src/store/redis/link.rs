@@ -86,6 +86,10 @@ impl From<RedisError> for OpenError {
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) | (_, Some("NOPERM")) => {
                 Self::Permission(told)
             }
+            // Whoever sends more than a little without a password is told in other words.
+            _ if told.contains("unauthenticated bulk length") => {
+                Self::Credentials("it wants a password".to_owned())
+            }
             // What a function may not do is told in other words.
             _ if told.contains("executing the script can't") => Self::Permission(told),
             (ErrorKind::InvalidClientConfig, _) => Self::Configuration(told),

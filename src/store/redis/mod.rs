@@ -235,7 +235,7 @@ impl Inner {
         self.failed.store(0, Ordering::Relaxed);
         self.link.store(Some(Arc::new(link)));
         self.up.send_replace(true);
-        tracing::info!(servers = %self.params.servers, "redis answers: limits are shared");
+        tracing::info!(servers = %self.params.servers, "redis answers: limits and budgets are shared");
     }
 
     /// Gives up a connection, if it is still the one that is used.

@@ -8,8 +8,10 @@ use std::time::Duration;
 use redis::Cmd;
 
 use super::hold::{Part, Taken};
+use super::settling::PATIENCE;
 use super::{LEASE, Shared, millis};
 use crate::pattern::Pattern;
+use crate::store::budgets::{Answer, Report, Taken as TakenOf};
 use crate::store::limits::account::Account;
 use crate::store::limits::cell::{SLOT_WAIT, Terms};
 use crate::store::limits::dimension::{Amount, Dimension};
@@ -57,16 +59,22 @@ pub(super) struct Reply {
     pub(super) call: u64,
     has_room: bool,
     found: Vec<Found>,
+    /// What it says of each budget.
+    pub(super) budgets: Vec<Answer>,
 }
 
 impl Shared {
-    /// Takes of all cells or of none.
-    pub(super) async fn take(self: &Arc<Self>, wanted: &[Wanted]) -> Result<Reply, Away> {
+    /// Takes of all cells and budgets or of none.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        wanted: &[Wanted],
+        reports: &[Report],
+    ) -> Result<Reply, Away> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        let command = self.ask(How::Take, cells(wanted), call);
+        let command = self.ask(How::Take, cells(wanted), reports, call);
         let late = {
             let (shared, wanted) = (Arc::clone(self), wanted.to_vec());
-            // Nobody has waited for it: whatever it has taken is given back.
+            // Nobody has waited for it: whatever it has taken is given back. What it says of budgets will be said again.
             move |reply: Vec<i64>| {
                 let reply = read(call, &reply, wanted.len()).filter(|reply| reply.has_room);
                 let parts = reply.map(|reply| reply.parts(&wanted));
@@ -74,13 +82,15 @@ impl Shared {
             }
         };
         let reply = self.redis.call_or_late(command, late).await?;
-        read(call, &reply, wanted.len()).ok_or(Away)
+        let reply = read(call, &reply, wanted.len());
+        let reply = reply.filter(|reply| reply.budgets.len() == reports.len());
+        reply.ok_or(Away)
     }
 
     /// Takes more for a call that was let in, of all cells or of none, and returns what: `None` where they have no room. While
     /// Redis is away nobody can say, and nothing is taken.
     pub(super) async fn more(&self, wanted: Vec<Wanted>) -> Option<Vec<Part>> {
-        let command = self.ask(How::More, cells(&wanted), 0);
+        let command = self.ask(How::More, cells(&wanted), &[], 0);
         let reply = self.redis.call::<Vec<i64>>(&command).await;
         let Some(reply) = reply.ok().and_then(|reply| read(0, &reply, wanted.len())) else {
             return Some(Vec::new());
@@ -88,23 +98,34 @@ impl Shared {
         reply.has_room.then(|| reply.parts(&wanted))
     }
 
-    /// Looks at the cells, and takes nothing.
-    pub(super) async fn look(&self, wanted: &[Wanted]) -> Result<Reply, Away> {
-        let command = self.ask(How::Look, cells(wanted), 0);
+    /// Looks at the cells and budgets, and takes nothing.
+    pub(super) async fn look(&self, wanted: &[Wanted], reports: &[Report]) -> Result<Reply, Away> {
+        let command = self.ask(How::Look, cells(wanted), reports, 0);
         let reply: Vec<i64> = self.redis.call(&command).await?;
-        read(0, &reply, wanted.len()).ok_or(Away)
+        let reply = read(0, &reply, wanted.len());
+        let reply = reply.filter(|reply| reply.budgets.len() == reports.len());
+        let mut reply = reply.ok_or(Away)?;
+        for answer in &mut reply.budgets {
+            answer.is_noted = false;
+        }
+        Ok(reply)
     }
 
     fn ask<'a>(
         &self,
         how: How,
         cells: impl Iterator<Item = (&'a Terms, u64)> + Clone,
+        reports: &[Report],
         call: u64,
     ) -> Cmd {
         let mut command = self.function("admit");
-        command.arg(cells.clone().count());
+        let count = cells.clone().count();
+        command.arg(count + reports.len());
         for (terms, _) in cells.clone() {
             command.arg(&*terms.key);
+        }
+        for report in reports {
+            command.arg(key(report));
         }
         let how = match how {
             How::Take => "take",
@@ -113,12 +134,34 @@ impl Shared {
         };
         command.arg(self.now()).arg(how).arg(self.member(call));
         command.arg(millis(LEASE));
+        command.arg(self.budgets.ledger().unwrap_or_default());
+        command.arg(count);
         for (terms, n) in cells {
             let kind = if terms.is_rate() { "rate" } else { "slots" };
             command.arg(kind).arg(terms.interval).arg(terms.burst.get());
             command.arg(n).arg(u8::from(terms.shadow));
         }
+        for report in reports {
+            tell(&mut command, report);
+        }
         command
+    }
+
+    /// Tells what this gateway has of budgets, and returns what others have of them.
+    pub(super) async fn report(&self, reports: &[Report]) -> Result<Vec<Answer>, Away> {
+        let mut command = self.function("report");
+        command.arg(reports.len());
+        for report in reports {
+            command.arg(key(report));
+        }
+        command.arg(self.now());
+        command.arg(self.budgets.ledger().unwrap_or_default());
+        for report in reports {
+            tell(&mut command, report);
+        }
+        let reply: Vec<i64> = self.redis.call_within(&command, PATIENCE).await?;
+        let answers = answers(&reply, true).filter(|answers| answers.len() == reports.len());
+        answers.ok_or(Away)
     }
 }
 
@@ -216,10 +259,43 @@ fn cells(wanted: &[Wanted]) -> impl Iterator<Item = (&Terms, u64)> + Clone {
     wanted.iter().map(|wanted| (&*wanted.terms, wanted.n))
 }
 
-/// Reads what the functions say of so many cells.
+/// Returns where gateways tell what they have of a budget.
+fn key(report: &Report) -> String {
+    format!("weir:{{limits}}:1:budget:{}", report.name)
+}
+
+fn tell(command: &mut Cmd, report: &Report) {
+    command.arg(report.number).arg(report.own.used);
+    command.arg(report.own.reserved).arg(report.want);
+    command.arg(report.size).arg(report.period);
+    let counts_for = report.counts_for.unwrap_or_default();
+    command.arg(millis(counts_for)).arg(millis(report.kept_for));
+}
+
+/// Reads what the functions say of budgets.
+fn answers(numbers: &[i64], is_noted: bool) -> Option<Vec<Answer>> {
+    let answers = numbers.chunks(3).map(|numbers| {
+        let [is_spent, used, reserved] = *numbers else {
+            return None;
+        };
+        Some(Answer {
+            others: TakenOf {
+                used: u64::try_from(used).ok()?,
+                reserved: u64::try_from(reserved).ok()?,
+            },
+            is_spent: is_spent == 1,
+            is_noted,
+        })
+    });
+    answers.collect()
+}
+
+/// Reads what the functions say of so many cells, and of budgets.
 fn read(call: u64, reply: &[i64], cells: usize) -> Option<Reply> {
     let (has_room, rest) = reply.split_first()?;
-    let found = rest.chunks_exact(4).map(|numbers| {
+    let has_room = *has_room == 1;
+    let (found, budgets) = rest.split_at_checked(cells * 4)?;
+    let found = found.chunks_exact(4).map(|numbers| {
         let [waits, left, reset, mark] = *numbers else {
             return None;
         };
@@ -231,10 +307,11 @@ fn read(call: u64, reply: &[i64], cells: usize) -> Option<Reply> {
         })
     });
     let found: Vec<_> = found.collect::<Option<_>>()?;
-    (found.len() == cells).then_some(Reply {
+    Some(Reply {
         call,
-        has_room: *has_room == 1,
+        has_room,
         found,
+        budgets: answers(budgets, has_room)?,
     })
 }
 

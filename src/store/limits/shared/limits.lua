@@ -9,6 +9,8 @@
 -- the spans before it, the oldest first, which a take need not read. Concurrent requests are a sorted set of those under
 -- way, by when they are forgotten unless their gateway renews them.
 --
+-- Of budgets each gateway tells what it has in all: what others have is added to it here.
+--
 -- Each function takes the time first, in microseconds, or 0 for this server's.
 
 local MOST_OWED = 100 * 24 * 3600 * 1000000000
@@ -22,6 +24,8 @@ local SPAN_BYTES = 24
 local SLOT_WAIT = 1000000000
 -- For how many milliseconds a key outlives what it says: longer than a clock goes back unnoticed.
 local GRACE = 10000
+-- What an integer of a reply holds, whatever was read.
+local MOST = 9000000000000000000
 local HAS_ROOM = -2
 local NEVER = -1
 
@@ -204,15 +208,92 @@ local function hold(key, now, lease, member)
   redis.call('PEXPIRE', key, string.format('%.0f', lease + GRACE))
 end
 
--- Takes of every cell or of none. Arguments: time, how ("take", "more" for a call that took before, "look" for nothing), the
--- call's member of sets and its lease in milliseconds; then for each key: its kind ("rate" or "slots"), the interval,
--- the burst, how many, and whether it is a shadow (1). Returns whether all had room (1), then for each key: the wait,
--- how many are left, nanoseconds until all are, and the take's number.
+-- What gateways have of a budget is a hash with a field of each ledger: "number used reserved period until". What is written
+-- otherwise counts as nothing, and neither does what is of an earlier period, or whose time is over.
+local function parse(text)
+  local numbers = { text:match('^(%d+) (%d+) (%d+) (%-?%d+) (%d+)$') }
+  for i = 1, #numbers do
+    numbers[i] = tonumber(numbers[i])
+    if numbers[i] > MOST then return nil end
+  end
+  if #numbers == 5 then return numbers end
+end
+
+-- Reads a budget, and holds a gateway's report against it. Its arguments: the number, what is used, what is reserved, what of
+-- that is for the call that asks, what all may have, the period's start, for how many milliseconds it counts (0: for as long
+-- as it is kept), and for how many it is kept.
+local function weigh(key, ledger, args, at, now)
+  local budget = {
+    number = args[at + 1], used = args[at + 2], reserved = args[at + 3], period = args[at + 6],
+    others_used = 0, others_reserved = 0, over = {},
+    counts_for = tonumber(args[at + 7]), kept_for = tonumber(args[at + 8]),
+  }
+  local period, want, size = tonumber(budget.period), tonumber(args[at + 4]), tonumber(args[at + 5])
+  local own = tonumber(budget.used) + tonumber(budget.reserved)
+  budget.is_nothing = own == 0
+  local fields = tolerant('HGETALL', key)
+  budget.is_foreign = not fields
+  for i = 1, #(fields or {}), 2 do
+    local field, entry = fields[i], parse(fields[i + 1])
+    if not entry then
+      -- Somebody else's.
+    elseif field == ledger then
+      budget.is_nothing = false
+      budget.is_late = entry[1] >= tonumber(budget.number)
+      -- What was told later has the call in it.
+      if budget.is_late and entry[4] == period then own = math.max(own, entry[2] + entry[3]) end
+    elseif entry[4] < period or (entry[5] > 0 and entry[5] <= milliseconds(now)) then
+      table.insert(budget.over, field)
+    elseif entry[4] == period then
+      budget.others_used = math.min(budget.others_used + entry[2], MOST)
+      budget.others_reserved = math.min(budget.others_reserved + entry[3], MOST)
+    end
+  end
+  local before = budget.others_used + budget.others_reserved + own - want
+  budget.is_spent = before >= size or before + want > size
+  return budget
+end
+
+local function note(key, ledger, budget, now)
+  if budget.is_nothing or budget.is_late then return end
+  if budget.is_foreign then redis.call('DEL', key) end
+  local ends = 0
+  if budget.counts_for > 0 then ends = milliseconds(now) + budget.counts_for end
+  local entry = { budget.number, budget.used, budget.reserved, budget.period, string.format('%.0f', ends) }
+  redis.call('HSET', key, ledger, table.concat(entry, ' '))
+  for _, field in ipairs(budget.over) do redis.call('HDEL', key, field) end
+  redis.call('PEXPIRE', key, string.format('%.0f', budget.kept_for))
+end
+
+local function answer(budget, reply)
+  table.insert(reply, budget.is_spent and 1 or 0)
+  table.insert(reply, budget.others_used)
+  table.insert(reply, budget.others_reserved)
+end
+
+-- Notes what a gateway has of budgets. Arguments: time, its ledger, then for each key those of a report. Returns for each key
+-- whether it is spent, and what others have used and reserved.
+local function report(keys, args)
+  local now, ledger, reply = read_time(args[1]), args[2], {}
+  for i, key in ipairs(keys) do
+    local budget = weigh(key, ledger, args, 2 + (i - 1) * 8, now)
+    note(key, ledger, budget, now)
+    answer(budget, reply)
+  end
+  return reply
+end
+
+-- Takes of every cell and budget or of none. Arguments: time, how ("take", "more" for a call that took before, "look" for
+-- nothing), the call's member of sets, its lease in milliseconds, the gateway's ledger, and how many of the keys are cells;
+-- then for each cell: its kind ("rate" or "slots"), the interval, the burst, how many, and whether it is a shadow (1); then
+-- for each budget a report with the call in it. Returns whether all had room (1), then for each cell: the wait, how many
+-- are left, nanoseconds until all are, and the take's number; then for each budget what `report` returns.
 local function admit(keys, args)
   local now, how, member, lease = read_time(args[1]), args[2], args[3], tonumber(args[4])
-  local cells, admitted = {}, 1
-  for i, key in ipairs(keys) do
-    local at = 4 + (i - 1) * 5
+  local ledger, count = args[5], tonumber(args[6])
+  local cells, budgets, admitted = {}, {}, 1
+  for i = 1, count do
+    local key, at = keys[i], 6 + (i - 1) * 5
     local cell = {
       kind = args[at + 1], interval = tonumber(args[at + 2]), burst = tonumber(args[at + 3]),
       n = tonumber(args[at + 4]), mark = 0,
@@ -229,9 +310,15 @@ local function admit(keys, args)
     if cell.wait ~= HAS_ROOM and args[at + 5] ~= '1' then admitted = 0 end
     cells[i] = cell
   end
+  for i = count + 1, #keys do
+    local budget = weigh(keys[i], ledger, args, 6 + count * 5 + (i - count - 1) * 8, now)
+    if budget.is_spent then admitted = 0 end
+    table.insert(budgets, budget)
+  end
   if admitted == 1 and how ~= 'look' then
-    for i, key in ipairs(keys) do
-      local cell = cells[i]
+    for i, budget in ipairs(budgets) do note(keys[count + i], ledger, budget, now) end
+    for i, cell in ipairs(cells) do
+      local key = keys[i]
       if cell.wait ~= HAS_ROOM then
         -- A shadow takes nothing where it would have refused.
       elseif cell.kind == 'rate' then
@@ -245,10 +332,9 @@ local function admit(keys, args)
   end
   if how ~= 'look' then
     -- From now on time passes for those who are refused, too.
-    for i, key in ipairs(keys) do
-      local cell = cells[i]
+    for i, cell in ipairs(cells) do
       local is_taken = admitted == 1 and cell.wait == HAS_ROOM
-      if cell.is_set_back and not is_taken then save(key, cell.level) end
+      if cell.is_set_back and not is_taken then save(keys[i], cell.level) end
     end
   end
   local reply = { admitted }
@@ -261,6 +347,7 @@ local function admit(keys, args)
     end
     for _, number in ipairs({ cell.wait, remaining, reset, cell.mark }) do table.insert(reply, number) end
   end
+  for _, budget in ipairs(budgets) do answer(budget, reply) end
   return reply
 end
 
@@ -307,9 +394,13 @@ end
 local function probe(keys)
   local level, slots = keys[1], keys[2]
   redis.call('DEL', unpack(keys))
-  admit({ level, slots }, { '0', 'take', 'probe', '1000', 'rate', '1000000', '1000', '1', '0', 'slots', '0', '1000', '1', '0' })
+  admit({ level, slots }, {
+    '0', 'take', 'probe', '1000', 'probe', '2', 'rate', '1000000', '1000', '1', '0', 'slots', '0', '1000', '1', '0',
+  })
   settle({ keys[3], level, slots }, { '0', '1', 'owe', '1000000', '1000', '1', '0', 'free', '0', '1000', '0', 'probe' })
   renew({ slots }, { '0', '1000', 'probe' })
+  redis.call('HSET', keys[4], 'over', '1 1 1 0 1')
+  report({ keys[4] }, { '0', 'probe', '1', '1', '1', '0', '1', '0', '1000', '1000' })
   redis.call('DEL', unpack(keys))
   return 1
 end
@@ -318,3 +409,4 @@ redis.register_function('@LIBRARY@_probe', probe)
 redis.register_function('@LIBRARY@_admit', admit)
 redis.register_function('@LIBRARY@_settle', settle)
 redis.register_function('@LIBRARY@_renew', renew)
+redis.register_function('@LIBRARY@_report', report)

@@ -1,4 +1,4 @@
-//! Limits that several gateways count together, in Redis.
+//! Limits and budgets that several gateways count together, in Redis.
 //!
 //! One call of one function decides about all that a call counts towards, takes of all or of none, and tells what is left
 //! for the headers: one round trip. It is the same arithmetic as in this process, on the server's clock. What a call has
@@ -8,12 +8,18 @@
 //! While Redis is away this process counts alone, each limit's configured share of it, or lets nobody in. What was used
 //! meanwhile, and time has not restored, is owed to the shared limits as soon as Redis is back.
 //!
+//! Budgets are counted by each gateway's own ledger. Each tells what it has in all, and the function adds up: what it says
+//! twice, or late, counts once. A call has its room here before others are asked for it: calls that are asked about at the
+//! same moment count as let in, though they may all be refused. What calls take while they go on is told afterwards; it may
+//! go beyond a budget by what each gateway gives at the same moment.
+//!
 //! Where a round trip for each call is too much, room for several is taken at a time, and the calls behind take of that;
 //! see [`slice`].
 //!
 //! The functions' name is made of their code: gateways of another version have functions of their own. What they keep is
 //! the same as long as the number in its keys is.
 
+mod admitting;
 mod asking;
 mod hold;
 mod more;
@@ -27,23 +33,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::Cmd;
 use rustc_hash::FxHashMap;
 use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use self::asking::Wanted;
+pub use self::admitting::{SharedAdmitted, SharedDenied};
 pub use self::hold::Hold;
-use self::hold::{Part, Taken};
+use self::hold::Part;
 use self::settling::{Ended, Message, settle_all};
-use self::slice::{Found, Slice, Slices};
+use self::slice::Slices;
 use super::cell::Terms;
 use super::dimension::Amount;
 use super::headroom::Headroom;
-use super::refusal::Refusal;
-use super::time::Time;
-use super::{Denied, Limits, Who};
-use crate::store::redis::{Away, Library, Redis, RedisState};
+use super::{Limits, Who};
+use crate::store::budgets::Budgets;
+use crate::store::redis::{Library, Redis, RedisState};
 
 /// The functions, without their name.
 const CODE: &str = include_str!("limits.lua");
@@ -61,9 +67,10 @@ pub enum OnOutage {
     Reject,
 }
 
-/// Limits that several gateways count together.
+/// Limits and budgets that several gateways count together.
 pub struct Shared {
     limits: Arc<Limits>,
+    budgets: Arc<Budgets>,
     redis: Redis,
     on_outage: OnOutage,
     library: String,
@@ -80,57 +87,6 @@ pub struct Shared {
     lost: AtomicU64,
     #[cfg(test)]
     clock: AtomicU64,
-}
-
-/// A call that is let in by shared limits.
-pub struct SharedAdmitted<T> {
-    /// What it has taken.
-    pub hold: Hold,
-    /// What was done together with that.
-    pub also: T,
-    /// The limits that would have refused it if they did more than report.
-    pub shadow: Vec<Refusal>,
-    /// What is left of each limit.
-    pub left: Vec<Headroom>,
-}
-
-/// Why a call is not let in by shared limits.
-#[derive(Debug)]
-pub enum SharedDenied<E> {
-    /// A limit has no room, or what was to be done together was not.
-    Denied {
-        /// Which.
-        denied: Denied<E>,
-        /// What is left of each limit.
-        left: Vec<Headroom>,
-    },
-    /// Nobody can say: Redis is away, and without it nobody is let in.
-    Away,
-}
-
-/// Does what is to be done together with a call that is let in. Where that fails, what was taken is given back.
-fn finish<T, E>(
-    admitted: SharedAdmitted<()>,
-    also: impl FnOnce() -> Result<T, E>,
-) -> Result<SharedAdmitted<T>, SharedDenied<E>> {
-    let SharedAdmitted {
-        hold,
-        also: (),
-        shadow,
-        left,
-    } = admitted;
-    match also() {
-        Ok(also) => Ok(SharedAdmitted {
-            hold,
-            also,
-            shadow,
-            left,
-        }),
-        Err(error) => Err(SharedDenied::Denied {
-            denied: Denied::Other(error),
-            left,
-        }),
-    }
 }
 
 /// The functions, and what they are called.
@@ -161,8 +117,8 @@ pub fn library() -> Library {
     let mut probe = redis::cmd("FCALL");
     // Each gateway's own: they may ask at once.
     let own = fastrand::u64(..);
-    probe.arg(format!("{library}_probe")).arg(3);
-    for name in ["rate", "slots", "replica"] {
+    probe.arg(format!("{library}_probe")).arg(4);
+    for name in ["rate", "slots", "replica", "budget"] {
         probe.arg(format!("weir:{{limits}}:1:probe:{own:016x}:{name}"));
     }
     Library {
@@ -178,6 +134,7 @@ impl Shared {
     /// way, none is lost.
     pub fn new(
         limits: Arc<Limits>,
+        budgets: Arc<Budgets>,
         redis: Redis,
         on_outage: OnOutage,
         replica: String,
@@ -187,6 +144,7 @@ impl Shared {
         let (ended, settling) = mpsc::channel(queue);
         let shared = Arc::new(Self {
             limits,
+            budgets: Arc::clone(&budgets),
             redis: redis.clone(),
             on_outage,
             library: Code::new().library,
@@ -200,102 +158,28 @@ impl Shared {
             #[cfg(test)]
             clock: AtomicU64::new(0),
         });
-        tokio::spawn(settle_all(Arc::downgrade(&shared), redis, settling));
+        tokio::spawn(settle_all(
+            Arc::downgrade(&shared),
+            redis,
+            budgets,
+            settling,
+        ));
         shared
     }
 
-    /// Takes what a call wants of every limit that it counts towards, or of none, and does `also` when all had room.
-    /// Where that fails, what was taken is given back.
-    ///
-    /// # Errors
-    /// [`SharedDenied`]; then nothing was taken.
-    pub async fn admit<T, E>(
-        self: &Arc<Self>,
-        who: &Who<'_>,
-        want: &Amount,
-        also: impl FnOnce() -> Result<T, E>,
-    ) -> Result<SharedAdmitted<T>, SharedDenied<E>> {
-        let wanted = self.limits.wanted(who, want);
-        if wanted.is_empty() {
-            return self.alone(who, want, also);
-        }
-        let reply = match self.admit_by_slice(who, &wanted).await {
-            Ok(Some(admitted)) => return finish(admitted, also),
-            Ok(None) => self.take(&wanted).await,
-            Err(away) => Err(away),
-        };
-        let Ok(reply) = reply else {
-            self.alone.fetch_add(1, Ordering::Relaxed);
-            return match self.on_outage {
-                OnOutage::Local => self.alone(who, want, also),
-                OnOutage::Reject => Err(SharedDenied::Away),
-            };
-        };
-        let left = reply.headroom(&wanted);
-        if let Some(refusal) = reply.refusal(&wanted) {
-            return Err(SharedDenied::Denied {
-                denied: Denied::Limit(Box::new(refusal)),
-                left,
-            });
-        }
-        let parts = reply.parts(&wanted);
-        self.keep(reply.call, &parts);
-        let admitted = SharedAdmitted {
-            hold: Hold::Shared(Taken::new(Arc::clone(self), reply.call, parts)),
-            also: (),
-            shadow: reply.shadow(&wanted),
-            left,
-        };
-        finish(admitted, also)
-    }
-
-    /// Lets a call in by what was taken beforehand for calls like it, where that is done.
-    async fn admit_by_slice(
-        self: &Arc<Self>,
-        who: &Who<'_>,
-        wanted: &[Wanted],
-    ) -> Result<Option<SharedAdmitted<()>>, Away> {
-        let Some(times) = self.slices.times(wanted) else {
-            return Ok(None);
-        };
-        let now = Time::now();
-        let (hold, left) = match self.slices.find(who, wanted, now) {
-            Found::Part(hold, left) => (hold, left),
-            Found::Dry => return Ok(None),
-            // While this one asks, and near a limit's end, each call asks for itself.
-            Found::Nothing if !self.slices.dry(who, now) => return Ok(None),
-            Found::Nothing => {
-                let many: Vec<_> = wanted.iter().map(|wanted| wanted.times(times)).collect();
-                let reply = self.take(&many).await?;
-                if reply.refusal(&many).is_some() {
-                    return Ok(None);
-                }
-                let left = reply.headroom(&many);
-                let slice = Slice::new(Arc::clone(self), reply.parts(&many), left);
-                // A shadow tells of each call: then what was taken is given back.
-                let is_whole = reply.shadow(&many).is_empty();
-                let part = is_whole.then(|| self.slices.put(who, slice, wanted, now));
-                match part.flatten() {
-                    Some(part) => part,
-                    None => return Ok(None),
-                }
-            }
-        };
-        Ok(Some(SharedAdmitted {
-            hold: Hold::Sliced(hold),
-            also: (),
-            shadow: Vec::new(),
-            left,
-        }))
-    }
-
-    /// Returns what is left of each limit that a call would count towards; takes nothing. `None` while Redis is away.
-    pub async fn headroom(&self, who: &Who<'_>) -> Option<Vec<Headroom>> {
+    /// Returns what is left of each limit that a call would count towards; takes nothing. `None` while Redis is away. With
+    /// `now`, what others have of its budgets is known afterwards, too.
+    pub async fn headroom(&self, who: &Who<'_>, now: Option<Timestamp>) -> Option<Vec<Headroom>> {
         let wanted = self.limits.wanted(who, &Amount::default());
-        if wanted.is_empty() {
+        let reports = now.map(|now| self.budgets.questions(who.key, who.team, now));
+        let reports = reports.unwrap_or_default();
+        if wanted.is_empty() && reports.is_empty() {
             return Some(Vec::new());
         }
-        let reply = self.look(&wanted).await.ok()?;
+        let reply = self.look(&wanted, &reports).await.ok()?;
+        for (report, answer) in reports.iter().zip(&reply.budgets) {
+            report.answered(answer, now.unwrap_or_default());
+        }
         Some(reply.headroom(&wanted))
     }
 
@@ -322,37 +206,6 @@ impl Shared {
     pub fn counts(&self) -> (u64, u64) {
         let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
         (read(&self.alone), read(&self.lost))
-    }
-
-    /// Lets a call in by what this process counts alone.
-    fn alone<T, E>(
-        self: &Arc<Self>,
-        who: &Who<'_>,
-        want: &Amount,
-        also: impl FnOnce() -> Result<T, E>,
-    ) -> Result<SharedAdmitted<T>, SharedDenied<E>> {
-        let now = Time::now();
-        match self.limits.admit(who, want, now, also) {
-            Ok(admitted) => {
-                let call = self.calls.fetch_add(1, Ordering::Relaxed);
-                let wanted = self.limits.wanted(who, want).into_iter();
-                let parts: Vec<_> = wanted.map(|wanted| Part::new(wanted, 0)).collect();
-                // Once Redis is back, its places are places there.
-                self.keep(call, &parts);
-                let left = admitted.reservation.headroom(who.model, now);
-                let hold = Hold::alone(Arc::clone(self), call, parts, admitted.reservation);
-                Ok(SharedAdmitted {
-                    hold,
-                    also: admitted.also,
-                    shadow: admitted.shadow,
-                    left,
-                })
-            }
-            Err(denied) => Err(SharedDenied::Denied {
-                denied,
-                left: self.limits.headroom(who, now),
-            }),
-        }
     }
 
     /// Remembers the places that a call has.
@@ -389,6 +242,15 @@ impl Shared {
         return self.clock.load(Ordering::Relaxed);
         #[cfg(not(test))]
         0
+    }
+
+    /// Returns the time by the calendar.
+    fn date(&self) -> Timestamp {
+        #[cfg(test)]
+        if let Ok(now @ 1..) = i64::try_from(self.now()) {
+            return Timestamp::from_microsecond(now).unwrap();
+        }
+        Timestamp::now()
     }
 
     fn function(&self, name: &str) -> Cmd {

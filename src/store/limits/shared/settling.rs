@@ -2,6 +2,8 @@
 //!
 //! Each batch has a number, and Redis remembers the last one of each gateway: a batch whose reply was lost is sent again,
 //! and counts once. While Redis is away batches wait; what calls use meanwhile is summed up by limit.
+//!
+//! Of budgets is told what this gateway has in all, whenever that has changed, and now and then.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -14,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::hold::Part;
 use super::{LEASE, Shared, millis};
+use crate::store::budgets::Budgets;
 use crate::store::limits::cell::Terms;
 use crate::store::limits::time::Time;
 use crate::store::redis::{Away, Redis};
@@ -21,7 +24,7 @@ use crate::store::redis::{Away, Redis};
 /// How much is settled at once: some fifty microseconds' work for Redis, in which it does nothing else.
 const BATCH: usize = 64;
 /// How long a batch may take. Nobody waits for it.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the task is told.
 pub(super) enum Message {
@@ -117,6 +120,7 @@ impl Settled {
 pub(super) async fn settle_all(
     shared: Weak<Shared>,
     redis: Redis,
+    budgets: Arc<Budgets>,
     mut messages: mpsc::Receiver<Message>,
 ) {
     let mut up = redis.up();
@@ -124,12 +128,14 @@ pub(super) async fn settle_all(
     renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut slicing = tokio::time::interval(Duration::from_secs(1));
     slicing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut telling = tokio::time::interval(LEASE);
+    telling.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settler = Settler::default();
     let mut received = Vec::new();
     let mut flushed = Vec::new();
     let mut is_up = *up.borrow_and_update();
     loop {
-        let mut renews = false;
+        let (mut renews, mut tells_all) = (false, false);
         tokio::select! {
             count = messages.recv_many(&mut received, BATCH) => {
                 if count == 0 {
@@ -139,7 +145,9 @@ pub(super) async fn settle_all(
             changed = up.changed() => if changed.is_err() {
                 return;
             },
+            () = budgets.changed() => {}
             _ = renewal.tick() => renews = true,
+            _ = telling.tick() => tells_all = true,
             _ = slicing.tick() => {
                 // What this ends comes back as messages.
                 if let Some(shared) = shared.upgrade() {
@@ -166,6 +174,7 @@ pub(super) async fn settle_all(
             }
             // What is left over when Redis goes away waits until it is back.
             let _ = settler.settle(&shared).await;
+            let _ = tell(&shared, tells_all || !was_up).await;
         }
         for done in flushed.drain(..) {
             let _ = done.send(());
@@ -263,6 +272,19 @@ impl Settler {
         }
         command
     }
+}
+
+/// Tells what this gateway has of budgets: of all of them, since time passes and Redis may have been emptied, or of those
+/// where that has changed.
+pub(super) async fn tell(shared: &Shared, all: bool) -> Result<(), Away> {
+    let now = shared.date();
+    for reports in shared.budgets.reports(all, now).chunks(BATCH) {
+        let answers = shared.report(reports).await?;
+        for (report, answer) in reports.iter().zip(&answers) {
+            report.answered(answer, now);
+        }
+    }
+    Ok(())
 }
 
 /// Goes on holding the places of calls under way.

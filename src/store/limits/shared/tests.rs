@@ -1,5 +1,7 @@
 //! Against a real Redis of their own.
 
+mod budgets;
+
 use std::convert::Infallible;
 use std::process::{Child, Command, Stdio};
 
@@ -11,7 +13,9 @@ use tokio::runtime::Runtime;
 
 use super::settling::renew;
 use super::*;
-use crate::store::limits::{Dimension, Holder, Reservation, limits_from_json};
+use crate::store::limits::{
+    Denied, Dimension, Holder, Refusal, Reservation, Time, limits_from_json,
+};
 use crate::store::redis::{Params, Servers};
 
 /// A Redis of a test's own, on a socket that nobody else knows.
@@ -75,6 +79,7 @@ fn slicing(redis: &Redis, limits: &Arc<Limits>, replica: &str, slice: u32) -> Ar
     let slice = NonZeroU32::new(slice).unwrap();
     Shared::new(
         limits,
+        Arc::default(),
         redis.clone(),
         OnOutage::Local,
         replica.to_owned(),
@@ -97,7 +102,7 @@ fn nothing() -> Result<(), Infallible> {
 }
 
 async fn admit(shared: &Arc<Shared>, key: &str, want: Amount) -> Result<Hold, Refusal> {
-    match shared.admit(&who(key), &want, nothing).await {
+    match shared.admit(&who(key), &want, None).await {
         Ok(admitted) => Ok(admitted.hold),
         Err(SharedDenied::Denied {
             denied: Denied::Limit(refusal),
@@ -190,7 +195,7 @@ async fn agree(
                 renew(&there).await.unwrap();
                 let want = amount(input, output);
                 let one = here.admit(&who(key), &want, time, nothing);
-                let two = there.admit(&who(key), &want, nothing).await;
+                let two = there.admit(&who(key), &want, None).await;
                 let left = here.headroom(&who(key), time);
                 match (one, two) {
                     (Ok(one), Ok(two)) => {
@@ -262,7 +267,7 @@ async fn several_gateways_take_exactly_what_there_is() {
     }
     assert_eq!(admitted, 100);
     let shared = shared(&server.redis().await, &limits(&of), "another");
-    let left = shared.headroom(&who("bob")).await.unwrap();
+    let left = shared.headroom(&who("bob"), None).await.unwrap();
     let left: Vec<_> = left.iter().map(|room| room.remaining).collect();
     assert_eq!(left, [0, 5000 - 100 * 7]);
 }
@@ -324,7 +329,7 @@ async fn a_batch_that_comes_twice_counts_once() {
         let done: i64 = redis.call(&settle).await.unwrap();
         assert_eq!(done, expected);
     }
-    let left = shared.headroom(&who("alice")).await.unwrap();
+    let left = shared.headroom(&who("alice"), None).await.unwrap();
     assert_eq!(left[0].remaining, 990);
 }
 
@@ -364,7 +369,7 @@ async fn what_others_wrote_counts_as_nothing() {
     let hold = admit(&shared, "alice", amount(1, 1)).await.unwrap();
     hold.settle(amount(1, 0), Time::now());
     shared.flush().await;
-    let left = shared.headroom(&who("alice")).await.unwrap();
+    let left = shared.headroom(&who("alice"), None).await.unwrap();
     assert_eq!((left[0].remaining, left[1].remaining), (999, 2));
 }
 
@@ -389,11 +394,11 @@ async fn an_answer_that_goes_on_takes_more_until_there_is_none() {
         denied += hold.denied().unwrap_or(0);
     }
     assert_eq!(denied, 2 * 20, "four times there was room");
-    let left = shared.headroom(&who("alice")).await.unwrap();
+    let left = shared.headroom(&who("alice"), None).await.unwrap();
     assert_eq!(left[0].remaining, 0);
     hold.settle(amount(10, 75), Time::now());
     shared.flush().await;
-    let left = shared.headroom(&who("alice")).await.unwrap();
+    let left = shared.headroom(&who("alice"), None).await.unwrap();
     assert_eq!(left[0].remaining, 15);
 }
 
@@ -410,7 +415,7 @@ async fn an_answer_may_end_before_it_is_told_of_what_it_asked_for() {
     let settled = async || {
         loop {
             shared.flush().await;
-            let left = shared.headroom(&who("alice")).await.unwrap();
+            let left = shared.headroom(&who("alice"), None).await.unwrap();
             if left[0].remaining == 1000 - 50 {
                 break;
             }
@@ -458,7 +463,7 @@ async fn what_is_used_while_redis_is_away_is_owed_when_it_is_back() {
     before.settle(amount(10, 0), Time::now());
     up.wait_for(|up| *up).await.unwrap();
     shared.flush().await;
-    let left = shared.headroom(&who("alice")).await.unwrap();
+    let left = shared.headroom(&who("alice"), None).await.unwrap();
     assert_eq!((left[0].remaining, left[1].remaining), (1000 - 150 - 10, 2));
 }
 
@@ -528,7 +533,7 @@ async fn slices_let_nobody_in_beyond_a_limit_and_come_back() {
     for replica in &replicas {
         replica.flush().await;
     }
-    let left = replicas[0].headroom(&who("bob")).await.unwrap();
+    let left = replicas[0].headroom(&who("bob"), None).await.unwrap();
     let left: Vec<_> = left.iter().map(|room| room.remaining).collect();
     assert_eq!(left, [400 - admitted, 40_000 - 7 * admitted]);
 }
@@ -557,7 +562,7 @@ async fn calls_of_a_slice_end_in_every_way() {
     let settled = async || {
         loop {
             shared.flush().await;
-            let left = shared.headroom(&who("bob")).await.unwrap();
+            let left = shared.headroom(&who("bob"), None).await.unwrap();
             if left[0].remaining == 10_000 - 20 - 510 - 40 {
                 break;
             }

@@ -1,0 +1,334 @@
+//! Budgets that several gateways share: what each tells of its own, and what it knows of the others.
+//!
+//! A gateway tells what it has used and reserved in all, never by how much that has changed. Each report has a number, and
+//! one that is older than what is known says nothing: reports may be lost, late or repeated. Numbers begin at the time at
+//! which the process does, in microseconds, and grow by one: those of a later run on the same ledger are greater.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Notify;
+
+use super::budget::{Amount, Budget, Holder};
+use super::counter::{Counter, Spent};
+use super::{Account, Budgets, Reservation};
+
+/// What a call is charged to, and how much of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge<'a> {
+    /// The key's name.
+    pub key: &'a Arc<str>,
+    /// The name of its team.
+    pub team: Option<&'a Arc<str>>,
+    /// What is reserved.
+    pub amount: Amount,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What is taken of a budget, in its own unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// By calls that have ended.
+    pub used: u64,
+    /// For calls under way.
+    pub reserved: u64,
+}
+
+/// What this gateway has of one budget, as the others are to know it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    account: Arc<Account>,
+    budget: Budget,
+    /// Which budget it is, among all that gateways share.
+    pub name: String,
+    /// Of two reports by one ledger the greater number counts.
+    pub number: u64,
+    /// What this gateway has.
+    pub own: Taken,
+    /// What of it is for the call that asks.
+    pub want: u64,
+    /// What all may have together.
+    pub size: u64,
+    /// When the calendar's period began, in seconds; 0 where there is none.
+    pub period: i64,
+    /// How long it counts if nothing more is heard; `None`: as long as the period.
+    pub counts_for: Option<Duration>,
+    /// How long it is kept.
+    pub kept_for: Duration,
+}
+
+/// What is known where all reports come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What other gateways have.
+    pub others: Taken,
+    /// Whether there is no room for the call that asked.
+    pub is_spent: bool,
+    /// Whether the report counts from now on.
+    pub is_noted: bool,
+}
+
+/// What was heard of others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Others {
+    taken: Taken,
+    /// The number of the report that this was the answer to.
+    number: u64,
+    period: i64,
+    until: Option<Timestamp>,
+}
+
+/// What makes budgets shared ones.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    ledger: Arc<str>,
+    number: AtomicU64,
+    /// Whose budgets others are to hear of: as many as there are holders of budgets.
+    dirty: Mutex<HashSet<Holder>>,
+    changed: Notify,
+}
+
+/// How long is kept what has no end: longer than any gateway that is used is not heard of.
+const LONG: Duration = Duration::from_secs(400 * 24 * 3600);
+/// How long a report is kept beyond the time that it is for: clocks may differ.
+const GRACE: Duration = Duration::from_secs(24 * 3600);
+/// More is told as so much. Whoever adds up reports does so in doubles: sums of more than 2^53 (nine million dollars in
+/// nano-dollars) may be off by a rounding.
+const MOST: u64 = 1 << 62;
+
+impl Sharing {
+    fn next(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn dirty(&self) -> MutexGuard<'_, HashSet<Holder>> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has others hear of a holder's budgets, should they not know already.
+    pub(super) fn note(&self, holder: &Holder) {
+        if self.dirty().insert(holder.clone()) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+// === impl Budgets ===
+
+impl Budgets {
+    /// Returns budgets that several gateways share, each by the id of its own ledger.
+    pub fn shared_by(ledger: Arc<str>, began: Timestamp) -> Self {
+        let began = u64::try_from(began.as_microsecond()).unwrap_or(0);
+        Self {
+            sharing: Some(Arc::new(Sharing {
+                ledger,
+                number: AtomicU64::new(began.max(1)),
+                dirty: Mutex::default(),
+                changed: Notify::new(),
+            })),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps room for what is charged, as [`Budgets::reserve`] does, where anything is.
+    ///
+    /// # Errors
+    /// The first budget that has no room.
+    pub fn charge(&self, charge: Option<Charge<'_>>) -> Result<Option<Reservation>, Box<Spent>> {
+        let Some(charge) = charge else {
+            return Ok(None);
+        };
+        let Charge { key, team, .. } = charge;
+        self.reserve(key, team, charge.amount, charge.at).map(Some)
+    }
+
+    /// Returns by which ledger they are shared.
+    pub fn ledger(&self) -> Option<&str> {
+        self.sharing.as_ref().map(|sharing| &*sharing.ledger)
+    }
+
+    /// Waits until others are to hear of something.
+    pub async fn changed(&self) {
+        match &self.sharing {
+            Some(sharing) => sharing.changed.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Keeps room for a call as [`Budgets::reserve`] does, but asks only whether this gateway alone has left it. What all
+    /// have left together others are to say: see [`Reservation::reports`].
+    ///
+    /// # Errors
+    /// The first budget that has no room, whatever others have used.
+    pub fn reserve_alone(&self, charge: &Charge<'_>) -> Result<Reservation, Box<Spent>> {
+        self.keep(charge, |counter, holder| {
+            counter.refuse_alone(holder, &charge.amount, charge.at)
+        })
+    }
+
+    /// Returns what to ask others of the budgets of a key and its team. Nobody is told anything by it.
+    pub fn questions(&self, key: &str, team: Option<&str>, now: Timestamp) -> Vec<Report> {
+        let Some(sharing) = &self.sharing else {
+            return Vec::new();
+        };
+        let accounts = self.accounts.load();
+        let holders = [
+            Some(Holder::Key(key.into())),
+            team.map(|team| Holder::Team(team.into())),
+        ];
+        let mut reports = Vec::new();
+        for account in holders.iter().flatten().filter_map(|it| accounts.get(it)) {
+            for counter in account.counters().iter_mut().filter(|c| c.is_seeded) {
+                reports.push(counter.report(account, sharing.next(), 0, now));
+            }
+        }
+        reports
+    }
+
+    /// Returns what others are to hear: of all budgets, or of those of which they do not know yet.
+    pub fn reports(&self, all: bool, now: Timestamp) -> Vec<Report> {
+        let Some(sharing) = &self.sharing else {
+            return Vec::new();
+        };
+        let dirty = std::mem::take(&mut *sharing.dirty());
+        let accounts = self.accounts.load();
+        let mut reports = Vec::new();
+        let chosen = accounts
+            .iter()
+            .filter(|(holder, _)| all || dirty.contains(holder));
+        for (_, account) in chosen {
+            // Of those that are not filled yet nobody knows what they have.
+            for counter in account.counters().iter_mut().filter(|c| c.is_seeded) {
+                if all || counter.is_untold(now) {
+                    counter.sent = sharing.next();
+                    reports.push(counter.report(account, counter.sent, 0, now));
+                }
+            }
+        }
+        reports
+    }
+}
+
+// === impl Reservation ===
+
+impl Reservation {
+    /// Returns what this gateway has of each budget that the call counts towards, the call among it.
+    pub fn reports(&self, now: Timestamp) -> Vec<Report> {
+        let Some(sharing) = &self.sharing else {
+            return Vec::new();
+        };
+        let mut reports = Vec::new();
+        for account in &self.accounts {
+            let mut counters = account.counters();
+            let counts = |c: &&mut Counter| c.number < self.before && c.is_seeded;
+            for counter in counters.iter_mut().filter(counts) {
+                let want = counter.budget.of(&self.amount);
+                counter.sent = sharing.next();
+                reports.push(counter.report(account, counter.sent, want, now));
+            }
+        }
+        reports
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Takes over what is known of the others, and what of this gateway.
+    pub fn answered(&self, answer: &Answer, now: Timestamp) {
+        let mut counters = self.account.counters();
+        let counter = counters
+            .iter_mut()
+            .find(|counter| counter.budget.counts_as(&self.budget));
+        if let Some(counter) = counter {
+            counter.learn(self, answer, now);
+        }
+    }
+
+    /// Returns why there is no room for the call that asked.
+    pub fn spent(&self, answer: &Answer, now: Timestamp) -> Box<Spent> {
+        let used = self.own.used.saturating_add(answer.others.used);
+        Box::new(Spent {
+            holder: self.account.holder.clone(),
+            budget: self.budget,
+            used,
+            is_used_up: used >= self.size,
+            wanted: self.want,
+            is_too_large: self.want > self.size,
+            renewed: self.budget.calendar(now).map(|(_, next)| next),
+        })
+    }
+}
+
+// === impl Counter ===
+
+impl Counter {
+    /// Returns what others were last known to have.
+    pub(super) fn others(&self, now: Timestamp) -> Taken {
+        let counts = |others: &Others| {
+            others.period == self.budget.period(now) && others.until.is_none_or(|until| now < until)
+        };
+        let others = self.others.filter(counts);
+        others.map_or_else(Taken::default, |others| others.taken)
+    }
+
+    fn own(&mut self, now: Timestamp) -> Taken {
+        Taken {
+            used: self.used(now).min(MOST),
+            reserved: self.reserved.min(MOST),
+        }
+    }
+
+    /// Returns whether others may know something else of this gateway than what is so.
+    fn is_untold(&mut self, now: Timestamp) -> bool {
+        let (number, told) = self.told;
+        number != self.sent || told != self.own(now)
+    }
+
+    /// Returns what this gateway has. The number is made under the same lock: what is told later has the greater one.
+    fn report(&mut self, account: &Arc<Account>, number: u64, want: u64, now: Timestamp) -> Report {
+        let budget = self.budget;
+        let length = budget.length();
+        let next = budget.calendar(now).map(|(_, next)| next);
+        let rest = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
+        Report {
+            account: Arc::clone(account),
+            budget,
+            name: budget.shared_name(&account.holder),
+            number,
+            own: self.own(now),
+            want: want.min(MOST),
+            size: budget.size().min(MOST),
+            period: budget.period(now),
+            counts_for: length.filter(|_| rest.is_none()),
+            kept_for: rest.or(length).map_or(LONG, |time| time + GRACE),
+        }
+    }
+
+    fn learn(&mut self, report: &Report, answer: &Answer, now: Timestamp) {
+        let heard = self.others.map_or(0, |others| others.number);
+        if report.number > heard {
+            self.others = Some(Others {
+                taken: answer.others,
+                number: report.number,
+                period: report.period,
+                until: report
+                    .counts_for
+                    .and_then(|time| now.checked_add(time).ok()),
+            });
+        }
+        if answer.is_noted && report.number > self.told.0 {
+            self.told = (report.number, report.own);
+        } else if !answer.is_noted && self.sent == report.number {
+            // As if it had not been sent.
+            self.sent = self.told.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
