@@ -2,6 +2,7 @@
 //! that every other byte stays as the client wrote it.
 
 mod answer;
+mod canonical;
 mod edit;
 mod scan;
 #[cfg(test)]
@@ -13,10 +14,11 @@ use std::ops::Range;
 
 pub use self::answer::{Answer, AnswerError, preferred_member, top_level_member, validate_object};
 pub(in crate::openai) use self::answer::{is_whole, members};
+pub use self::canonical::{CanonicalError, canonical};
 pub use self::edit::{Edit, apply, last_member};
 use self::scan::{ScanError, Scanner, unescape};
 pub(in crate::openai) use self::scan::{spells, spells_in_other_case};
-pub use self::walk::{each_element, each_member, text};
+pub use self::walk::{each_element, each_member, every_member, text};
 
 /// Where the members that Weir understands stand in a body. Ranges cover the value, without surrounding white space.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

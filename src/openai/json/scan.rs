@@ -130,10 +130,9 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                Some(b'n') => self.literal(b"null")?,
-                _ => return Err(self.error()),
+                _ => {
+                    self.literal_range()?;
+                }
             }
             loop {
                 let Some(is_object) = open.last() else {
@@ -171,7 +170,7 @@ impl<'a> Scanner<'a> {
 
     /// Skips a string. Returns what stands between the quotes.
     #[inline]
-    fn string(&mut self) -> Result<Range<usize>, ScanError> {
+    pub(super) fn string(&mut self) -> Result<Range<usize>, ScanError> {
         self.expect(b'"')?;
         let start = self.at;
         loop {
@@ -258,8 +257,37 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// Skips the number that begins here.
+    pub(super) fn number_range(&mut self) -> Result<Range<usize>, ScanError> {
+        let start = self.at;
+        self.number()?;
+        Ok(start..self.at)
+    }
+
+    /// Skips the `true`, `false` or `null` that begins here.
+    pub(super) fn literal_range(&mut self) -> Result<Range<usize>, ScanError> {
+        let start = self.at;
+        match self.peek() {
+            Some(b't') => self.literal(b"true")?,
+            Some(b'f') => self.literal(b"false")?,
+            Some(b'n') => self.literal(b"null")?,
+            _ => return Err(self.error()),
+        }
+        Ok(start..self.at)
+    }
+
+    /// Returns what stands in a range that was read.
+    pub(super) fn text(&self, range: Range<usize>) -> &'a [u8] {
+        self.bytes.get(range).unwrap_or_default()
+    }
+
+    /// Goes on by a byte that was peeked.
+    pub(super) fn step(&mut self) {
+        self.at += 1;
+    }
+
     #[inline]
-    fn skip_space(&mut self) {
+    pub(super) fn skip_space(&mut self) {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
             self.at += 1;
         }

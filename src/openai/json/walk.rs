@@ -31,6 +31,26 @@ pub fn each_member<'a>(
     }
 }
 
+/// Calls `see` with each member of an object: what stands between its key's quotes, and the raw value. Any other value has
+/// none. Returns whether the whole object was read.
+pub fn every_member<'a>(object: &'a [u8], mut see: impl FnMut(&'a [u8], &'a [u8])) -> bool {
+    let Some(mut members) = members(object) else {
+        return false;
+    };
+    loop {
+        match members.next_member() {
+            Ok(Some(member)) => {
+                if let (Some(key), Some(value)) = (object.get(member.key), object.get(member.value))
+                {
+                    see(key, value);
+                }
+            }
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
 /// Calls `see` with each element of an array, raw. Any other value has none. Returns whether the whole array was read.
 pub fn each_element<'a>(array: &'a [u8], mut see: impl FnMut(&'a [u8])) -> bool {
     let Ok(mut elements) = Scanner::new(array).array() else {
