@@ -4,6 +4,7 @@ mod access;
 mod banner;
 mod books;
 mod build;
+mod caching;
 mod ledger_look;
 mod local;
 mod place;
@@ -150,7 +151,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         None => None,
     };
     let with_redis = config.redis.as_ref().zip(redis.as_ref());
-    let mut stores = Stores::open(&config.ledger, with_redis.is_some())?;
+    let mut stores = Stores::open(&config.ledger, with_redis.is_some(), &config.cache)?;
     let queue = config.ledger.max_open;
     let shared = shared::shared(with_redis, &limits, &stores.budgets, queue)?;
     stores.shared.clone_from(&shared);
@@ -177,6 +178,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         &data_drain,
         directory.ring(),
         books,
+        caching::params(&config, &stores.cache),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));
@@ -216,6 +218,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         control: Arc::new(Arc::clone(&reloader)),
         directory,
         shared: shared.clone(),
+        cache: Arc::clone(&stores.cache),
         drain: data_drain.clone(),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");

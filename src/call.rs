@@ -1,6 +1,7 @@
 //! What travels inside the stack: a [`Call`] inwards, a [`Reply`] outwards, and the [`Record`] of facts that the outer
 //! layers report.
 
+mod cached;
 mod estimate;
 pub mod headers;
 mod inbound;
@@ -17,6 +18,7 @@ use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
+pub use self::cached::{Cached, Sharing};
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};

@@ -17,6 +17,7 @@ use crate::middleware::accounting::AccountingError;
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::api::ApiError;
 use crate::middleware::auth::AuthError;
+use crate::middleware::cache::CacheError;
 use crate::middleware::explain::{Explain, Explanation};
 use crate::middleware::own_usage::OwnUsageError;
 use crate::middleware::route::RouteError;
@@ -45,6 +46,9 @@ pub enum GatewayError {
     /// The call cannot be written down.
     #[error(transparent)]
     Accounting(#[from] AccountingError),
+    /// No answer is kept for the call, and it wants no other.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// No upstream could be chosen, or the chosen one failed.
     #[error(transparent)]
     Dispatch(#[from] DispatchError),
@@ -73,6 +77,7 @@ impl Explain for GatewayError {
             Self::OwnUsage(error) => own_usage(error),
             Self::Admission(error) => admission::admission(error),
             Self::Accounting(error) => accounting::accounting(error),
+            Self::Cache(CacheError::NotKept) => not_kept(),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
@@ -85,6 +90,18 @@ impl Explain for GatewayError {
             ),
         }
     }
+}
+
+/// RFC 9111, section 5.2.1.7.
+fn not_kept() -> Explanation {
+    explain(
+        504,
+        TIMEOUT,
+        "not_cached",
+        "client_not_cached",
+        "No answer is kept for this request, and its `cache-control: only-if-cached` wants no other.",
+    )
+    .final_word()
 }
 
 fn explain(

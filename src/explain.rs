@@ -20,6 +20,7 @@ use crate::middleware::accounting::{AccountingError, Books};
 use crate::middleware::admission::{self, Rooms, Rules, Whose};
 use crate::middleware::api::{self, ApiError};
 use crate::middleware::auth::{self, AuthError};
+use crate::middleware::cache;
 use crate::middleware::route;
 use crate::openai::endpoint::{Endpoint, Target};
 use crate::report::outlook::Outlook;
@@ -36,6 +37,7 @@ pub struct Explainer {
     api: api::Params,
     rules: Arc<Rules>,
     books: Arc<Books>,
+    cache: Option<cache::Params>,
     dispatch: Dispatch,
     directory: Arc<Directory>,
 }
@@ -51,6 +53,8 @@ struct Findings {
     target: Option<Target>,
     call: Option<Call>,
     admission: Option<admission::Preview>,
+    /// `None`: there is none.
+    cached: Option<cache::Preview>,
     way: Option<routing::Preview>,
     /// What is wrong with the request itself.
     faulty: Option<GatewayError>,
@@ -73,6 +77,7 @@ impl Explainer {
             api: parts.api,
             rules: Arc::clone(&parts.rules),
             books: Arc::clone(&parts.books),
+            cache: parts.cache.clone(),
             dispatch: parts.dispatch.clone(),
             directory,
         }
@@ -175,6 +180,8 @@ impl Explainer {
         if call.endpoint.is_listing() {
             return;
         }
+        let cache = self.cache.as_ref();
+        findings.cached = cache.map(|params| cache::preview(params, call, &self.dispatch));
         match self.dispatch.preview(call) {
             Ok(mut way) => {
                 findings.refuse(way.refused.take().map(GatewayError::from));

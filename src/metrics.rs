@@ -10,10 +10,13 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+mod cache;
 mod ledger;
 mod redis;
 mod upstreams;
 
+use self::cache::Answers;
+pub use self::cache::{CacheCounts, CacheState};
 use self::ledger::Books;
 pub use self::ledger::LedgerState;
 pub use self::redis::SharedState;
@@ -47,6 +50,7 @@ pub struct Metrics {
     upstreams: Upstreams,
     books: Books,
     together: Together,
+    answers: Answers,
     limited: IntCounterVec,
     reloads: IntCounterVec,
     reloaded: IntGauge,
@@ -157,6 +161,7 @@ impl Metrics {
             upstreams: Upstreams::new(&registry)?,
             books: Books::new(&registry)?,
             together: Together::new(&registry)?,
+            answers: Answers::new(&registry)?,
             limited: counters(
                 &registry,
                 "weir_limit_refusals_total",
@@ -248,6 +253,7 @@ impl Metrics {
         if facts.degraded {
             self.upstreams.degraded.with_label_values(&[model]).inc();
         }
+        self.answers.finished(endpoint, facts);
         if let Some(usage) = facts.usage {
             for (kind, count) in usage.classes() {
                 if count > 0 {

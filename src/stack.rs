@@ -18,6 +18,7 @@ use crate::middleware::accounting::{AccountingLayer, Books};
 use crate::middleware::admission::{AdmissionLayer, Rules, Ways};
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::AuthLayer;
+use crate::middleware::cache::{self, CacheLayer};
 use crate::middleware::explain::Explain;
 use crate::middleware::heartbeat::HeartbeatLayer;
 use crate::middleware::own_usage::OwnUsageLayer;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub rules: Arc<Rules>,
     /// What is written down of it.
     pub books: Arc<Books>,
+    /// What is answered without an upstream; `None`: nothing.
+    pub cache: Option<cache::Params>,
     /// The upstreams.
     pub dispatch: Dispatch,
 }
@@ -60,6 +63,9 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let refusals = RefusalsLayer::new(parts.books.ledger.clone());
     let own_usage = OwnUsageLayer::new(ledger, Arc::clone(budgets));
     let ways = Arc::new(parts.dispatch.clone());
+    let cache = parts
+        .cache
+        .map(|params| CacheLayer::new(params, Arc::new(parts.dispatch.clone())));
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
@@ -67,9 +73,12 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     // Innermost, dispatch finds the route of a call, and tries the route's targets until one of them has answered; all
     // that is tried again is in there.
     let innermost = parts.dispatch.map_err(GatewayError::from);
-    // Accounting stands close to the upstreams and sees what they really sent; whatever will answer in their place
-    // stands inside of it, so that nothing is served that is not in the ledger. All tries of a call are one row there.
-    let accounted = AccountingLayer::new(parts.books).layer(innermost);
+    // What others have asked before, or are asking now, is answered in the upstreams' place: only by what has come through
+    // all tries in order.
+    let cached = option_layer(cache).layer(innermost);
+    // Accounting stands close to the upstreams and sees what they really sent, and around the cache, so that nothing is
+    // served that is not in the ledger. All tries of a call are one row there.
+    let accounted = AccountingLayer::new(parts.books).layer(cached);
     // Only what has been waiting for long shows that it is alive; what it waits for may be tried again meanwhile.
     let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
     // A call that may not be made, by a limit or a budget, is turned away before it waits for anything or an open row is made.
@@ -106,6 +115,31 @@ impl Ways for Dispatch {
 
     fn each_name(&self, model: &str, see: &mut dyn FnMut(&str)) {
         Self::each_name(self, model, see);
+    }
+}
+
+impl cache::Ways for Dispatch {
+    fn label(&self, call: &Call) -> Option<Arc<str>> {
+        Self::label(self, call.routed_model()?)
+    }
+
+    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&str)) {
+        Self::each_primary(self, call, |member, model| {
+            see(&member.name);
+            see(model.unwrap_or_default());
+            for endpoint in &member.endpoints {
+                see(&endpoint.label);
+            }
+        });
+    }
+
+    fn is_primary(&self, call: &Call, upstream: &str, model: Option<&str>) -> bool {
+        let mut found = false;
+        let asked = call.model.as_deref();
+        Self::each_primary(self, call, |member, renamed| {
+            found |= *member.name == *upstream && renamed.or(asked) == model.or(asked);
+        });
+        found
     }
 }
 

@@ -6,6 +6,7 @@ mod answer;
 mod audit;
 mod body;
 mod books;
+mod cache;
 mod explain;
 mod health;
 mod keys;
@@ -38,6 +39,7 @@ pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
 use crate::metrics::{self, Metrics};
 use crate::server::{Drain, PeerAddr};
+use crate::store::cache::Cache;
 use crate::store::directory::Directory;
 use crate::store::limits::Shared;
 use crate::upstream::Dispatch;
@@ -63,6 +65,8 @@ pub struct Params {
     pub directory: Arc<Directory>,
     /// The limits that are counted together with other gateways.
     pub shared: Option<Arc<Shared>>,
+    /// The answers that are kept.
+    pub cache: Arc<Cache>,
     /// The data plane's stop.
     pub drain: Drain,
 }
@@ -135,6 +139,7 @@ impl Admin {
             drain,
             directory,
             shared,
+            cache,
             ..
         } = &*self.params;
         health::observe(metrics, &dispatch.load(), drain, directory.ledger());
@@ -142,6 +147,7 @@ impl Admin {
         if let Some(shared) = shared {
             books::observe_shared(metrics, shared);
         }
+        cache::observe(metrics, cache);
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {

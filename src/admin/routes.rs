@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Problem, not_allowed, not_found};
-use super::{Params, audit, body, explain, keys, reload, teams, usage};
+use super::{Params, audit, body, cache, explain, keys, reload, teams, usage};
 
 /// Answers a call that may be made.
 pub(super) async fn answer<B>(params: &Params, request: Request<B>) -> Answer
@@ -66,6 +66,9 @@ where
         }
         (["teams", team], &Method::DELETE) => teams::delete(directory, team).await,
         (["teams", _], _) => Ok(not_allowed("GET, PATCH, DELETE")),
+        (["cache"], &Method::GET) => Ok(cache::state(params)),
+        (["cache"], &Method::DELETE) => cache::purge(params, uri.query()).await,
+        (["cache"], _) => Ok(not_allowed("GET, DELETE")),
         (["usage"], &Method::GET) => usage::answer(&reader(), uri.query()).await,
         (["audit"], &Method::GET) => audit::answer(&reader(), uri.query()).await,
         (["usage" | "audit"], _) => Ok(not_allowed("GET")),

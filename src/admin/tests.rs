@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::report::outlook::Outlook;
+use crate::store::cache::Bounds;
 use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::upstream::routing::Retry;
@@ -62,6 +63,10 @@ impl Desk {
             control: Arc::new(Idle),
             directory: directory.unwrap(),
             shared: None,
+            cache: Arc::new(Cache::new(Bounds {
+                bytes: 1 << 20,
+                entry: 1 << 10,
+            })),
             drain: Drain::default(),
         });
         Self {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::AppError;
-use crate::config::{self, Config, LedgerConfig};
+use super::{AppError, caching};
+use crate::config::{self, CacheConfig, Config, LedgerConfig};
 use crate::metrics::Metrics;
 use crate::middleware::accounting::{Books, ClientGone, OnFailure};
 use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
+use crate::store::cache::Cache;
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
@@ -24,11 +25,16 @@ pub(super) struct Stores {
     pub(super) budgets: Arc<Budgets>,
     pub(super) means: Arc<Means>,
     pub(super) shared: Option<Arc<Shared>>,
+    pub(super) cache: Arc<Cache>,
 }
 
 impl Stores {
     /// Opens the ledger, and settles what a process that died has left. Says whether budgets are to be shared by it.
-    pub(super) fn open(config: &LedgerConfig, shares: bool) -> Result<Self, AppError> {
+    pub(super) fn open(
+        config: &LedgerConfig,
+        shares: bool,
+        cache: &CacheConfig,
+    ) -> Result<Self, AppError> {
         let ledger = Ledger::open(&ledger::Params {
             path: config.path.clone(),
             sync: match config.sync {
@@ -57,6 +63,7 @@ impl Stores {
             budgets: Arc::new(budgets),
             means: Arc::default(),
             shared: None,
+            cache: caching::open(cache),
         })
     }
 

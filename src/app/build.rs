@@ -13,7 +13,7 @@ use crate::middleware::accounting::Books;
 use crate::middleware::admission::Rules;
 use crate::middleware::explain::Explain;
 use crate::middleware::respond::raw_response;
-use crate::middleware::{api, route};
+use crate::middleware::{api, cache, route};
 use crate::server::{self, Drain, Observer, Tls};
 use crate::stack;
 use crate::store::keyring::CurrentKeyring;
@@ -37,6 +37,7 @@ pub(super) fn parts(
     drain: &Drain,
     keyring: CurrentKeyring,
     (rules, books): (Arc<Rules>, Arc<Books>),
+    cache: Option<cache::Params>,
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {
@@ -49,6 +50,7 @@ pub(super) fn parts(
         heartbeat: config.server.stream_ping,
         rules,
         books,
+        cache,
         dispatch,
     }
 }

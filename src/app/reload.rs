@@ -14,7 +14,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::books::Stores;
 use super::upstreams::{Builder, Previous};
-use super::{AppError, access, build, ledger_look};
+use super::{AppError, access, build, caching, ledger_look};
 use crate::admin::{Cause, Control, Question, Refused, ReloadProblem, Reloaded};
 use crate::config::{self, Config, Context, Loaded, ReadFile, changes};
 use crate::explain::Explainer;
@@ -232,7 +232,15 @@ impl Reloader {
         };
         let dispatch = builder.dispatch().map_err(because)?;
         let books = stores.books(config, metrics, drain, directory.limits());
-        let parts = build::parts(config, metrics, drain, directory.ring(), books, dispatch);
+        let parts = build::parts(
+            config,
+            metrics,
+            drain,
+            directory.ring(),
+            books,
+            caching::params(config, &stores.cache),
+            dispatch,
+        );
         Ok(Next {
             loaded,
             configured,

@@ -2,9 +2,12 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use http::HeaderValue;
+
+use super::cached::{Cached, Sharing};
 use super::reply::Outcome;
 use crate::openai::usage::Usage;
 
@@ -39,6 +42,12 @@ pub struct Facts {
     pub attempts: Vec<Try>,
     /// Whether the local model answered in the place of others.
     pub degraded: bool,
+    /// What the cache did.
+    pub cached: Cached,
+    /// What the client is told of that; `None`: nobody has looked.
+    pub cache_status: Option<HeaderValue>,
+    /// The name by which the model was asked that another call's answer came from.
+    pub served_model: Option<Arc<str>>,
     /// Whether the client asked for a stream.
     pub stream: bool,
     /// Time spent waiting for a place at an upstream.
@@ -105,13 +114,13 @@ pub struct Try {
 }
 
 /// The shared notebook of one request.
-#[derive(Debug)]
 pub struct Record {
     /// The request's id, ours or the client's.
     pub id: RequestId,
     /// When the request head had arrived.
     pub received: Instant,
     facts: Mutex<Facts>,
+    sharing: OnceLock<Weak<dyn Sharing>>,
 }
 
 /// How many bytes of a model's name are written down. Clients may send longer ones; there are none.
@@ -190,6 +199,15 @@ impl Try {
 
 // === impl Record ===
 
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record")
+            .field("id", &self.id)
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Record {
     /// Opens the record of a request that has just arrived.
     pub fn new(id: RequestId, received: Instant) -> Self {
@@ -197,12 +215,30 @@ impl Record {
             id,
             received,
             facts: Mutex::default(),
+            sharing: OnceLock::new(),
         }
     }
 
     /// Gives access to the facts. Hold it for a few assignments, never across an await.
     pub fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that others may get the answer, too. Once: a call leads at most one answer.
+    pub fn share(&self, sharing: Weak<dyn Sharing>) {
+        let _ = self.sharing.set(sharing);
+    }
+
+    /// Returns whether others get the answer, too.
+    pub fn has_others(&self) -> bool {
+        let sharing = self.sharing.get().and_then(Weak::upgrade);
+        sharing.is_some_and(|sharing| sharing.has_others())
+    }
+
+    /// Says that the client has left, and returns whether its answer goes on for others.
+    pub fn goes_on_without_client(&self) -> bool {
+        let sharing = self.sharing.get().and_then(Weak::upgrade);
+        sharing.is_some_and(|sharing| sharing.goes_on_without_leader())
     }
 
     /// Notes more of a try, by its place among them.

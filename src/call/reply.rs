@@ -34,6 +34,12 @@ pub enum StreamError {
     /// The local model failed.
     #[error("the local model failed")]
     Engine,
+    /// The answer is read by others too, and went on without this client, which was too slow.
+    #[error("the client read too slowly an answer that others read, too")]
+    Behind,
+    /// Nobody wants the rest any more. Told to the books alone.
+    #[error("nobody reads the answer any more")]
+    Abandoned,
     /// The ledger could not be written.
     #[error("the answer cannot be accounted for")]
     Unrecorded,
@@ -48,6 +54,8 @@ impl StreamError {
             Self::TooLarge => "upstream_too_large",
             Self::Drained => "gateway_drained",
             Self::Engine => "gateway_engine",
+            Self::Behind => "client_slow",
+            Self::Abandoned => "client_gone",
             Self::Unrecorded => "gateway_ledger",
         }
     }
@@ -57,7 +65,12 @@ impl StreamError {
         match self {
             Self::Broken | Self::Idle | Self::Engine => true,
             // A long answer, or a long event, may be what was asked for.
-            Self::Overdue | Self::TooLarge | Self::Drained | Self::Unrecorded => false,
+            Self::Overdue
+            | Self::TooLarge
+            | Self::Drained
+            | Self::Unrecorded
+            | Self::Behind
+            | Self::Abandoned => false,
         }
     }
 }

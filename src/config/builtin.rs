@@ -66,6 +66,7 @@ pub(super) fn routes(upstreams: &[UpstreamConfig]) -> Vec<RouteConfig> {
         timeouts: TimeoutOverrides::default(),
         hedge: None,
         limits: Vec::new(),
+        cache: None,
     };
     patterns.map(route).collect()
 }

@@ -1,8 +1,9 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, Config, KeyConfig, LedgerConfig, LimitsConfig, LocalConfig, LogConfig,
-    RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
+    AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
+    LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
+    UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 
@@ -16,7 +17,9 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 10] = [
+const OF_THE_START: [&str; 12] = [
+    "cache.max_bytes",
+    "cache.max_entry",
     "server.listen",
     "server.workers",
     "server.max_connections",
@@ -140,11 +143,34 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
         ledger(&started.ledger, &new.ledger),
         ledger(&old.ledger, &new.ledger),
     );
+    changes.table(
+        "cache",
+        cache(&started.cache, &new.cache),
+        cache(&old.cache, &new.cache),
+    );
     if started.redis != new.redis {
         changes.restart.push("redis".to_owned());
     }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
     changes
+}
+
+fn cache(old: &CacheConfig, new: &CacheConfig) -> Vec<&'static str> {
+    let mut fields = differing!(CacheTerms {
+        enabled => "enabled",
+        when => "when",
+        scope => "scope",
+        ttl => "ttl",
+        tools => "tools",
+    }, old.terms, new.terms);
+    fields.extend(differing!(CacheConfig {
+        terms => "",
+        max_bytes => "max_bytes",
+        max_entry => "max_entry",
+        max_ttl => "max_ttl",
+    }, old, new));
+    fields.retain(|field| !field.is_empty());
+    fields
 }
 
 fn server(old: &ServerConfig, new: &ServerConfig) -> Vec<&'static str> {
@@ -232,6 +258,7 @@ fn route(old: &RouteConfig, new: &RouteConfig) -> Vec<&'static str> {
         timeouts => "timeouts",
         hedge => "hedge",
         limits => "limits",
+        cache => "cache",
     }, old, new)
 }
 

@@ -110,6 +110,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         keys: file.keys.into_iter().filter_map(key).collect(),
         limits: file.limits,
         ledger: file.ledger,
+        cache: file.cache,
         redis: file.redis,
         log: file.log,
     };
@@ -258,6 +259,7 @@ fn route(route: Route) -> Option<RouteConfig> {
         timeouts: route.timeouts,
         hedge: route.hedge,
         limits: route.limits,
+        cache: route.cache,
     })
 }
 

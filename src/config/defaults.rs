@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::types::{
-    ApiConfig, ClientTlsConfig, EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig,
-    RetryConfig, TimeoutsConfig,
+    ApiConfig, CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientTlsConfig,
+    EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig, RetryConfig, TimeoutsConfig,
 };
 
 /// Loopback, so that a first try opens nothing to the network; 8080 since it needs no privilege.
@@ -97,6 +97,15 @@ pub const HOLD: Duration = Duration::from_millis(100);
 /// What the 95th percentile leaves over.
 pub const HEDGE_BUDGET: f64 = 0.05;
 
+/// A working session.
+pub const CACHE_TTL: Duration = Duration::from_secs(3600);
+/// A client does not keep alive for weeks what the operator gave an hour.
+pub const CACHE_MAX_TTL: Duration = Duration::from_secs(86_400);
+/// Some hundred thousand answers of ordinary length.
+pub const CACHE_BYTES: u64 = 256 << 20;
+/// A book, or embeddings of several hundred texts.
+pub const CACHE_ENTRY: u64 = 4 << 20;
+
 /// A client that is told why its answer ends can say so; one that is cut off cannot.
 pub const STOP_STREAM: bool = true;
 /// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
@@ -140,6 +149,19 @@ pub const EJECT: EjectConfig = EjectConfig {
     base: EJECT_BASE,
     max: EJECT_MAX,
     floor: EJECT_FLOOR,
+};
+/// `[cache]` where there is none.
+pub const CACHE: CacheConfig = CacheConfig {
+    terms: CacheTerms {
+        enabled: false,
+        when: CacheWhenConfig::Deterministic,
+        scope: CacheScopeConfig::Team,
+        ttl: CACHE_TTL,
+        tools: true,
+    },
+    max_bytes: CACHE_BYTES,
+    max_entry: CACHE_ENTRY,
+    max_ttl: CACHE_MAX_TTL,
 };
 /// `[retry]` where there is none.
 pub const RETRY: RetryConfig = RetryConfig {

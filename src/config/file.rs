@@ -3,6 +3,7 @@
 
 mod access;
 mod budget;
+mod cache;
 mod endpoint;
 mod failure;
 mod ledger;
@@ -24,7 +25,7 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig};
+use super::types::{CacheConfig, LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -41,6 +42,7 @@ pub(super) struct File {
     pub(super) keys: Vec<Key>,
     pub(super) limits: LimitsConfig,
     pub(super) ledger: LedgerConfig,
+    pub(super) cache: CacheConfig,
     pub(super) redis: Option<RedisConfig>,
     pub(super) log: LogConfig,
 }
@@ -53,42 +55,27 @@ impl File {
             .map_or(defaults::RETRY, |table| {
                 failure::retry(table, reader, &defaults::RETRY)
             });
+        let cache = cache::cache(&mut root, reader);
         let file = Self {
             server: server::server(&mut root, reader),
             admin: server::admin(&mut root, reader),
             upstreams: upstream::upstreams(&mut root, reader),
-            routes: route::routes(&mut root, reader, &retry),
+            routes: route::routes(&mut root, reader, &retry, &cache.terms),
             retry,
             teams: access::teams(&mut root, reader),
             keys: access::keys(&mut root, reader),
             limits: limits::section(&mut root, reader),
             ledger: ledger::ledger(&mut root, reader),
+            cache,
             redis: redis::redis(&mut root, reader),
             log: server::log(&mut root, reader),
         };
-        cache(&mut root, reader);
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
             reader.not_built(&mut telemetry, "otlp");
             reader.finish(&telemetry);
         }
         reader.finish(&root);
         file
-    }
-}
-
-/// Reads the table of a feature to come, which may only say what is true already: that it is off.
-fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) {
-    let at = root.name_at("cache");
-    let Some(mut table) = reader.table(root, "cache") else {
-        return;
-    };
-    let enabled = table.field("enabled");
-    let is_off = enabled.is_some_and(|field| field.value.as_bool() == Some(false));
-    if !is_off || table.all().count() > 1 {
-        reader.error(
-            &at,
-            "`cache` is not built yet; it comes with a later version, write `enabled = false` alone or leave the table out",
-        );
     }
 }
 

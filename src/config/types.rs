@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Uri};
 
+mod cache;
 mod ledger;
 mod limits;
 mod redis;
 
+pub use self::cache::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig};
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
     Period, SyncConfig, Window,
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What was used, and what it cost.
     pub ledger: LedgerConfig,
+    /// What is kept for calls that are alike.
+    pub cache: CacheConfig,
     /// What is shared with other gateways. Default: nothing.
     pub redis: Option<RedisConfig>,
     /// What is logged, and how.
@@ -310,6 +314,8 @@ pub struct RouteConfig {
     pub hedge: Option<HedgeConfig>,
     /// How much the calls that it serves may use together, whoever makes them. Default: no bound.
     pub limits: Vec<Entry>,
+    /// Set where the route has a `cache` of its own; what it leaves out comes from `[cache]`.
+    pub cache: Option<CacheTerms>,
 }
 
 /// A target of a route.

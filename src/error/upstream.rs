@@ -166,6 +166,8 @@ pub(super) fn stream(error: StreamError) -> Explanation {
         StreamError::Drained => (503, SERVER, "overloaded"),
         StreamError::Engine => (500, SERVER, "internal_error"),
         StreamError::Unrecorded => (503, SERVER, "ledger_unavailable"),
+        // Nobody is left who could be told of the latter.
+        StreamError::Behind | StreamError::Abandoned => (408, INVALID_REQUEST, "client_too_slow"),
     };
     let explanation = explain(
         status,

@@ -51,9 +51,15 @@ pub(super) fn outlook(head: &HeadParts, asked: &Secret, findings: Findings) -> O
         budgets: admission.map_or_else(Vec::new, |admission| {
             admission.budgets.iter().map(budget).collect()
         }),
-        cache: Cache {
-            decision: "off".to_owned(),
-            reason: "this version of Weir has no cache".to_owned(),
+        cache: match &findings.cached {
+            Some(cached) => Cache {
+                decision: cached.decision.to_owned(),
+                reason: cached.reason.clone(),
+            },
+            None => Cache {
+                decision: "off".to_owned(),
+                reason: "no [cache] is configured".to_owned(),
+            },
         },
         targets: way.map_or_else(Vec::new, |way| way.places.iter().map(target).collect()),
     }

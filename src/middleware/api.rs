@@ -362,12 +362,14 @@ fn response(reply: Reply, record: &Record) -> Response<ReplyBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
-    if record.facts().upstream.is_some() {
+    let facts = record.facts();
+    let status = facts.cache_status.clone();
+    let bypass = || HeaderValue::from_static("weir; fwd=bypass");
+    let status = status.or_else(|| facts.upstream.is_some().then(bypass));
+    drop(facts);
+    if let Some(status) = status {
         let headers = response.headers_mut();
-        headers.insert(
-            HeaderName::from_static("cache-status"),
-            HeaderValue::from_static("weir; fwd=bypass"),
-        );
+        headers.insert(HeaderName::from_static("cache-status"), status);
     }
     response
 }

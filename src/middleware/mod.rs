@@ -4,6 +4,7 @@ pub mod accounting;
 pub mod admission;
 pub mod api;
 pub mod auth;
+pub mod cache;
 pub mod explain;
 pub mod heartbeat;
 pub mod own_usage;

@@ -3,6 +3,7 @@
 //! Limits outlive a reload, but not the process: whatever they count is soon over.
 
 pub mod budgets;
+pub mod cache;
 pub mod directory;
 pub mod keyring;
 pub mod keys;

@@ -16,6 +16,7 @@ mod admin;
 mod auth;
 mod book;
 mod budgets;
+mod cache;
 mod clients;
 mod config_start;
 mod connections;

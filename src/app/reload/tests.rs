@@ -36,7 +36,7 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         path: folder.join("weir.db"),
         ..loaded.config.ledger.clone()
     };
-    let stores = Stores::open(&ledger, false).unwrap();
+    let stores = Stores::open(&ledger, false, &loaded.config.cache).unwrap();
     let configured = access::configured(&loaded.config);
     let directory = Directory::open(
         &stores.ledger,
@@ -55,6 +55,7 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         &drain,
         ring,
         books,
+        None,
         dispatch.clone(),
     );
     let fixed = Fixed {

@@ -6,9 +6,9 @@ use toml::de::DeValue;
 use super::super::problem::At;
 use super::super::reader::{Field, Placed, Reader, Table, Text, quote};
 use super::super::types::{
-    AffinityConfig, BalanceConfig, HedgeConfig, RetryConfig, TimeoutOverrides,
+    AffinityConfig, BalanceConfig, CacheTerms, HedgeConfig, RetryConfig, TimeoutOverrides,
 };
-use super::{failure, limits, timeouts};
+use super::{cache, failure, limits, timeouts};
 use crate::pattern::Pattern;
 use crate::store::limits::Entry;
 
@@ -35,6 +35,7 @@ pub(in super::super) struct Route {
     pub(in super::super) timeouts: TimeoutOverrides,
     pub(in super::super) hedge: Option<HedgeConfig>,
     pub(in super::super) limits: Vec<Entry>,
+    pub(in super::super) cache: Option<CacheTerms>,
 }
 
 /// One target of a route, as far as it could be read.
@@ -46,20 +47,26 @@ pub(in super::super) struct Target {
     pub(in super::super) weight: u32,
 }
 
-/// Reads the routes; what their `retry` leaves out is as in `retry`.
+/// Reads the routes; what their `retry` and `cache` leave out is as in those.
 pub(super) fn routes(
     root: &mut Table<'_, '_>,
     reader: &mut Reader<'_>,
     retry: &RetryConfig,
+    cache: &CacheTerms,
 ) -> Vec<Route> {
     let tables = reader.tables(root, "route", "model");
     tables
         .into_iter()
-        .map(|table| route(table, reader, retry))
+        .map(|table| route(table, reader, retry, cache))
         .collect()
 }
 
-fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>, retry: &RetryConfig) -> Route {
+fn route(
+    mut table: Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    retry: &RetryConfig,
+    cache: &CacheTerms,
+) -> Route {
     let table = &mut table;
     let model = reader.required(table, "model", "`model = \"gpt-4o\"`, a name or a pattern");
     let model =
@@ -80,7 +87,7 @@ fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>, retry: &RetryConfig)
     let hedge = hedge.map(|table| failure::hedge(table, reader));
     let timeouts = timeouts::overrides(table, reader);
     let limits = limits::limits(table, "limits", reader);
-    reader.not_built(table, "cache");
+    let cache = cache::overrides(table, reader, cache);
     reader.finish(table);
     Route {
         model,
@@ -91,6 +98,7 @@ fn route(mut table: Table<'_, '_>, reader: &mut Reader<'_>, retry: &RetryConfig)
         timeouts,
         hedge,
         limits,
+        cache,
     }
 }
 

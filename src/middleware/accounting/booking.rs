@@ -7,9 +7,10 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::apart::counted;
-use super::books::{Books, OnFailure};
+use super::books::{Books, ClientGone, OnFailure};
 use super::entries::{intent, is_guess, ledger_attempt, total};
-use crate::call::{Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::call::{Cached, Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
 use crate::store::ledger::{
@@ -159,7 +160,7 @@ impl Booking {
 
     /// Settles the row, the budgets and the record. It will be written, whether the receipt is waited for or not.
     pub(super) fn close(&mut self, end: End) -> Receipt {
-        let (tries, upstream, degraded, times, received, http_status) = {
+        let (tries, upstream, degraded, cached, known_as, times, received, http_status) = {
             let facts = self.record.facts();
             // A head that went before anybody had answered is that of a stream.
             let early = facts.head_first.then_some(StatusCode::OK.as_u16());
@@ -177,6 +178,8 @@ impl Booking {
                 tries,
                 upstream,
                 facts.degraded,
+                facts.cached,
+                facts.served_model.clone(),
                 times,
                 received,
                 http_status,
@@ -187,6 +190,7 @@ impl Booking {
             .rposition(|attempt| attempt.result == Try::ANSWERED);
         let last = answering.or(tries.len().checked_sub(1));
         let served_model = last.and_then(|index| tries[index].model.clone());
+        let served_model = served_model.or(known_as);
         let counts = match (end.used, answering) {
             // Nobody answered: each try is booked at what it may have used.
             (Used::Unknown, None) => None,
@@ -208,21 +212,36 @@ impl Booking {
                 ledger_attempt(attempt, counts)
             })
             .collect();
-        let total = total(counts, &attempts);
+        let total = match cached.is_free() {
+            // What it would have used, had another call not paid for it.
+            true => counts.map(|counts| Counts {
+                cost: Some(Nanos::ZERO),
+                ..counts
+            }),
+            false => total(counts, &attempts),
+        };
         let is_answer = |attempt: &Attempt| attempt.http_status.is_none_or(|status| status < 400);
         let was_answered = answering.is_some_and(|index| is_answer(&attempts[index]));
-        self.record.facts().usage = counts.map(|counts| counts.usage);
+        if !cached.is_free() {
+            self.record.facts().usage = counts.map(|counts| counts.usage);
+        }
         self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
         let entry = Entry {
             status: end.status,
             http_status,
             error: end.error.map(Into::into),
             uncounted: total.is_none() && self.may_be_charged && was_answered,
-            served_from: (!attempts.is_empty()).then_some(ServedFrom::Upstream),
+            served_from: match cached {
+                Cached::Hit => Some(ServedFrom::Cache),
+                Cached::Joined => Some(ServedFrom::Joined),
+                Cached::Bypass | Cached::Miss => {
+                    (!attempts.is_empty()).then_some(ServedFrom::Upstream)
+                }
+            },
             served_model,
             upstream,
             counts: total,
-            cache: "bypass".into(),
+            cache: cached.as_str().into(),
             degraded,
             received_bytes: received,
             sent_bytes: self.sent,
@@ -337,6 +356,7 @@ impl Booking {
     ) {
         if let (Some(counts), Some(model)) = (answer, &self.model)
             && counts.provenance == Provenance::Upstream
+            && !attempts.is_empty()
             && self.endpoint.is_generation()
         {
             let means = &self.books.means;
@@ -354,6 +374,20 @@ impl Booking {
             });
             let cost = total.and_then(|counts| counts.cost);
             room.settle(&Priced { usage, cost }, is_guess);
+        }
+    }
+
+    /// Returns what is done with the answer now that its client has left.
+    pub(super) fn policy(&self) -> ClientGone {
+        let cached = self.record.facts().cached;
+        match cached {
+            // Another call's books know what it used.
+            Cached::Hit | Cached::Joined => ClientGone::Cancel,
+            // It goes on for others, and this is the call that pays.
+            Cached::Bypass | Cached::Miss if self.record.goes_on_without_client() => {
+                ClientGone::Drain { tokens: u64::MAX }
+            }
+            Cached::Bypass | Cached::Miss => self.books.policy(),
         }
     }
 

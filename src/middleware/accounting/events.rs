@@ -31,6 +31,8 @@ pub(super) struct Events {
     booking: Option<Box<Booking>>,
     on_failure: OnFailure,
     reader: Reader,
+    /// Whether what is generated is taken of limits and budgets: not where another call pays for it.
+    takes_room: bool,
     /// There when the client did not ask for usage.
     remover: Option<UsageRemover>,
     ended: bool,
@@ -126,10 +128,12 @@ impl Reader {
 
 impl Events {
     pub(super) fn new(inner: BoxBody, booking: Booking, removes_usage: bool) -> Self {
+        let is_free = booking.record.facts().cached.is_free();
         Self {
             inner: Some(inner),
             on_failure: booking.books.on_failure,
             reader: Reader::new(&booking),
+            takes_room: !is_free,
             booking: Some(Box::new(booking)),
             remover: removes_usage.then(UsageRemover::new),
             ended: false,
@@ -149,7 +153,9 @@ impl Events {
             let endpoint = &booking.endpoint;
             let is_ours = endpoint.has_stream_options() || *endpoint == Endpoint::Responses;
             let goes_on = is_ours && self.reader.goes_on() && self.reader.deltas() > before;
-            if goes_on && !self.reader.has_room(booking) {
+            // What others get, too, goes on for them, and is owed.
+            let is_out = self.takes_room && goes_on && !self.reader.has_room(booking);
+            if is_out && !booking.record.has_others() {
                 let asked = self.remover.is_none();
                 ending = stopped(events, &self.reader, booking, asked);
             }
@@ -272,7 +278,7 @@ impl Drop for Events {
             return;
         };
         let inner = self.inner.take();
-        if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.books.policy(), inner) {
+        if let (ClientGone::Drain { tokens }, Some(inner)) = (booking.policy(), inner) {
             let reader = std::mem::replace(&mut self.reader, Reader::new(&booking));
             leaving::drain(inner, booking, reader, tokens);
         } else {

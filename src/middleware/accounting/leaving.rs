@@ -53,7 +53,7 @@ impl<E: Send + 'static> Drop for Answering<E> {
         let Some((answering, booking)) = self.waiting.take() else {
             return;
         };
-        let ClientGone::Drain { tokens } = booking.books.policy() else {
+        let ClientGone::Drain { tokens } = booking.policy() else {
             // The upstream first, so that the row says how the tries ended; then the booking, which closes itself.
             drop(answering);
             drop(booking);

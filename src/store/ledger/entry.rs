@@ -224,6 +224,13 @@ impl Entry {
 
     /// Returns the tokens of all attempts and classes, which is what budgets count.
     pub fn tokens(&self) -> u64 {
+        if matches!(
+            self.served_from,
+            Some(ServedFrom::Cache | ServedFrom::Joined)
+        ) {
+            // They were used once, and by another request.
+            return 0;
+        }
         let billed = self.attempts.iter().filter_map(|attempt| attempt.counts);
         match self.attempts.is_empty() {
             // A row that is settled at its estimate names no attempts.

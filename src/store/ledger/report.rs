@@ -70,6 +70,9 @@ pub struct Report {
     pub total: Sums,
 }
 
+/// What answers from the cache would have used was used once, by another row.
+const USED: &str = "FILTER (WHERE cache NOT IN ('hit', 'joined'))";
+
 impl GroupBy {
     /// Every word that [`parse`](Self::parse) knows.
     pub const WORDS: [&'static str; 6] = ["team", "key", "model", "upstream", "day", "hour"];
@@ -139,9 +142,9 @@ impl Query {
         // Only words of this file are put into the text; whatever came from outside is bound.
         let sql = format!(
             "SELECT {}, count(*),
-                coalesce(sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens), 0),
-                coalesce(sum(output_tokens + reasoning_tokens + output_audio_tokens), 0),
-                coalesce(sum(cached_input_tokens), 0), coalesce(sum(reasoning_tokens), 0), {SUM_OF_COSTS},
+                coalesce(sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens) {USED}, 0),
+                coalesce(sum(output_tokens + reasoning_tokens + output_audio_tokens) {USED}, 0),
+                coalesce(sum(cached_input_tokens) {USED}, 0), coalesce(sum(reasoning_tokens) {USED}, 0), {SUM_OF_COSTS},
                 coalesce(sum(provenance IS NOT NULL AND cost IS NULL), 0)
              FROM request WHERE {} GROUP BY 1 ORDER BY {}",
             self.group_by.expression(),

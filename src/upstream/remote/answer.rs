@@ -109,7 +109,9 @@ fn broken(error: StreamError, clock: Clock, max_answer: u64) -> UpstreamError {
         StreamError::Broken
         | StreamError::Drained
         | StreamError::Engine
-        | StreamError::Unrecorded => UpstreamError::Broken(Box::new(error)),
+        | StreamError::Unrecorded
+        | StreamError::Behind
+        | StreamError::Abandoned => UpstreamError::Broken(Box::new(error)),
     }
 }
 

@@ -161,7 +161,9 @@ fn start_error(error: StreamError, limits: Limits) -> UpstreamError {
         StreamError::Broken
         | StreamError::Drained
         | StreamError::Engine
-        | StreamError::Unrecorded => UpstreamError::Broken(Box::new(error)),
+        | StreamError::Unrecorded
+        | StreamError::Behind
+        | StreamError::Abandoned => UpstreamError::Broken(Box::new(error)),
     }
 }
 

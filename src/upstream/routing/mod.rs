@@ -145,6 +145,20 @@ impl Dispatch {
         }
     }
 
+    /// Shows each upstream that a call goes to as long as all is well, and what it is asked for there where that is not the
+    /// name asked for.
+    pub fn each_primary(&self, call: &Call, mut see: impl FnMut(&Member, Option<&str>)) {
+        let Ok(Choice { route, .. }) = self.table.choose(call) else {
+            return;
+        };
+        let first = route.targets.iter().map(|target| target.priority).min();
+        for target in &route.targets {
+            if Some(target.priority) == first {
+                see(&target.member, target.model.as_deref());
+            }
+        }
+    }
+
     /// Returns each upstream's name and whether it could be asked now.
     pub fn readiness(&self) -> impl Iterator<Item = (&str, bool)> {
         let members = self.members().iter();

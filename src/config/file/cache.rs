@@ -1,0 +1,89 @@
+//! `[cache]`, and the `cache` of a route.
+
+use std::time::Duration;
+
+use super::super::defaults;
+use super::super::reader::{Reader, Table};
+use super::super::types::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig};
+
+/// An answer that is stale as soon as it is there would be kept for nothing.
+const SHORTEST_TTL: Duration = Duration::from_secs(1);
+/// Longer than any process lives.
+const LONGEST_TTL: Duration = Duration::from_secs(400 * 86_400);
+/// Below that there is no room for an answer.
+const SMALLEST: u64 = 1 << 10;
+const LARGEST: u64 = 1 << 40;
+
+pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheConfig {
+    let Some(mut table) = reader.table(root, "cache") else {
+        return defaults::CACHE;
+    };
+    let table = &mut table;
+    let base = CacheTerms {
+        enabled: true,
+        ..defaults::CACHE.terms
+    };
+    let cache = CacheConfig {
+        terms: terms(table, reader, &base),
+        max_bytes: reader.size(
+            table,
+            "max_bytes",
+            defaults::CACHE.max_bytes,
+            SMALLEST..=LARGEST,
+        ),
+        max_entry: reader.size(
+            table,
+            "max_entry",
+            defaults::CACHE.max_entry,
+            SMALLEST..=LARGEST,
+        ),
+        max_ttl: reader.duration(
+            table,
+            "max_ttl",
+            defaults::CACHE.max_ttl,
+            SHORTEST_TTL..=LONGEST_TTL,
+        ),
+    };
+    if cache.max_entry > cache.max_bytes && cache.terms.enabled {
+        let at = table.name_at("max_entry");
+        reader.warning(
+            &at,
+            "is more than `max_bytes`, which no answer can be larger than; write less",
+        );
+    }
+    reader.not_built(table, "redis");
+    reader.finish(table);
+    cache
+}
+
+/// Reads the `cache` of a route, which leaves out what is as in `[cache]`.
+pub(super) fn overrides(
+    parent: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    base: &CacheTerms,
+) -> Option<CacheTerms> {
+    let mut table = reader.table(parent, "cache")?;
+    let terms = terms(&mut table, reader, base);
+    reader.finish(&table);
+    Some(terms)
+}
+
+fn terms(table: &mut Table<'_, '_>, reader: &mut Reader<'_>, base: &CacheTerms) -> CacheTerms {
+    let whens = [
+        ("deterministic", CacheWhenConfig::Deterministic),
+        ("always", CacheWhenConfig::Always),
+        ("on-request", CacheWhenConfig::OnRequest),
+    ];
+    let scopes = [
+        ("team", CacheScopeConfig::Team),
+        ("key", CacheScopeConfig::Key),
+        ("global", CacheScopeConfig::Global),
+    ];
+    CacheTerms {
+        enabled: reader.flag(table, "enabled", base.enabled),
+        when: reader.choice(table, "when", &whens).unwrap_or(base.when),
+        scope: reader.choice(table, "scope", &scopes).unwrap_or(base.scope),
+        ttl: reader.duration(table, "ttl", base.ttl, SHORTEST_TTL..=LONGEST_TTL),
+        tools: reader.flag(table, "tools", base.tools),
+    }
+}

@@ -1,0 +1,53 @@
+//! `[cache]`, as the rest of Weir gets it.
+
+use std::time::Duration;
+
+/// `[cache]`: answers that are kept for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// What holds where a route says nothing else.
+    pub terms: CacheTerms,
+    /// Bytes of all answers in memory. Default: 256 MiB.
+    pub max_bytes: u64,
+    /// Bytes of one answer. Default: 4 MiB.
+    pub max_entry: u64,
+    /// The longest time that a request may have its answer kept for. Default: a day.
+    pub max_ttl: Duration,
+}
+
+/// What holds for a call: `[cache]`, or `cache` of its route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheTerms {
+    /// Whether anything is looked up or kept. Default: true where there is a `[cache]`, else false.
+    pub enabled: bool,
+    /// Which calls are. Default: deterministic.
+    pub when: CacheWhenConfig,
+    /// Who shares answers. Default: team.
+    pub scope: CacheScopeConfig,
+    /// How long they are served. Default: an hour.
+    pub ttl: Duration,
+    /// Whether calls that give tools to the model, or the results of some, are among them. Default: true.
+    pub tools: bool,
+}
+
+/// Which calls are looked up and kept, besides those that ask for it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheWhenConfig {
+    /// `"deterministic"`: embeddings, and what is generated with temperature 0 or a seed.
+    Deterministic,
+    /// `"always"`: all.
+    Always,
+    /// `"on-request"`: none.
+    OnRequest,
+}
+
+/// Who shares answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheScopeConfig {
+    /// `"team"`: the keys of a team; a key without a team shares with none.
+    Team,
+    /// `"key"`: nobody.
+    Key,
+    /// `"global"`: all keys.
+    Global,
+}

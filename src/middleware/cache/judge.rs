@@ -1,0 +1,355 @@
+//! Which calls may be answered by what another one got, and which answers may be kept for that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustc_hash::FxHashMap;
+
+use super::control::Control;
+use super::key::key;
+use crate::call::Call;
+use crate::openai::endpoint::Endpoint;
+use crate::openai::json::{each_element, each_member, top_level_member};
+use crate::openai::sse::StreamObserver;
+use crate::openai::usage::Usage;
+use crate::store::cache::{Key, Stored};
+
+/// Which calls are looked up and kept, besides those that ask for it themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Embeddings, and what is generated with temperature 0 or a seed.
+    Deterministic,
+    /// All.
+    Always,
+    /// None.
+    OnRequest,
+}
+
+/// Who shares answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The keys of a team; a key without a team shares with none.
+    Team,
+    /// Nobody: each key has its own.
+    Key,
+    /// All keys.
+    Global,
+}
+
+/// What holds for a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether anything is looked up or kept at all.
+    pub enabled: bool,
+    /// Which calls are.
+    pub when: When,
+    /// Who shares answers.
+    pub scope: Scope,
+    /// How long an answer is served, where the request does not say.
+    pub ttl: Duration,
+    /// Whether calls that give tools to the model, or the results of some, are among them.
+    pub tools: bool,
+}
+
+/// What holds for which calls.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// For all that have no terms of their own.
+    pub terms: Terms,
+    /// For the calls of a route, by its pattern.
+    pub routes: FxHashMap<Arc<str>, Terms>,
+    /// The longest time that a request may ask for.
+    pub max_ttl: Duration,
+}
+
+/// Where calls go.
+pub trait Ways: Send + Sync {
+    /// Returns what the way of a call is called: the configured pattern that leads there.
+    fn label(&self, call: &Call) -> Option<Arc<str>>;
+
+    /// Shows everything by which those upstreams are known that answer a call as long as all is well.
+    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&str));
+
+    /// Returns whether an upstream, asked for the model by this name, is one of those.
+    fn is_primary(&self, call: &Call, upstream: &str, model: Option<&str>) -> bool;
+}
+
+/// What is done about a call.
+pub(super) enum Verdict {
+    /// It goes its way as if there were no cache. Why: a word for `cache-status`.
+    Bypass(&'static str),
+    /// It is looked up.
+    Look(Ask),
+}
+
+/// What is looked up, and how what is found or fetched may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) key: Key,
+    pub(super) scope: Scope,
+    pub(super) control: Control,
+    pub(super) ttl: Duration,
+}
+
+impl Rules {
+    /// Returns what holds for a call.
+    pub(super) fn terms_of(&self, call: &Call, ways: &dyn Ways) -> &Terms {
+        let label = ways.label(call);
+        let own = label.and_then(|label| self.routes.get(&label));
+        own.unwrap_or(&self.terms)
+    }
+
+    /// Judges a call by what it says, before anybody has answered it.
+    pub(super) fn judge(&self, call: &Call, ways: &dyn Ways) -> Verdict {
+        let Some((bytes, _)) = call.json() else {
+            return Verdict::Bypass("endpoint");
+        };
+        let terms = self.terms_of(call, ways);
+        if !terms.enabled {
+            return Verdict::Bypass("off");
+        }
+        let control = Control::of(&call.head.headers);
+        if control.no_store {
+            return Verdict::Bypass("no-store");
+        }
+        let traits = Traits::of(bytes, !terms.tools);
+        let wanted = control.asks()
+            || match terms.when {
+                When::Always => true,
+                When::OnRequest => false,
+                When::Deterministic => {
+                    call.endpoint == Endpoint::Embeddings || traits.is_deterministic
+                }
+            };
+        if traits.is_kept {
+            return Verdict::Bypass("stored-upstream");
+        }
+        if traits.has_tools && !terms.tools {
+            return Verdict::Bypass("tools");
+        }
+        if !wanted {
+            return Verdict::Bypass(match terms.when {
+                When::OnRequest => "not-asked-for",
+                _ => "not-deterministic",
+            });
+        }
+        let Ok(key) = key(call, bytes, terms.scope, ways) else {
+            return Verdict::Bypass("ambiguous");
+        };
+        let ttl = control.max_age.filter(|_| control.asks());
+        Verdict::Look(Ask {
+            key,
+            scope: terms.scope,
+            control,
+            ttl: ttl.unwrap_or(terms.ttl).min(self.max_ttl),
+        })
+    }
+}
+
+/// What a body says of whether its answer may be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Traits {
+    is_deterministic: bool,
+    /// Whether the upstream keeps something by which the call can be told from another one like it.
+    is_kept: bool,
+    has_tools: bool,
+}
+
+impl Traits {
+    /// Reads a body; the results of tools stand deep in it, and are looked for only where that matters.
+    fn of(body: &[u8], looks_for_tools: bool) -> Self {
+        const MEMBERS: [&str; 9] = [
+            "temperature",
+            "seed",
+            "store",
+            "background",
+            "conversation",
+            "previous_response_id",
+            "tools",
+            "functions",
+            "messages",
+        ];
+        let mut traits = Self::default();
+        let members = match looks_for_tools {
+            true => &MEMBERS[..],
+            false => &MEMBERS[..MEMBERS.len() - 3],
+        };
+        each_member(body, members, |place, value| match place {
+            0 => traits.is_deterministic |= is_zero(value),
+            1 => traits.is_deterministic |= value != b"null",
+            2 | 3 => traits.is_kept |= value == b"true",
+            // What the upstream remembers may have changed.
+            4 | 5 => traits.is_kept |= value != b"null",
+            6 | 7 => traits.has_tools |= !matches!(value, b"null" | b"[]"),
+            _ => each_element_is_no_tool(value, &mut traits.has_tools),
+        });
+        traits
+    }
+}
+
+fn each_element_is_no_tool(messages: &[u8], has_tools: &mut bool) {
+    each_element(messages, |message| {
+        each_member(message, &["role"], |_, role| {
+            *has_tools |= matches!(role, b"\"tool\"" | b"\"function\"");
+        });
+    });
+}
+
+fn is_zero(number: &[u8]) -> bool {
+    let number = std::str::from_utf8(number).ok();
+    number.and_then(|number| number.parse::<f64>().ok()) == Some(0.0)
+}
+
+/// Returns whether an answer is whole and no error, and what it has used, where its upstream says so. Only then it is kept.
+pub(super) fn is_whole(body: &Stored, endpoint: &Endpoint) -> Option<Option<Usage>> {
+    match body {
+        Stored::Whole(bytes) => whole_text(bytes, endpoint),
+        Stored::Events(blocks) => whole_events(blocks, endpoint),
+    }
+}
+
+fn whole_text(bytes: &Bytes, endpoint: &Endpoint) -> Option<Option<Usage>> {
+    let mut is_error = false;
+    let mut status = None;
+    let is_object = each_member(bytes, &["error", "status"], |place, value| match place {
+        0 => is_error |= value != b"null",
+        _ => status = Some(value),
+    });
+    let is_done = match endpoint {
+        Endpoint::Responses => status == Some(b"\"completed\""),
+        _ => true,
+    };
+    if !is_object || is_error || !is_done {
+        return None;
+    }
+    let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
+    Some(usage.and_then(|usage| Usage::of_answer(usage, endpoint).ok()))
+}
+
+fn whole_events(blocks: &[Bytes], endpoint: &Endpoint) -> Option<Option<Usage>> {
+    let mut observer = StreamObserver::new();
+    for block in blocks {
+        observer.observe_with(block, endpoint, |_| {});
+    }
+    let seen = observer.observed();
+    let last = blocks.last()?;
+    let is_done = match endpoint {
+        Endpoint::Responses => {
+            seen.terminal && memchr::memmem::find(last, b"\"response.completed\"").is_some()
+        }
+        _ => seen.done || seen.finish_reason,
+    };
+    (is_done && !seen.error).then_some(seen.usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperature_zero_and_seeds_are_deterministic() {
+        for (body, is_deterministic) in [
+            (r#"{"temperature":0}"#, true),
+            (r#"{"temperature":0.0}"#, true),
+            (r#"{"temperature":-0e5}"#, true),
+            (r#"{"seed":0}"#, true),
+            (r#"{"seed":null}"#, false),
+            (r#"{"temperature":1e-9}"#, false),
+            (r#"{"temperature":"0"}"#, false),
+            (r#"{"top_p":0}"#, false),
+            (r#"{}"#, false),
+        ] {
+            let traits = Traits::of(body.as_bytes(), true);
+            assert_eq!(traits.is_deterministic, is_deterministic, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_an_upstream_keeps_is_not_kept_here() {
+        for body in [
+            r#"{"seed":1,"store":true}"#,
+            r#"{"seed":1,"background":true}"#,
+            r#"{"seed":1,"previous_response_id":"resp_1"}"#,
+            r#"{"seed":1,"conversation":{"id":"c"}}"#,
+        ] {
+            assert!(Traits::of(body.as_bytes(), true).is_kept, "{body}");
+        }
+        assert!(!Traits::of(br#"{"store":false,"conversation":null}"#, true).is_kept);
+    }
+
+    #[test]
+    fn tools_and_their_results_are_told() {
+        for (body, has_tools) in [
+            (r#"{"tools":[{"type":"function"}]}"#, true),
+            (r#"{"tools":[]}"#, false),
+            (
+                r#"{"messages":[{"role":"user"},{"role":"tool","content":"4"}]}"#,
+                true,
+            ),
+            (
+                r#"{"messages":[{"role":"user","content":"\"role\":\"tool\""}]}"#,
+                false,
+            ),
+        ] {
+            assert_eq!(
+                Traits::of(body.as_bytes(), true).has_tools,
+                has_tools,
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_whole_answers_are_kept() {
+        let whole = |text: &'static str, endpoint| {
+            is_whole(
+                &Stored::Whole(Bytes::from_static(text.as_bytes())),
+                &endpoint,
+            )
+            .is_some()
+        };
+        assert!(whole(r#"{"choices":[]}"#, Endpoint::ChatCompletions));
+        assert!(!whole(
+            r#"{"error":{"message":"no"}}"#,
+            Endpoint::ChatCompletions
+        ));
+        assert!(!whole("[1]", Endpoint::ChatCompletions));
+        assert!(!whole("", Endpoint::Embeddings));
+        assert!(whole(
+            r#"{"status":"completed","error":null}"#,
+            Endpoint::Responses
+        ));
+        for status in ["incomplete", "failed", "in_progress"] {
+            let text = format!(r#"{{"status":"{status}"}}"#);
+            let body = Stored::Whole(text.into());
+            assert!(is_whole(&body, &Endpoint::Responses).is_none(), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_streams_that_have_ended_are_kept() {
+        let events = |texts: &[&'static str], endpoint| {
+            let blocks: Arc<[Bytes]> = texts
+                .iter()
+                .map(|text| Bytes::from_static(text.as_bytes()))
+                .collect();
+            is_whole(&Stored::Events(blocks), &endpoint).is_some()
+        };
+        let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+        let done = "data: [DONE]\n\n";
+        let chat = Endpoint::ChatCompletions;
+        assert!(events(&[delta, finish, done], chat.clone()));
+        assert!(events(&[delta, finish], chat.clone()));
+        assert!(!events(&[delta], chat.clone()));
+        assert!(!events(&[], chat.clone()));
+        let error = "data: {\"error\":{\"message\":\"no\"}}\n\n";
+        assert!(!events(&[delta, error, done], chat));
+        let completed = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n";
+        let failed =
+            "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n";
+        assert!(events(&[completed], Endpoint::Responses));
+        assert!(!events(&[failed], Endpoint::Responses));
+    }
+}

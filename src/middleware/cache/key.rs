@@ -1,0 +1,182 @@
+//! What an answer is found by: a digest of everything that could make it another one.
+
+use http::{HeaderName, header};
+
+use super::judge::{Scope, Ways};
+use crate::call::Call;
+use crate::openai::endpoint::Endpoint;
+use crate::openai::json::{CanonicalError, canonical, last_member, top_level_member};
+use crate::store::cache::Key;
+
+/// Makes keys of another version others.
+const VERSION: &[u8] = b"weir cache 1";
+
+/// Members that cannot change an answer, and that it does not tell again either: who asks, and where the upstream keeps the
+/// beginning of the prompt. The model and whether it is a stream stand in the key by themselves.
+const LEFT_OUT: [&str; 8] = [
+    "model",
+    "stream",
+    "stream_options",
+    "user",
+    "metadata",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+];
+
+/// Of a response these are no more than the call; the others stand in its answer again.
+const LEFT_OUT_OF_RESPONSES: [&str; 2] = ["model", "stream"];
+
+/// Headers that say something of the connection, of the client's library, or of who watches the request.
+const HEADERS_LEFT_OUT: [HeaderName; 16] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_LANGUAGE,
+    header::CACHE_CONTROL,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::DATE,
+    header::ORIGIN,
+    header::PRAGMA,
+    header::REFERER,
+    header::USER_AGENT,
+    header::VIA,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("request-timeout"),
+    HeaderName::from_static("x-client-request-id"),
+    HeaderName::from_static("x-request-id"),
+];
+
+/// Beginnings of such headers.
+const HEADER_FAMILIES_LEFT_OUT: [&str; 9] = [
+    "x-stainless-",
+    "sec-",
+    "trace",
+    "baggage",
+    "sentry-",
+    "x-b3-",
+    "x-datadog-",
+    "x-amzn-trace-",
+    "x-cloud-trace-",
+];
+
+/// What a key is made of, besides the members of the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Endpoint,
+    Scope,
+    Model,
+    Route,
+    Query,
+    Headers,
+    Stream,
+}
+
+/// Returns the key of a call.
+///
+/// # Errors
+/// [`CanonicalError::DuplicateKey`]: nobody knows what is asked for.
+pub(super) fn key(
+    call: &Call,
+    body: &[u8],
+    scope: Scope,
+    ways: &dyn Ways,
+) -> Result<Key, CanonicalError> {
+    let mut hasher = blake3::Hasher::new();
+    // Each with its length: no two rows of parts are one text.
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(VERSION);
+    parts(call, body, scope, ways, &mut |part, bytes| {
+        add(part.name().as_bytes());
+        add(bytes);
+    });
+    let mut form = Vec::with_capacity(body.len());
+    let is_left_out = |key: &[u8]| Part::is_left_out(&call.endpoint, key);
+    canonical(body, is_left_out, &mut form)?;
+    add(&form);
+    Ok(Key(*hasher.finalize().as_bytes()))
+}
+
+/// Shows the parts of a call that its key is made of, besides the members of its body, in an order that is always the same.
+/// A part may come in several pieces.
+pub(super) fn parts(
+    call: &Call,
+    body: &[u8],
+    scope: Scope,
+    ways: &dyn Ways,
+    see: &mut dyn FnMut(Part, &[u8]),
+) {
+    see(Part::Endpoint, call.endpoint.label().as_bytes());
+    let team = call.caller.team.as_ref().filter(|_| scope == Scope::Team);
+    match (scope, team) {
+        (Scope::Global, _) => see(Part::Scope, b"global"),
+        (Scope::Team | Scope::Key, Some(team)) => {
+            see(Part::Scope, b"team");
+            see(Part::Scope, team.as_bytes());
+        }
+        // A key without a team is by itself.
+        (Scope::Team | Scope::Key, None) => {
+            see(Part::Scope, b"key");
+            see(Part::Scope, call.caller.key.as_bytes());
+        }
+    }
+    let model = call.model.as_deref().unwrap_or_default();
+    see(Part::Model, model.as_bytes());
+    ways.each_primary(call, &mut |piece| see(Part::Route, piece.as_bytes()));
+    let query = call.head.target.query().unwrap_or_default();
+    see(Part::Query, query.as_bytes());
+    let headers = call.head.headers.iter();
+    let mut headers: Vec<(&str, &[u8])> = headers
+        .filter(|(name, _)| !is_left_out(name))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    headers.sort_unstable();
+    for (name, value) in headers {
+        see(Part::Headers, name.as_bytes());
+        see(Part::Headers, value);
+    }
+    let kind: &[u8] = if call.stream { b"stream" } else { b"whole" };
+    see(Part::Stream, kind);
+    // It asks for one more member in each event.
+    let options = top_level_member(body, "stream_options").and_then(|range| body.get(range));
+    let padding = options.filter(|_| call.stream).and_then(|options| {
+        let range = last_member(options, "include_obfuscation")?;
+        options.get(range)
+    });
+    see(Part::Stream, padding.unwrap_or_default());
+}
+
+impl Part {
+    /// Returns what it is called when it is told of: in round brackets, which no member's name begins with.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Endpoint => "(endpoint)",
+            Self::Scope => "(scope)",
+            Self::Model => "model",
+            Self::Route => "(route)",
+            Self::Query => "(query)",
+            Self::Headers => "(headers)",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// Returns whether a member of the body cannot change the answer, or stands in the key by itself.
+    pub(super) fn is_left_out(endpoint: &Endpoint, key: &[u8]) -> bool {
+        let left_out: &[&str] = match endpoint {
+            Endpoint::Responses => &LEFT_OUT_OF_RESPONSES,
+            _ => &LEFT_OUT,
+        };
+        left_out.iter().any(|name| name.as_bytes() == key)
+    }
+}
+
+fn is_left_out(name: &HeaderName) -> bool {
+    let families = &HEADER_FAMILIES_LEFT_OUT;
+    HEADERS_LEFT_OUT.contains(name)
+        || families
+            .iter()
+            .any(|family| name.as_str().starts_with(family))
+}

@@ -1,0 +1,351 @@
+//! Answers that are kept, in memory: bounded in bytes, and when there is no room those stay that are asked for most
+//! (TinyLFU: Einziger, Friedman, Manes, "TinyLFU: A Highly Efficient Cache Admission Policy").
+//!
+//! What may be kept and for whom is decided elsewhere; here a key is a digest of all that, and a collision is as likely as
+//! one of BLAKE3.
+
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use moka::Expiry;
+use moka::sync::Cache as Moka;
+use rustc_hash::FxHasher;
+
+use crate::openai::usage::Usage;
+
+/// What an answer is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(pub [u8; 32]);
+
+/// Whose answer it was, and what of: what can be purged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tags {
+    /// The name of the gateway key that had asked.
+    pub key: Arc<str>,
+    /// Its team.
+    pub team: Option<Arc<str>>,
+    /// The model asked for.
+    pub model: Arc<str>,
+    /// The endpoint's label.
+    pub endpoint: &'static str,
+}
+
+/// Digests of the parts of a call, by their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape(Vec<(Box<str>, u64)>);
+
+/// More members than any call has; what is beyond is not told apart.
+const MOST_PARTS: usize = 64;
+
+/// A whole answer, with status 200.
+#[derive(Debug)]
+pub struct Entry {
+    /// The headers that belong to it.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Stored,
+    /// What it had used, where its upstream said so.
+    pub usage: Option<Usage>,
+    /// The name by which the upstream was asked for the model.
+    pub served_model: Option<Arc<str>>,
+    /// Whose it was.
+    pub tags: Tags,
+    /// What it was an answer to, as far as that can be compared.
+    pub shape: Shape,
+    /// When it was whole.
+    pub stored: Instant,
+    /// For how long from then on it may be served.
+    pub ttl: Duration,
+}
+
+/// The body of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// One text.
+    Whole(Bytes),
+    /// Events, in the blocks in which they came; each holds whole ones.
+    Events(Arc<[Bytes]>),
+}
+
+/// How the cache is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Answers in it, roughly.
+    pub entries: u64,
+    /// The bytes that they take, roughly.
+    pub bytes: u64,
+    /// Answers that were put in since the start.
+    pub stored: u64,
+    /// Answers that were too large to be kept.
+    pub too_large: u64,
+}
+
+/// How large the cache may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of all answers together.
+    pub bytes: u64,
+    /// Bytes of one answer.
+    pub entry: u64,
+}
+
+/// Answers that are kept.
+#[derive(Debug)]
+pub struct Cache {
+    memory: Moka<Key, Arc<Entry>>,
+    bounds: Bounds,
+    stored: AtomicU64,
+    too_large: AtomicU64,
+}
+
+/// What an entry takes besides its body: its key, its tags, its place.
+const OVERHEAD: usize = 512;
+
+struct UntilStale;
+
+impl Expiry<Key, Arc<Entry>> for UntilStale {
+    fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
+        Some(entry.ttl)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        entry: &Arc<Entry>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(entry.ttl)
+    }
+}
+
+// === impl Shape ===
+
+impl Shape {
+    /// Adds to a part.
+    pub fn note(&mut self, name: &str, bytes: &[u8]) {
+        let mut hasher = FxHasher::default();
+        hasher.write(bytes);
+        let digest = hasher.finish();
+        let known = self.0.iter_mut().find(|(other, _)| **other == *name);
+        if let Some((_, sum)) = known {
+            *sum = sum.rotate_left(1) ^ digest;
+        } else if self.0.len() < MOST_PARTS {
+            self.0.push((name.into(), digest));
+        }
+    }
+
+    /// Returns the names of the parts that are not alike, those of this one first.
+    pub fn differs_from(&self, other: &Self) -> Vec<&str> {
+        let has = |shape: &Self, part: &(Box<str>, u64)| shape.0.contains(part);
+        let own = self.0.iter().filter(|part| !has(other, part));
+        let mut names: Vec<&str> = own.map(|(name, _)| &**name).collect();
+        // A part that only the other one has is named by nobody here.
+        let knows = |name: &str| self.0.iter().any(|(own, _)| **own == *name);
+        let missing = other.0.iter().filter(|(name, _)| !knows(name)).count();
+        if missing > 0 {
+            names.push("a member that is not there");
+        }
+        names
+    }
+
+    fn size(&self) -> usize {
+        let parts = self.0.iter();
+        parts
+            .map(|(name, _)| name.len() + size_of::<(Box<str>, u64)>())
+            .sum()
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    /// Returns how long ago it was whole.
+    pub fn age(&self) -> Duration {
+        self.stored.elapsed()
+    }
+
+    /// Returns how long it may still be served; `None`: no longer.
+    pub fn fresh_for(&self) -> Option<Duration> {
+        self.ttl
+            .checked_sub(self.age())
+            .filter(|left| !left.is_zero())
+    }
+
+    fn size(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        OVERHEAD + headers + self.shape.size() + self.body.size()
+    }
+}
+
+impl Stored {
+    /// Returns how many bytes it has, with what its blocks take.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::Events(blocks) => blocks
+                .iter()
+                .map(|block| block.len() + size_of::<Bytes>())
+                .sum(),
+        }
+    }
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Makes an empty one.
+    pub fn new(bounds: Bounds) -> Self {
+        let memory = Moka::builder()
+            .max_capacity(bounds.bytes)
+            .weigher(|_: &Key, entry: &Arc<Entry>| u32::try_from(entry.size()).unwrap_or(u32::MAX))
+            .expire_after(UntilStale)
+            .build();
+        Self {
+            memory,
+            bounds,
+            stored: AtomicU64::new(0),
+            too_large: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns how large it may be.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Returns an answer that may still be served.
+    pub fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+        let entry = self.memory.get(key)?;
+        entry.fresh_for().is_some().then_some(entry)
+    }
+
+    /// Keeps an answer in the place of the one that was there; returns whether it is small enough for that.
+    pub fn put(&self, key: Key, entry: Entry) -> bool {
+        if entry.size() as u64 > self.bounds.entry.min(self.bounds.bytes) {
+            self.too_large.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.stored.fetch_add(1, Ordering::Relaxed);
+        self.memory.insert(key, Arc::new(entry));
+        true
+    }
+
+    /// Forgets the answers that `is_gone` says so of, and returns how many those were.
+    pub fn purge(&self, is_gone: impl Fn(&Tags) -> bool) -> u64 {
+        let gone = self.memory.iter().filter(|(_, entry)| is_gone(&entry.tags));
+        let gone: Vec<Key> = gone.map(|(key, _)| *key).collect();
+        for key in &gone {
+            self.memory.invalidate(key);
+        }
+        gone.len() as u64
+    }
+
+    /// Returns all answers that are there.
+    pub fn entries(&self) -> Vec<Arc<Entry>> {
+        self.memory.iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Returns how it is doing.
+    pub fn snapshot(&self) -> Snapshot {
+        self.memory.run_pending_tasks();
+        Snapshot {
+            entries: self.memory.entry_count(),
+            bytes: self.memory.weighted_size(),
+            stored: self.stored.load(Ordering::Relaxed),
+            too_large: self.too_large.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(team: &str, body: &'static [u8], ttl: Duration) -> Entry {
+        Entry {
+            headers: HeaderMap::new(),
+            body: Stored::Whole(Bytes::from_static(body)),
+            usage: None,
+            served_model: None,
+            tags: Tags {
+                key: "alice".into(),
+                team: Some(team.into()),
+                model: "gpt".into(),
+                endpoint: "/v1/embeddings",
+            },
+            shape: Shape::default(),
+            stored: Instant::now(),
+            ttl,
+        }
+    }
+
+    fn key(number: u64) -> Key {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        Key(bytes)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn all_answers_together_stay_within_the_bound() {
+        let cache = Cache::new(Bounds {
+            bytes: 100_000,
+            entry: 50_000,
+        });
+        static BODY: [u8; 1000] = [b'x'; 1000];
+        for number in 0..1000 {
+            assert!(cache.put(key(number), entry("a", &BODY, HOUR)));
+        }
+        let seen = cache.snapshot();
+        assert!(seen.bytes <= 100_000 && seen.entries > 50, "{seen:?}");
+        assert_eq!(seen.stored, 1000);
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_kept() {
+        let cache = Cache::new(Bounds {
+            bytes: 100_000,
+            entry: 1000,
+        });
+        static BODY: [u8; 1000] = [b'x'; 1000];
+        assert!(!cache.put(key(1), entry("a", &BODY, HOUR)));
+        assert!(cache.get(&key(1)).is_none());
+        assert_eq!(cache.snapshot().too_large, 1);
+    }
+
+    #[test]
+    fn what_is_stale_is_not_served() {
+        let cache = Cache::new(Bounds {
+            bytes: 100_000,
+            entry: 10_000,
+        });
+        let mut old = entry("a", b"old", HOUR);
+        old.stored = Instant::now().checked_sub(HOUR).unwrap();
+        cache.put(key(1), old);
+        assert!(cache.get(&key(1)).is_none());
+        cache.put(key(1), entry("a", b"new", HOUR));
+        assert!(cache.get(&key(1)).is_some());
+    }
+
+    #[test]
+    fn a_team_is_purged_and_no_other() {
+        let cache = Cache::new(Bounds {
+            bytes: 100_000,
+            entry: 10_000,
+        });
+        cache.put(key(1), entry("a", b"1", HOUR));
+        cache.put(key(2), entry("b", b"2", HOUR));
+        assert_eq!(cache.purge(|tags| tags.team.as_deref() == Some("a")), 1);
+        assert!(cache.get(&key(1)).is_none());
+        assert!(cache.get(&key(2)).is_some());
+    }
+}

@@ -1,0 +1,374 @@
+//! Answers that are kept, or shared while they are under way.
+
+use serde_json::{Value, json};
+
+use crate::support::answers::{
+    DONE, LAST_CHUNK, STREAM_HEAD, USAGE, chat, chunk, delta, delta_with_null_usage, error_code,
+    json_answer,
+};
+use crate::support::client::Answer;
+use crate::support::eventually;
+use crate::support::gateway::{Config, Gateway};
+use crate::support::upstream::{Gate, Script, Upstream};
+
+const CACHE: &str = "[cache]\nenabled = true\n";
+
+/// A request whose answer is always the same.
+fn ask() -> Value {
+    json!({"model": "gpt-4o", "seed": 7, "messages": [{"role": "user", "content": "hi"}]})
+}
+
+fn ask_stream() -> Value {
+    json!({"model": "gpt-4o", "seed": 7, "stream": true, "messages": [{"role": "user", "content": "hi"}]})
+}
+
+fn status(answer: &Answer) -> &str {
+    answer.headers["cache-status"].to_str().unwrap()
+}
+
+/// Waits until no row is open, and returns these columns of all.
+async fn rows(gateway: &Gateway, columns: &str) -> Vec<String> {
+    eventually("no row is open", async || {
+        let open = gateway.ledger("SELECT count(*) FROM request WHERE status = 'open'");
+        (open == ["0"]).then_some(())
+    })
+    .await;
+    gateway.ledger(&format!("SELECT {columns} FROM request ORDER BY id"))
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_and_costs_nothing_again() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let first = gateway.client().chat(ask()).await;
+    assert_eq!(status(&first), "weir; fwd=miss");
+    let other_spelling =
+        r#"{"messages":[{"content":"hi","role":"user"}], "model":"gpt-4o","user":"bob" ,"seed":7}"#;
+    let again = gateway.client().chat(other_spelling).await;
+    assert!(
+        status(&again).starts_with("weir; hit; ttl="),
+        "{}",
+        status(&again)
+    );
+    assert_eq!(again.headers["age"], "0");
+    assert_eq!(again.headers["content-type"], "application/json");
+    assert!(!again.headers.contains_key("x-weir-upstream"));
+    assert_eq!(again.body, first.body);
+    assert_eq!(upstream.requests().len(), 1);
+    let columns = "status, http_status, input_tokens, output_tokens, tokens, provenance, cost IS 0, served_from, cache, attempts";
+    assert_eq!(
+        rows(&gateway, columns).await,
+        [
+            "complete 200 3 2 5 upstream 0 upstream miss 1",
+            "complete 200 3 2 0 upstream 1 cache hit 0"
+        ]
+    );
+    let usage = gateway.operator().get("/admin/v1/usage").await.json();
+    assert_eq!(usage["total"]["requests"], 2);
+    assert_eq!(usage["total"]["prompt_tokens"], 3);
+    let metrics = gateway.metrics().await;
+    for line in [
+        "weir_cache_requests_total{endpoint=\"/v1/chat/completions\",result=\"hit\"} 1",
+        "weir_cache_requests_total{endpoint=\"/v1/chat/completions\",result=\"miss\"} 1",
+        "weir_cache_entries 1",
+        "weir_cache_stored_total 1",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "no {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_hit_takes_a_request_of_the_limits_and_no_tokens() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream)
+        .table(CACHE)
+        .without_key()
+        .table(&format!(
+            "[[key]]\nname = \"alice\"\nsecret = \"{}\"\nlimits = {{ requests_per_day = 10, tokens_per_day = 10_000 }}\n",
+            crate::support::KEY
+        ))
+        .start()
+        .await;
+    let left = |answer: &Answer, of: &str| {
+        let value = &answer.headers[&format!("x-ratelimit-remaining-{of}")];
+        value.to_str().unwrap().parse::<u64>().unwrap()
+    };
+    let first = gateway.client().chat(ask()).await;
+    let tokens = left(&first, "tokens");
+    let again = gateway.client().chat(ask()).await;
+    assert!(status(&again).starts_with("weir; hit"));
+    assert_eq!(left(&again, "requests"), 8);
+    assert!(left(&again, "tokens") >= tokens);
+}
+
+#[tokio::test]
+async fn a_stream_is_replayed_and_its_usage_told_to_those_who_ask() {
+    let upstream = Upstream::start(|request| {
+        assert_eq!(request.json()["stream_options"]["include_usage"], true);
+        Script::new()
+            .send(STREAM_HEAD)
+            .send(chunk(delta_with_null_usage("one")))
+            .send(chunk(delta_with_null_usage("two")))
+            .send(chunk(USAGE))
+            .send(chunk(DONE))
+            .send(LAST_CHUNK)
+    })
+    .await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let mut with_usage = ask_stream();
+    with_usage["stream_options"] = json!({"include_usage": true});
+    let plain = [delta("one"), delta("two"), DONE.into()].concat();
+    let told = [
+        delta_with_null_usage("one"),
+        delta_with_null_usage("two"),
+        USAGE.into(),
+        DONE.into(),
+    ]
+    .concat();
+    for (body, wanted) in [
+        (ask_stream(), &plain),
+        (with_usage.clone(), &told),
+        (ask_stream(), &plain),
+        (with_usage, &told),
+    ] {
+        let mut stream = gateway.client().stream("/v1/chat/completions", body).await;
+        assert_eq!(stream.headers["content-type"], "text/event-stream");
+        assert_eq!(stream.rest().await, (wanted.clone(), true));
+    }
+    assert_eq!(upstream.requests().len(), 1);
+    let columns = "status, input_tokens, output_tokens, cache";
+    assert_eq!(
+        rows(&gateway, columns).await,
+        [
+            "complete 7 3 miss",
+            "complete 7 3 hit",
+            "complete 7 3 hit",
+            "complete 7 3 hit"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn who_joins_pays_nothing_and_who_leads_pays_though_it_leaves() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| {
+        Script::new()
+            .send(STREAM_HEAD)
+            .send(chunk(delta("one")))
+            .until(&held)
+            .send(chunk(delta("two")))
+            .send(chunk(USAGE))
+            .send(chunk(DONE))
+            .send(LAST_CHUNK)
+    })
+    .await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let mut leader = gateway
+        .client()
+        .stream("/v1/chat/completions", ask_stream())
+        .await;
+    assert_eq!(leader.until("\n\n").await, delta("one"));
+    let mut joiner = gateway
+        .client()
+        .stream("/v1/chat/completions", ask_stream())
+        .await;
+    assert_eq!(
+        joiner.headers["cache-status"],
+        "weir; fwd=miss; collapsed; detail=joined"
+    );
+    // What has come before is there at once.
+    assert_eq!(joiner.until("\n\n").await, delta("one"));
+    drop(leader);
+    gateway
+        .logged("the leader has left", |line| line["cause"] == "client_gone")
+        .await;
+    gate.open();
+    let rest = [delta("two"), DONE.into()].concat();
+    assert_eq!(joiner.rest().await, (rest, true));
+    assert_eq!(upstream.requests().len(), 1);
+    let columns = "status, input_tokens, output_tokens, tokens, provenance, served_from, cache";
+    assert_eq!(
+        rows(&gateway, columns).await,
+        [
+            "client_gone 7 3 10 drained upstream miss",
+            "complete 7 3 0 upstream joined joined"
+        ]
+    );
+    // It is kept, too, for those who come later.
+    let later = gateway.client().chat(ask_stream()).await;
+    assert!(status(&later).starts_with("weir; hit"));
+}
+
+#[tokio::test]
+async fn when_all_have_left_the_upstream_is_left() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| {
+        Script::new()
+            .send(STREAM_HEAD)
+            .send(chunk(delta("one")))
+            .until(&held)
+    })
+    .await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let path = "/v1/chat/completions";
+    let mut leader = gateway.client().stream(path, ask_stream()).await;
+    leader.until("\n\n").await;
+    let mut joiner = gateway.client().stream(path, ask_stream()).await;
+    joiner.until("\n\n").await;
+    drop(leader);
+    drop(joiner);
+    let statuses = rows(&gateway, "status, cache").await;
+    assert_eq!(statuses, ["client_gone miss", "client_gone joined"]);
+    gateway.idle().await;
+}
+
+#[tokio::test]
+async fn errors_are_not_kept_and_a_client_may_ask_for_what_is_there_alone() {
+    let upstream = Upstream::start(|request| match request.json()["seed"] == 7 {
+        true => Script::new().send(json_answer(
+            "400 Bad Request",
+            r#"{"error":{"message":"no","type":"invalid_request_error","param":null,"code":null}}"#,
+        )),
+        false => Script::new().send(chat()),
+    })
+    .await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    for _ in 0..2 {
+        assert_eq!(gateway.client().chat(ask()).await.status, 400);
+    }
+    assert_eq!(upstream.requests().len(), 2);
+    let wary = gateway
+        .client()
+        .with_header("cache-control", "only-if-cached");
+    let answer = wary.chat(ask()).await;
+    assert_eq!(answer.status, 504);
+    assert_eq!(error_code(&answer.json()), "not_cached");
+    assert_eq!(answer.headers["x-should-retry"], "false");
+    let mut other = ask();
+    other["seed"] = 8.into();
+    gateway.client().chat(other.clone()).await;
+    assert_eq!(wary.chat(other).await.status, 200);
+    assert_eq!(upstream.requests().len(), 3);
+}
+
+#[tokio::test]
+async fn operators_see_the_cache_and_empty_it() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let operator = gateway.operator();
+    let path = "/admin/v1/cache";
+    for _ in 0..3 {
+        gateway.client().chat(ask()).await;
+    }
+    let state = operator.get(path).await.json();
+    assert_eq!(state["entries"], 1);
+    assert_eq!(state["max_bytes"], 256 << 20);
+    let chats = &state["endpoints"][0];
+    assert_eq!(chats["endpoint"], "/v1/chat/completions");
+    assert_eq!(chats["hits"], 2);
+    assert_eq!(chats["hit_ratio"], 0.6667);
+    assert_eq!(state["endpoints"][1]["hit_ratio"], Value::Null);
+    let delete = async |query: &str| {
+        operator
+            .request(http::Method::DELETE, &format!("{path}{query}"), "")
+            .await
+    };
+    for wrong in [
+        "",
+        "?all=yes",
+        "?all=true&key=alice",
+        "?who=me",
+        "?team=%ff",
+    ] {
+        assert_eq!(delete(wrong).await.status, 400, "{wrong}");
+    }
+    assert_eq!(delete("?team=research").await.json(), json!({"purged": 0}));
+    assert_eq!(
+        delete("?key=alice&model=gpt-4o").await.json(),
+        json!({"purged": 1})
+    );
+    gateway.client().chat(ask()).await;
+    assert_eq!(delete("?all=true").await.json(), json!({"purged": 1}));
+    assert_eq!(upstream.requests().len(), 2);
+    let audit = operator.get("/admin/v1/audit").await.text();
+    assert!(audit.contains("cache.purge"), "{audit}");
+}
+
+#[tokio::test]
+async fn explain_tells_what_the_cache_would_do_and_what_the_nearest_answer_differs_in() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    let explain = async |body: Value| {
+        let question =
+            json!({"key": crate::support::KEY, "path": "/v1/chat/completions", "body": body});
+        let answer = gateway.operator().post("/admin/v1/explain", question).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let cache = answer.json()["cache"].clone();
+        [cache["decision"].clone(), cache["reason"].clone()]
+            .map(|text| text.as_str().unwrap().to_owned())
+    };
+    assert_eq!(explain(ask()).await, ["miss", "no answer is kept for it"]);
+    gateway.client().chat(ask()).await;
+    let [decision, reason] = explain(ask()).await;
+    assert_eq!(decision, "hit", "{reason}");
+    let mut other = ask();
+    other["seed"] = 8.into();
+    other["top_p"] = 1.into();
+    assert_eq!(
+        explain(other).await,
+        ["miss", "the nearest answer differs in `seed`, `top_p`"]
+    );
+    let mut random = ask();
+    random.as_object_mut().unwrap().remove("seed");
+    assert_eq!(explain(random).await, ["bypass", "not-deterministic"]);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn teams_and_routes_have_answers_of_their_own() {
+    let upstream = Upstream::answering(chat()).await;
+    let key = |name: &str, team: &str| {
+        format!(
+            "[[key]]\nname = \"{name}\"\nsecret = \"wk-{name}-0123456789abcdef\"\nteam = \"{team}\"\n"
+        )
+    };
+    let gateway = Config::over(&upstream)
+        .table(CACHE)
+        .table("[[team]]\nname = \"red\"\n\n[[team]]\nname = \"blue\"\n")
+        .table(&key("rita", "red"))
+        .table(&key("rob", "red"))
+        .table(&key("bea", "blue"))
+        .routed(
+            "gpt-4",
+            "targets = [{ upstream = \"upstream\" }]\ncache = { enabled = false }",
+        )
+        .start()
+        .await;
+    let of = |name: &str| {
+        gateway.stranger().with_header(
+            "authorization",
+            &format!("Bearer wk-{name}-0123456789abcdef"),
+        )
+    };
+    for (name, state) in [
+        ("rita", "fwd=miss"),
+        ("rob", "hit"),
+        ("bea", "fwd=miss"),
+        ("rita", "hit"),
+    ] {
+        let answer = of(name).chat(ask()).await;
+        assert!(
+            status(&answer).starts_with(&format!("weir; {state}")),
+            "{name}: {}",
+            status(&answer)
+        );
+    }
+    let mut off = ask();
+    off["model"] = "gpt-4".into();
+    assert_eq!(
+        status(&of("rita").chat(off).await),
+        "weir; fwd=bypass; detail=off"
+    );
+}
