@@ -123,23 +123,21 @@ impl cache::Ways for Dispatch {
         Self::label(self, call.routed_model()?)
     }
 
-    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&str)) {
+    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&[u8])) {
         Self::each_primary(self, call, |member, model| {
-            see(&member.name);
-            see(model.unwrap_or_default());
-            for endpoint in &member.endpoints {
-                see(&endpoint.label);
-            }
+            see(member.name.as_bytes());
+            see(&member.identity.to_le_bytes());
+            see(model.unwrap_or_default().as_bytes());
         });
     }
 
-    fn is_primary(&self, call: &Call, upstream: &str, model: Option<&str>) -> bool {
-        let mut found = false;
-        let asked = call.model.as_deref();
+    fn primaries(&self, call: &Call) -> Vec<(Arc<str>, Arc<str>)> {
+        let mut primaries = Vec::new();
+        let asked = call.model.as_deref().unwrap_or_default();
         Self::each_primary(self, call, |member, renamed| {
-            found |= *member.name == *upstream && renamed.or(asked) == model.or(asked);
+            primaries.push((Arc::clone(&member.name), renamed.unwrap_or(asked).into()));
         });
-        found
+        primaries
     }
 }
 

@@ -76,7 +76,7 @@ impl Builder<'_> {
                     Some(service) => service,
                     None => local::load(upstream, config)?,
                 };
-                Ok(self.local(upstream, service))
+                Ok(self.local(upstream, service, identity(upstream, old)))
             }
         }
     }
@@ -105,7 +105,12 @@ impl Builder<'_> {
             .is_some_and(|previous| previous.config.retry.budget == self.config.retry.budget)
     }
 
-    fn local(&self, upstream: &UpstreamConfig, service: Arc<dyn Upstream>) -> Arc<Member> {
+    fn local(
+        &self,
+        upstream: &UpstreamConfig,
+        service: Arc<dyn Upstream>,
+        identity: u64,
+    ) -> Arc<Member> {
         let name: Arc<str> = (*upstream.name).into();
         let endpoint = Endpoint {
             upstream: Arc::clone(&name),
@@ -117,6 +122,7 @@ impl Builder<'_> {
         };
         Arc::new(Member {
             name,
+            identity,
             models: upstream.models.clone(),
             paths: Vec::new(),
             local: true,
@@ -137,6 +143,7 @@ impl Builder<'_> {
         old: Option<(&UpstreamConfig, &Arc<Member>)>,
     ) -> Result<Arc<Member>, AppError> {
         let name: Arc<str> = (*upstream.name).into();
+        let identity = identity(upstream, old);
         let old = old.and_then(|(config, member)| match &config.kind {
             UpstreamKind::Remote(config) => Some((config, member)),
             UpstreamKind::Local(_) => None,
@@ -166,6 +173,7 @@ impl Builder<'_> {
             }
         }
         Ok(Arc::new(Member {
+            identity,
             models: upstream.models.clone(),
             paths: remote.paths.clone(),
             local: false,
@@ -401,6 +409,12 @@ fn retry(config: &RetryConfig) -> Retry {
         max_retry_after: config.max_retry_after,
         hold: config.hold,
     }
+}
+
+/// Returns the identity of an upstream: the old one's, as long as what it is stays the same.
+fn identity(upstream: &UpstreamConfig, old: Option<(&UpstreamConfig, &Arc<Member>)>) -> u64 {
+    let same = old.filter(|(config, _)| config.kind == upstream.kind);
+    same.map_or_else(|| fastrand::u64(..), |(_, member)| member.identity)
 }
 
 #[cfg(test)]

@@ -16,12 +16,12 @@ pub enum Cached {
 
 /// An answer that several may get.
 pub trait Sharing: Send + Sync {
-    /// Says that the client has left whose call it was. Returns whether the answer goes on, since others get it: then it is to
-    /// be read on for what it uses, by nobody's wish but the books'.
+    /// Says that the client has left whose call it was. Returns whether the answer goes on, since others get it, or has more
+    /// to tell: then it is to be read on for what it uses, by nobody's wish but the books'. If not, nobody gets it any more.
     fn goes_on_without_leader(&self) -> bool;
 
-    /// Returns whether anybody else gets it.
-    fn has_others(&self) -> bool;
+    /// Closes it to others, unless somebody gets it already; returns whether that is so, and it may end.
+    fn closes(&self) -> bool;
 }
 
 impl Cached {

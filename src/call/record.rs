@@ -229,10 +229,10 @@ impl Record {
         let _ = self.sharing.set(sharing);
     }
 
-    /// Returns whether others get the answer, too.
-    pub fn has_others(&self) -> bool {
+    /// Closes the answer to others, unless somebody gets it already, too; returns whether it is this client's alone.
+    pub fn closes_to_others(&self) -> bool {
         let sharing = self.sharing.get().and_then(Weak::upgrade);
-        sharing.is_some_and(|sharing| sharing.has_others())
+        sharing.is_none_or(|sharing| sharing.closes())
     }
 
     /// Says that the client has left, and returns whether its answer goes on for others.

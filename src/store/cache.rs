@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use moka::Expiry;
 use moka::sync::Cache as Moka;
@@ -67,8 +67,8 @@ pub struct Entry {
 pub enum Stored {
     /// One text.
     Whole(Bytes),
-    /// Events, in the blocks in which they came; each holds whole ones.
-    Events(Arc<[Bytes]>),
+    /// Events, all in one, and where the blocks end in which they came; each holds whole ones.
+    Events(Bytes, Arc<[usize]>),
 }
 
 /// How the cache is doing.
@@ -100,6 +100,7 @@ pub struct Cache {
     bounds: Bounds,
     stored: AtomicU64,
     too_large: AtomicU64,
+    purges: AtomicU64,
 }
 
 /// What an entry takes besides its body: its key, its tags, its place.
@@ -186,14 +187,31 @@ impl Entry {
 }
 
 impl Stored {
+    /// Keeps one text. It is copied: what came from a connection holds on to the room that it was read into.
+    pub fn text(text: &Bytes) -> Self {
+        Self::Whole(Bytes::copy_from_slice(text))
+    }
+
+    /// Keeps blocks of events, copied like a text.
+    pub fn events(blocks: &[Bytes]) -> Self {
+        let mut end = 0;
+        let ends = blocks.iter().map(|block| {
+            end += block.len();
+            end
+        });
+        let ends: Arc<[usize]> = ends.collect();
+        let mut all = BytesMut::with_capacity(end);
+        for block in blocks {
+            all.extend_from_slice(block);
+        }
+        Self::Events(all.freeze(), ends)
+    }
+
     /// Returns how many bytes it has, with what its blocks take.
     pub fn size(&self) -> usize {
         match self {
             Self::Whole(bytes) => bytes.len(),
-            Self::Events(blocks) => blocks
-                .iter()
-                .map(|block| block.len() + size_of::<Bytes>())
-                .sum(),
+            Self::Events(bytes, ends) => bytes.len() + size_of_val(&**ends),
         }
     }
 }
@@ -213,7 +231,13 @@ impl Cache {
             bounds,
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
+            purges: AtomicU64::new(0),
         }
+    }
+
+    /// Returns how often answers were purged: what was asked for before the last time is not to be kept.
+    pub fn purges(&self) -> u64 {
+        self.purges.load(Ordering::SeqCst)
     }
 
     /// Returns how large it may be.
@@ -240,6 +264,7 @@ impl Cache {
 
     /// Forgets the answers that `is_gone` says so of, and returns how many those were.
     pub fn purge(&self, is_gone: impl Fn(&Tags) -> bool) -> u64 {
+        self.purges.fetch_add(1, Ordering::SeqCst);
         let gone = self.memory.iter().filter(|(_, entry)| is_gone(&entry.tags));
         let gone: Vec<Key> = gone.map(|(key, _)| *key).collect();
         for key in &gone {

@@ -384,7 +384,9 @@ impl Booking {
             // Another call's books know what it used.
             Cached::Hit | Cached::Joined => ClientGone::Cancel,
             // It goes on for others, and this is the call that pays.
-            Cached::Bypass | Cached::Miss if self.record.goes_on_without_client() => {
+            Cached::Bypass | Cached::Miss
+                if !self.books.deadline.is_cancelled() && self.record.goes_on_without_client() =>
+            {
                 ClientGone::Drain { tokens: u64::MAX }
             }
             Cached::Bypass | Cached::Miss => self.books.policy(),

@@ -153,9 +153,10 @@ impl Events {
             let endpoint = &booking.endpoint;
             let is_ours = endpoint.has_stream_options() || *endpoint == Endpoint::Responses;
             let goes_on = is_ours && self.reader.goes_on() && self.reader.deltas() > before;
-            // What others get, too, goes on for them, and is owed.
             let is_out = self.takes_room && goes_on && !self.reader.has_room(booking);
-            if is_out && !booking.record.has_others() {
+            // What others get, too, goes on for them, and is owed: nobody asks again.
+            self.takes_room &= !is_out;
+            if is_out && booking.record.closes_to_others() {
                 let asked = self.remover.is_none();
                 ending = stopped(events, &self.reader, booking, asked);
             }
@@ -172,6 +173,20 @@ impl Events {
             booking.sent += events.len() as u64;
         }
         events
+    }
+
+    /// Hands an answer that goes on for others to the books, where its own client is too slow for it. Returns whether it does.
+    fn is_read_on(&mut self) -> bool {
+        let goes_on = |booking: &Booking| booking.record.goes_on_without_client();
+        if !self.booking.as_deref().is_some_and(goes_on) {
+            return false;
+        }
+        let (Some(inner), Some(booking)) = (self.inner.take(), self.booking.take()) else {
+            return false;
+        };
+        let reader = std::mem::replace(&mut self.reader, Reader::new(&booking));
+        leaving::drain(inner, booking, reader, u64::MAX);
+        true
     }
 
     /// Settles the row, the first time.
@@ -243,6 +258,10 @@ impl Accounted for Events {
                     if !events.is_empty() || receipt.is_some() {
                         return Poll::Ready((Some(Ok(Frame::data(events))), receipt));
                     }
+                }
+                Some(Err(StreamError::Behind)) if self.is_read_on() => {
+                    self.ended = true;
+                    return Poll::Ready((Some(Err(StreamError::Behind)), None));
                 }
                 Some(Err(error)) => {
                     self.ended = true;

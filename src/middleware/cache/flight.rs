@@ -3,18 +3,24 @@
 //! Nobody flies it: whoever wants more and finds nothing new in the log asks the upstream for it, and wakes the others when it
 //! has come. So the fastest listener sets the pace, a slow one delays nobody, and with the last one the upstream goes. The
 //! log is bounded: beyond that, those who are too far behind are told so, and nobody joins any more.
+//!
+//! The leader is the one whose call it is, and who pays. When its client leaves while others listen it becomes an orphan: its
+//! books read on for what the answer uses, at the pace of the others, and without a say in it. Whether others listen is asked
+//! and decided in one step, so that there is never an answer under way that nobody pays for.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
-use bytes::Bytes;
-use http::HeaderMap;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame};
 use slab::Slab;
 
-use crate::call::{Reply, ReplyBody, Sharing, StreamError};
+use super::judge::is_ending;
+use crate::call::{Record, Reply, ReplyBody, Sharing, StreamError};
 
 /// A call at an upstream that has not begun to answer.
 pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send>>;
@@ -28,11 +34,31 @@ pub(super) struct Flight<E> {
     wakers: Arc<Wakers>,
     /// How many bytes are held at most.
     bound: usize,
+    /// The room of all flights together.
+    room: Arc<Room>,
+    /// What is known of the leader's call.
+    record: Arc<Record>,
     /// Which one it is of those with its key.
     number: u64,
     /// Runs when nobody can join any more.
     on_over: Box<dyn Fn() + Send + Sync>,
 }
+
+/// What all flights hold together.
+#[derive(Debug)]
+pub(super) struct Room {
+    held: AtomicUsize,
+    most: usize,
+}
+
+/// The leader's place among the listeners, for as long as it is there.
+const LEADER: usize = 0;
+/// What a block takes besides its bytes.
+const BLOCK: usize = 64;
+/// How much room is taken at a time for what comes in small pieces.
+const ARENA: usize = 4 << 10;
+/// How much a flight holds where all of them hold too much.
+const LITTLE: usize = 16 << 10;
 
 /// Somebody who waits for an answer, or reads it.
 pub(super) struct Listener<E> {
@@ -73,6 +99,8 @@ struct State<E> {
     head: Option<Head>,
     /// What has come, and is not forgotten.
     log: VecDeque<Bytes>,
+    /// Room for what comes next: what came from a connection holds on to all the room that it was read into.
+    arena: BytesMut,
     /// How many blocks are forgotten.
     forgotten: usize,
     bytes: usize,
@@ -80,6 +108,8 @@ struct State<E> {
     listeners: Slab<usize>,
     /// Whether the leader's client has gone, while others listen: it reads on for the books alone.
     is_orphan: bool,
+    /// Whether nobody may join any more.
+    is_closed: bool,
     on_whole: Option<OnWhole>,
 }
 
@@ -103,26 +133,31 @@ impl<E> Flight<E> {
     /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
     pub(super) fn begin(
         asking: Asking<E>,
-        bound: usize,
-        number: u64,
+        (bound, room): (usize, &Arc<Room>),
+        (number, record): (u64, &Arc<Record>),
         on_whole: OnWhole,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> (Arc<Self>, Listener<E>) {
         let mut listeners = Slab::new();
         let id = listeners.insert(0);
+        debug_assert_eq!(id, LEADER, "a slab begins at the beginning");
         let flight = Arc::new(Self {
             state: Mutex::new(State {
                 stage: Stage::Asking(asking),
                 head: None,
                 log: VecDeque::new(),
+                arena: BytesMut::new(),
                 forgotten: 0,
                 bytes: 0,
                 listeners,
                 is_orphan: false,
+                is_closed: false,
                 on_whole: Some(on_whole),
             }),
             wakers: Arc::default(),
             bound,
+            room: Arc::clone(room),
+            record: Arc::clone(record),
             number,
             on_over,
         });
@@ -143,7 +178,7 @@ impl<E> Flight<E> {
             Stage::Over(result) => state.forgotten == 0 && result.is_ok(),
             Stage::Failed(_) => false,
         };
-        let id = can_be_joined.then(|| state.listeners.insert(0))?;
+        let id = (can_be_joined && !state.is_closed).then(|| state.listeners.insert(0))?;
         drop(state);
         Some(Listener {
             flight: Arc::clone(self),
@@ -163,12 +198,10 @@ impl<E> Flight<E> {
     }
 
     fn clear_up(&self, aftermath: Aftermath<E>) {
+        // Only then, and whatever happens: who comes a moment later finds what was kept.
+        let _over = aftermath.is_over.then(|| OnDrop(&*self.on_over));
         if let Some((on_whole, head, whole)) = aftermath.whole {
             on_whole(&head, whole);
-        }
-        // Only now: who comes a moment later finds what was kept.
-        if aftermath.is_over {
-            (self.on_over)();
         }
     }
 }
@@ -201,7 +234,7 @@ impl<E> State<E> {
         };
         let is_events = reply.body.is_events();
         let is_text = reply.body.as_full().is_some();
-        if !reply.status.is_success() || !(is_events || is_text) {
+        if reply.status != StatusCode::OK || !(is_events || is_text) {
             return self.alone(Begun::Alone(Box::new(reply)));
         }
         self.head = Some(Head {
@@ -217,7 +250,7 @@ impl<E> State<E> {
             };
         }
         let text = reply.body.take_full().unwrap_or_default();
-        self.bytes = text.len();
+        // It is held for a moment: what is kept of it is a copy.
         self.log.push_back(text);
         self.over(Ok(()))
     }
@@ -232,22 +265,72 @@ impl<E> State<E> {
         }
     }
 
+    /// Takes in a block of events.
+    fn add(&mut self, block: &[u8]) {
+        if self.arena.capacity() < block.len() {
+            self.arena.reserve(block.len().max(ARENA));
+        }
+        self.arena.extend_from_slice(block);
+        self.bytes += block.len() + BLOCK;
+        self.log.push_back(self.arena.split().freeze());
+    }
+
     /// Forgets the oldest where there is too much, whoever has not read it yet; and once that has begun, so that nobody can
     /// join, all that everybody has read. Returns whether it began just now.
     fn bound(&mut self, bound: usize) -> bool {
         let had_all = self.forgotten == 0;
-        let slowest = self.listeners.iter().map(|(_, at)| *at).min();
-        let slowest = slowest.unwrap_or_default();
+        if had_all && self.bytes <= bound {
+            return false;
+        }
+        let orphan = self.is_orphan.then_some(LEADER);
+        let readers = self.listeners.iter().filter(|(id, _)| Some(*id) != orphan);
+        let slowest = readers.map(|(_, at)| *at).min().unwrap_or_default();
         while self.log.len() > 1
             && (self.bytes > bound || (self.forgotten > 0 && self.forgotten < slowest))
         {
             let Some(block) = self.log.pop_front() else {
                 break;
             };
-            self.bytes -= block.len();
+            self.bytes -= block.len() + BLOCK;
             self.forgotten += 1;
         }
         had_all && self.forgotten > 0
+    }
+
+    /// Returns how many listen for themselves besides the leader.
+    fn others(&self) -> usize {
+        self.listeners.len() - usize::from(self.listeners.contains(LEADER))
+    }
+
+    fn is_under_way(&self) -> bool {
+        matches!(self.stage, Stage::Asking(_) | Stage::Answering(_))
+    }
+}
+
+impl Room {
+    /// Makes room for so many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            held: AtomicUsize::new(0),
+            most,
+        }
+    }
+
+    /// Notes that a flight holds `now` instead of `before`, and returns whether all of them hold too much.
+    fn note(&self, before: usize, now: usize) -> bool {
+        let held = match now >= before {
+            true => self.held.fetch_add(now - before, Ordering::Relaxed) + (now - before),
+            false => self.held.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
+        };
+        held > self.most
+    }
+}
+
+impl<E> Drop for Flight<E> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let bytes = state.unwrap_or_else(PoisonError::into_inner).bytes;
+        self.room.note(bytes, 0);
     }
 }
 
@@ -259,6 +342,11 @@ impl<E> Listener<E> {
             let mut state = flight.state();
             if let Some(head) = &state.head {
                 return Poll::Ready(Begun::Shared(head.clone()));
+            }
+            if self.is_leader && state.is_orphan && state.is_under_way() {
+                // Those who listen ask.
+                flight.wakers.with(self.id, cx.waker());
+                return Poll::Pending;
             }
             let polled = match &mut state.stage {
                 Stage::Asking(asking) => {
@@ -290,15 +378,24 @@ impl<E> Listener<E> {
         let flight = Arc::clone(&self.flight);
         loop {
             let mut state = flight.state();
-            let at = state.listeners.get(self.id).copied().unwrap_or_default();
+            let mut at = state.listeners.get(self.id).copied().unwrap_or_default();
+            let is_orphan = self.is_leader && state.is_orphan;
+            if is_orphan && at < state.forgotten {
+                // What counts stands at the end.
+                at = state.forgotten;
+            }
             let Some(place) = at.checked_sub(state.forgotten) else {
                 return Poll::Ready(Some(Err(StreamError::Behind)));
             };
             if let Some(block) = state.log.get(place).cloned() {
-                if let Some(at) = state.listeners.get_mut(self.id) {
-                    *at += 1;
+                if let Some(next) = state.listeners.get_mut(self.id) {
+                    *next = at + 1;
                 }
                 return Poll::Ready(Some(Ok(block)));
+            }
+            if is_orphan && state.is_under_way() {
+                flight.wakers.with(self.id, cx.waker());
+                return Poll::Pending;
             }
             let polled = match &mut state.stage {
                 Stage::Answering(body) => {
@@ -318,9 +415,14 @@ impl<E> Listener<E> {
                     if block.is_empty() {
                         continue;
                     }
-                    state.bytes += block.len();
-                    state.log.push_back(block);
-                    state.bound(flight.bound).then(|| Aftermath {
+                    let before = state.bytes;
+                    state.add(&block);
+                    let is_much = flight.room.note(before, state.bytes);
+                    let bound = if is_much { LITTLE } else { usize::MAX };
+                    let before = state.bytes;
+                    let has_begun = state.bound(flight.bound.min(bound));
+                    flight.room.note(before, state.bytes);
+                    has_begun.then(|| Aftermath {
                         _stage: None,
                         whole: None,
                         is_over: true,
@@ -343,6 +445,11 @@ impl<E> Listener<E> {
         Poll::Ready(text.and_then(Result::ok).unwrap_or_default())
     }
 
+    /// Returns the leader's record, which says who answered.
+    pub(super) fn record(&self) -> &Record {
+        &self.flight.record
+    }
+
     /// Returns what tells the leader's books whether the answer goes on without its client.
     pub(super) fn sharing(&self) -> Weak<dyn Sharing>
     where
@@ -356,14 +463,24 @@ impl<E> Listener<E> {
 impl<E: Send> Sharing for Flight<E> {
     fn goes_on_without_leader(&self) -> bool {
         let mut state = self.state();
-        let under_way = matches!(state.stage, Stage::Asking(_) | Stage::Answering(_));
-        // The leader is among them.
-        state.is_orphan |= under_way && state.listeners.len() > 1;
-        state.is_orphan
+        let read = state.listeners.get(LEADER).copied().unwrap_or_default();
+        let has_more = read < state.forgotten + state.log.len();
+        let goes_on = match &state.stage {
+            Stage::Asking(_) | Stage::Answering(_) => state.others() > 0,
+            // It has come to its end, and the books have not seen it.
+            Stage::Over(result) => result.is_ok() && has_more,
+            Stage::Failed(_) => false,
+        };
+        state.is_orphan |= goes_on;
+        state.is_closed |= !goes_on;
+        goes_on
     }
 
-    fn has_others(&self) -> bool {
-        self.state().listeners.len() > 1
+    fn closes(&self) -> bool {
+        let mut state = self.state();
+        let is_alone = state.others() == 0;
+        state.is_closed |= is_alone;
+        is_alone
     }
 }
 
@@ -377,10 +494,14 @@ impl<E> Drop for Listener<E> {
             state.is_orphan = false;
         }
         let others = state.listeners.len() - usize::from(state.is_orphan);
-        let under_way = matches!(state.stage, Stage::Asking(_) | Stage::Answering(_));
-        if under_way && others == 0 {
+        if state.is_under_way() && others == 0 {
+            // Clients that close at the last event have got all there is.
+            let has_all = state.log.iter().rev().take(2).any(|block| is_ending(block));
             // Whoever still reads for the books is told that no more comes.
-            let aftermath = state.over(Err(StreamError::Abandoned));
+            let aftermath = state.over(match has_all {
+                true => Ok(()),
+                false => Err(StreamError::Abandoned),
+            });
             drop(state);
             flight.clear_up(aftermath);
             flight.wakers.wake_all();
@@ -400,8 +521,23 @@ impl<E> Body for Listener<E> {
             return Poll::Ready(None);
         }
         let polled = std::task::ready!(self.poll_next(cx));
-        self.has_ended = !matches!(polled, Some(Ok(_)));
+        // The books of a leader that is behind read on.
+        let goes_on = match &polled {
+            Some(Ok(_)) => true,
+            Some(Err(error)) => self.is_leader && *error == StreamError::Behind,
+            None => false,
+        };
+        self.has_ended = !goes_on;
         Poll::Ready(polled.map(|block| block.map(Frame::data)))
+    }
+}
+
+/// Calls something in any case.
+struct OnDrop<'a>(&'a (dyn Fn() + Send + Sync));
+
+impl Drop for OnDrop<'_> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

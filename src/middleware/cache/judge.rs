@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use memchr::memmem;
 use rustc_hash::FxHashMap;
 
 use super::control::Control;
+use super::flight::Whole;
 use super::key::key;
 use crate::call::Call;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::{each_element, each_member, top_level_member};
 use crate::openai::sse::StreamObserver;
 use crate::openai::usage::Usage;
-use crate::store::cache::{Key, Stored};
+use crate::store::cache::Key;
 
 /// Which calls are looked up and kept, besides those that ask for it themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,10 +71,10 @@ pub trait Ways: Send + Sync {
     fn label(&self, call: &Call) -> Option<Arc<str>>;
 
     /// Shows everything by which those upstreams are known that answer a call as long as all is well.
-    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&str));
+    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&[u8]));
 
-    /// Returns whether an upstream, asked for the model by this name, is one of those.
-    fn is_primary(&self, call: &Call, upstream: &str, model: Option<&str>) -> bool;
+    /// Returns their names, each with the one by which it knows the model.
+    fn primaries(&self, call: &Call) -> Vec<(Arc<str>, Arc<str>)>;
 }
 
 /// What is done about a call.
@@ -89,6 +91,9 @@ pub(super) struct Ask {
     pub(super) key: Key,
     pub(super) scope: Scope,
     pub(super) control: Control,
+    /// How old an answer may be that is served to it.
+    pub(super) oldest: Duration,
+    /// How long its own answer is kept.
     pub(super) ttl: Duration,
 }
 
@@ -114,21 +119,18 @@ impl Rules {
             return Verdict::Bypass("no-store");
         }
         let traits = Traits::of(bytes, !terms.tools);
-        let wanted = control.asks()
-            || match terms.when {
-                When::Always => true,
-                When::OnRequest => false,
-                When::Deterministic => {
-                    call.endpoint == Endpoint::Embeddings || traits.is_deterministic
-                }
-            };
-        if traits.is_kept {
+        let by_itself = match terms.when {
+            When::Always => true,
+            When::OnRequest => false,
+            When::Deterministic => call.endpoint == Endpoint::Embeddings || traits.is_deterministic,
+        };
+        if traits.is_kept_upstream(&call.endpoint) {
             return Verdict::Bypass("stored-upstream");
         }
         if traits.has_tools && !terms.tools {
             return Verdict::Bypass("tools");
         }
-        if !wanted {
+        if !by_itself && !control.asks() {
             return Verdict::Bypass(match terms.when {
                 When::OnRequest => "not-asked-for",
                 _ => "not-deterministic",
@@ -137,12 +139,16 @@ impl Rules {
         let Ok(key) = key(call, bytes, terms.scope, ways) else {
             return Verdict::Bypass("ambiguous");
         };
-        let ttl = control.max_age.filter(|_| control.asks());
+        let asked = control.max_age.filter(|_| control.asks());
+        let own = Some(terms.ttl).filter(|_| by_itself);
+        // For those who ask for less it is no less: they say so each time.
+        let ttl = asked.max(own).unwrap_or(terms.ttl);
         Verdict::Look(Ask {
             key,
             scope: terms.scope,
             control,
-            ttl: ttl.unwrap_or(terms.ttl).min(self.max_ttl),
+            oldest: asked.unwrap_or(terms.ttl).min(self.max_ttl),
+            ttl: ttl.min(self.max_ttl),
         })
     }
 }
@@ -153,13 +159,15 @@ struct Traits {
     is_deterministic: bool,
     /// Whether the upstream keeps something by which the call can be told from another one like it.
     is_kept: bool,
+    /// Whether it says that its answer is not to be kept.
+    is_forgotten: bool,
     has_tools: bool,
 }
 
 impl Traits {
     /// Reads a body; the results of tools stand deep in it, and are looked for only where that matters.
     fn of(body: &[u8], looks_for_tools: bool) -> Self {
-        const MEMBERS: [&str; 9] = [
+        const MEMBERS: [&str; 10] = [
             "temperature",
             "seed",
             "store",
@@ -169,31 +177,55 @@ impl Traits {
             "tools",
             "functions",
             "messages",
+            "input",
         ];
         let mut traits = Self::default();
         let members = match looks_for_tools {
             true => &MEMBERS[..],
-            false => &MEMBERS[..MEMBERS.len() - 3],
+            false => &MEMBERS[..MEMBERS.len() - 4],
         };
         each_member(body, members, |place, value| match place {
             0 => traits.is_deterministic |= is_zero(value),
             1 => traits.is_deterministic |= value != b"null",
-            2 | 3 => traits.is_kept |= value == b"true",
+            2 => match value {
+                b"true" => traits.is_kept = true,
+                b"false" => traits.is_forgotten = true,
+                _ => {}
+            },
+            3 => traits.is_kept |= value == b"true",
             // What the upstream remembers may have changed.
             4 | 5 => traits.is_kept |= value != b"null",
             6 | 7 => traits.has_tools |= !matches!(value, b"null" | b"[]"),
-            _ => each_element_is_no_tool(value, &mut traits.has_tools),
+            _ => traits.has_tools |= has_results(value),
         });
         traits
     }
+
+    /// Responses are kept upstream unless they are not to be.
+    fn is_kept_upstream(&self, endpoint: &Endpoint) -> bool {
+        self.is_kept || (*endpoint == Endpoint::Responses && !self.is_forgotten)
+    }
 }
 
-fn each_element_is_no_tool(messages: &[u8], has_tools: &mut bool) {
+/// Returns whether the results of tools stand among messages, or among the items of a response's input.
+fn has_results(messages: &[u8]) -> bool {
+    let mut found = false;
     each_element(messages, |message| {
-        each_member(message, &["role"], |_, role| {
-            *has_tools |= matches!(role, b"\"tool\"" | b"\"function\"");
+        each_member(message, &["role", "type"], |place, value| {
+            found |= match place {
+                0 => matches!(value, b"\"tool\"" | b"\"function\""),
+                _ => value.ends_with(b"_call_output\""),
+            };
         });
     });
+    found
+}
+
+/// Returns whether a block of events ends a stream, whatever comes behind it.
+pub(super) fn is_ending(block: &[u8]) -> bool {
+    memmem::find(block, b"data: [DONE]").is_some()
+        || memmem::find(block, b"data:[DONE]").is_some()
+        || memmem::find(block, b"\"response.completed\"").is_some()
 }
 
 fn is_zero(number: &[u8]) -> bool {
@@ -202,10 +234,10 @@ fn is_zero(number: &[u8]) -> bool {
 }
 
 /// Returns whether an answer is whole and no error, and what it has used, where its upstream says so. Only then it is kept.
-pub(super) fn is_whole(body: &Stored, endpoint: &Endpoint) -> Option<Option<Usage>> {
+pub(super) fn is_whole(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage>> {
     match body {
-        Stored::Whole(bytes) => whole_text(bytes, endpoint),
-        Stored::Events(blocks) => whole_events(blocks, endpoint),
+        Whole::Text(bytes) => whole_text(bytes, endpoint),
+        Whole::Events(blocks) => whole_events(blocks, endpoint),
     }
 }
 
@@ -233,12 +265,12 @@ fn whole_events(blocks: &[Bytes], endpoint: &Endpoint) -> Option<Option<Usage>> 
         observer.observe_with(block, endpoint, |_| {});
     }
     let seen = observer.observed();
-    let last = blocks.last()?;
+    let is_completed = |block: &Bytes| memmem::find(block, b"\"response.completed\"").is_some();
     let is_done = match endpoint {
-        Endpoint::Responses => {
-            seen.terminal && memchr::memmem::find(last, b"\"response.completed\"").is_some()
-        }
-        _ => seen.done || seen.finish_reason,
+        // Something may stand behind it, such as a comment.
+        Endpoint::Responses => seen.terminal && blocks.iter().rev().take(3).any(is_completed),
+        // Without it nobody knows whether all choices are there, or the usage.
+        _ => seen.done,
     };
     (is_done && !seen.error).then_some(seen.usage)
 }
@@ -275,7 +307,14 @@ mod tests {
         ] {
             assert!(Traits::of(body.as_bytes(), true).is_kept, "{body}");
         }
-        assert!(!Traits::of(br#"{"store":false,"conversation":null}"#, true).is_kept);
+        let said = Traits::of(br#"{"store":false,"conversation":null}"#, true);
+        assert!(!said.is_kept_upstream(&Endpoint::Responses));
+        let silent = Traits::of(b"{}", true);
+        assert!(
+            silent.is_kept_upstream(&Endpoint::Responses),
+            "it is by default"
+        );
+        assert!(!silent.is_kept_upstream(&Endpoint::ChatCompletions));
     }
 
     #[test]
@@ -285,6 +324,10 @@ mod tests {
             (r#"{"tools":[]}"#, false),
             (
                 r#"{"messages":[{"role":"user"},{"role":"tool","content":"4"}]}"#,
+                true,
+            ),
+            (
+                r#"{"input":[{"type":"function_call_output","output":"4"}]}"#,
                 true,
             ),
             (
@@ -303,11 +346,7 @@ mod tests {
     #[test]
     fn only_whole_answers_are_kept() {
         let whole = |text: &'static str, endpoint| {
-            is_whole(
-                &Stored::Whole(Bytes::from_static(text.as_bytes())),
-                &endpoint,
-            )
-            .is_some()
+            is_whole(&Whole::Text(Bytes::from_static(text.as_bytes())), &endpoint).is_some()
         };
         assert!(whole(r#"{"choices":[]}"#, Endpoint::ChatCompletions));
         assert!(!whole(
@@ -322,7 +361,7 @@ mod tests {
         ));
         for status in ["incomplete", "failed", "in_progress"] {
             let text = format!(r#"{{"status":"{status}"}}"#);
-            let body = Stored::Whole(text.into());
+            let body = Whole::Text(text.into());
             assert!(is_whole(&body, &Endpoint::Responses).is_none(), "{status}");
         }
     }
@@ -330,18 +369,18 @@ mod tests {
     #[test]
     fn only_streams_that_have_ended_are_kept() {
         let events = |texts: &[&'static str], endpoint| {
-            let blocks: Arc<[Bytes]> = texts
+            let blocks: Vec<Bytes> = texts
                 .iter()
                 .map(|text| Bytes::from_static(text.as_bytes()))
                 .collect();
-            is_whole(&Stored::Events(blocks), &endpoint).is_some()
+            is_whole(&Whole::Events(blocks), &endpoint).is_some()
         };
         let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
         let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
         let done = "data: [DONE]\n\n";
         let chat = Endpoint::ChatCompletions;
         assert!(events(&[delta, finish, done], chat.clone()));
-        assert!(events(&[delta, finish], chat.clone()));
+        assert!(!events(&[delta, finish], chat.clone()));
         assert!(!events(&[delta], chat.clone()));
         assert!(!events(&[], chat.clone()));
         let error = "data: {\"error\":{\"message\":\"no\"}}\n\n";

@@ -5,7 +5,7 @@ use http::{HeaderName, header};
 use super::judge::{Scope, Ways};
 use crate::call::Call;
 use crate::openai::endpoint::Endpoint;
-use crate::openai::json::{CanonicalError, canonical, last_member, top_level_member};
+use crate::openai::json::{CanonicalError, canonical, top_level_member};
 use crate::store::cache::Key;
 
 /// Makes keys of another version others.
@@ -125,7 +125,7 @@ pub(super) fn parts(
     }
     let model = call.model.as_deref().unwrap_or_default();
     see(Part::Model, model.as_bytes());
-    ways.each_primary(call, &mut |piece| see(Part::Route, piece.as_bytes()));
+    ways.each_primary(call, &mut |piece| see(Part::Route, piece));
     let query = call.head.target.query().unwrap_or_default();
     see(Part::Query, query.as_bytes());
     let headers = call.head.headers.iter();
@@ -140,13 +140,19 @@ pub(super) fn parts(
     }
     let kind: &[u8] = if call.stream { b"stream" } else { b"whole" };
     see(Part::Stream, kind);
-    // It asks for one more member in each event.
+    if !call.stream {
+        return;
+    }
+    // The usage is always there, and taken out for those who did not ask. Anything else may change each event.
     let options = top_level_member(body, "stream_options").and_then(|range| body.get(range));
-    let padding = options.filter(|_| call.stream).and_then(|options| {
-        let range = last_member(options, "include_obfuscation")?;
-        options.get(range)
-    });
-    see(Part::Stream, padding.unwrap_or_default());
+    let options = options
+        .filter(|options| *options != b"null")
+        .unwrap_or(b"{}");
+    let mut form = Vec::new();
+    match canonical(options, |key| key == b"include_usage", &mut form) {
+        Ok(()) => see(Part::Stream, &form),
+        Err(_) => see(Part::Stream, options),
+    }
 }
 
 impl Part {

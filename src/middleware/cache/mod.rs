@@ -18,22 +18,24 @@ mod status;
 mod tests;
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use rustc_hash::FxHashMap;
 use tower::{Layer, Service, ServiceExt};
 
-use self::flight::{Begun, Flight, Head, Listener, OnWhole, Whole};
+use self::flight::{Begun, Flight, Head, Listener, OnWhole, Room, Whole};
 use self::judge::{Ask, Verdict, is_whole};
 pub use self::judge::{Rules, Scope, Terms, Ways, When};
 pub use self::preview::{Preview, preview};
 use self::shape::Shape;
-use crate::call::{BoxBody, Cached, Call, Reply, StreamError};
+use crate::call::{BoxBody, Cached, Call, Caller, Facts, Record, Reply, StreamError, Try};
+use crate::openai::endpoint::Endpoint;
 use crate::store::cache::{Cache, Entry, Key, Stored, Tags};
 
 /// Why a call is not answered.
@@ -50,6 +52,15 @@ const KEPT_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("openai-model"),
     HeaderName::from_static("openai-version"),
 ];
+
+/// Tells that an answer is less than was wished for: those who join one are told, too.
+const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
+
+/// How often a call that joins another one in vain does so: then it goes alone.
+const ROUNDS: usize = 2;
+
+/// Of larger bodies it is not kept what is in them, for comparisons: that would take long.
+const MOST_SHAPED: usize = 64 << 10;
 
 /// How many bytes of a stream that is replayed go out at a time.
 const AT_ONCE: usize = 64 << 10;
@@ -83,12 +94,20 @@ struct Desk<E> {
 /// The calls that can be joined, by their keys: as many as there are calls under way.
 struct Flights<E> {
     by_key: Mutex<FxHashMap<Key, Arc<Flight<E>>>>,
+    next: AtomicU64,
+    room: Arc<Room>,
 }
 
-/// What a call does that was not found in the cache.
-enum Part<E> {
+/// What becomes of a call.
+enum Part<S, E> {
+    /// An answer is kept.
+    Kept(Arc<Entry>, Call),
+    /// None is, and no other one is wanted.
+    Nothing(Call),
+    /// It goes its way, and others may come along.
     Lead(Listener<E>),
-    Join(Listener<E>),
+    /// It comes along, and is made by itself should that come to nothing.
+    Join(Listener<E>, (S, Call)),
 }
 
 // === impl CacheLayer ===
@@ -96,8 +115,12 @@ enum Part<E> {
 impl<E> CacheLayer<E> {
     /// Answers by these rules, and knows by `ways` where calls go.
     pub fn new(params: Params, ways: Arc<dyn Ways>) -> Self {
+        // What is under way and what is kept have as much room as each other.
+        let room = usize::try_from(params.cache.bounds().bytes).unwrap_or(usize::MAX);
         let flights = Flights {
             by_key: Mutex::default(),
+            next: AtomicU64::new(0),
+            room: Arc::new(Room::new(room)),
         };
         Self {
             desk: Arc::new(Desk {
@@ -175,46 +198,40 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
-        if let Some(entry) = self.find(&ask) {
-            note(&call, Cached::Hit, status::hit(entry.fresh_for()));
-            let mut facts = call.record.facts();
-            facts.route = self.ways.label(&call);
-            facts.served_model.clone_from(&entry.served_model);
-            drop(facts);
-            return Ok(replay(&entry));
-        }
-        if ask.control.only_if_cached {
-            note(&call, Cached::Miss, status::miss(&ask));
-            return Err(CacheError::NotKept.into());
-        }
-        // Where nobody can join, the call may be needed yet.
-        let (part, call) = self.enter(inner, call, &ask);
-        match part {
-            Part::Lead(mut listener) => {
-                let begun = std::future::poll_fn(|cx| listener.poll_begun(cx)).await;
-                match begun {
-                    Begun::Shared(head) => Ok(read(listener, head.headers.clone(), &head).await),
-                    Begun::Alone(reply) => Ok(*reply),
-                    Begun::Failed(error) => Err(error),
-                    // It is the leader who is told.
-                    Begun::Elsewhere => Err(CacheError::NotKept.into()),
-                }
-            }
-            Part::Join(mut listener) => {
-                let Some((inner, call)) = call else {
+        let (mut inner, mut call) = (inner, call);
+        for _ in 0..ROUNDS {
+            let listener = match self.enter(inner, call, &ask) {
+                Part::Kept(entry, call) => return Ok(self.hit(&entry, &call)),
+                Part::Nothing(call) => {
+                    note(&call, Cached::Miss, status::miss(&ask));
                     return Err(CacheError::NotKept.into());
-                };
-                let begun = std::future::poll_fn(|cx| listener.poll_begun(cx)).await;
-                if let Begun::Shared(head) = begun {
-                    note(&call, Cached::Joined, status::joined());
-                    call.record.facts().route = self.ways.label(&call);
-                    return Ok(read(listener, kept(&head.headers), &head).await);
                 }
-                drop(listener);
-                note(&call, Cached::Miss, status::miss(&ask));
-                inner.oneshot(call).await
+                Part::Lead(listener) => return lead(listener).await,
+                Part::Join(listener, again) => {
+                    (inner, call) = again;
+                    listener
+                }
+            };
+            // Whoever leaves now has joined, too.
+            note(&call, Cached::Joined, status::joined());
+            call.record.facts().route = self.ways.label(&call);
+            let record = Arc::clone(&call.record);
+            if let Some(reply) = joined(listener, &record).await {
+                return Ok(reply);
             }
+            // The leader is told why; the others ask for themselves, once more one for all.
+            note(&call, Cached::Miss, status::miss(&ask));
         }
+        inner.oneshot(call).await
+    }
+
+    fn hit(&self, entry: &Entry, call: &Call) -> Reply {
+        note(call, Cached::Hit, status::hit(entry.fresh_for()));
+        let mut facts = call.record.facts();
+        facts.route = self.ways.label(call);
+        facts.served_model.clone_from(&entry.served_model);
+        drop(facts);
+        replay(entry)
     }
 
     /// Returns what is kept for a call and young enough for it.
@@ -223,103 +240,202 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
             return None;
         }
         let entry = self.params.cache.get(&ask.key)?;
-        let is_young = ask.control.max_age.is_none_or(|most| entry.age() <= most);
-        is_young.then_some(entry)
+        (entry.age() <= ask.oldest).then_some(entry)
     }
 
-    /// Joins the call that is under way, or leads one. Who joins keeps the call.
-    fn enter<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> (Part<E>, Option<(S, Call)>)
+    /// Finds what is kept, joins the call that is under way, or leads one.
+    fn enter<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> Part<S, E>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
-        let mut flights = self.flights.by_key();
-        // Who wants a new answer may have one that is on its way, but not one that is older than the wish.
-        let joined = flights.get(&ask.key).filter(|_| !ask.control.no_cache);
-        if let Some(listener) = joined.and_then(|flight| flight.join()) {
-            return (Part::Join(listener), Some((inner, call)));
+        loop {
+            if let Some(entry) = self.find(ask) {
+                return Part::Kept(entry, call);
+            }
+            if ask.control.only_if_cached {
+                return Part::Nothing(call);
+            }
+            let known = self.flights.by_key().get(&ask.key).cloned();
+            // Who wants a new answer does not get one that was asked for before.
+            let joined = known.as_ref().filter(|_| !ask.control.no_cache);
+            if let Some(listener) = joined.and_then(|flight| flight.join()) {
+                return Part::Join(listener, (inner, call));
+            }
+            let known = known.map(|flight| flight.number());
+            let mut flights = self.flights.by_key();
+            // Somebody may have begun, or even ended, in between.
+            let current = flights.get(&ask.key).map(|flight| flight.number());
+            let has_passed = current != known || self.find(ask).is_some();
+            if has_passed && !ask.control.no_cache {
+                continue;
+            }
+            let (flight, leader) = self.begin(inner, call, ask);
+            let gone = flights.insert(ask.key, flight);
+            drop(flights);
+            drop(gone);
+            return Part::Lead(leader);
         }
+    }
+
+    /// Begins to lead. Nothing is asked of the upstream before somebody listens.
+    fn begin<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> (Arc<Flight<E>>, Listener<E>)
+    where
+        S: Service<Call, Response = Reply, Error = E> + Send + 'static,
+        S::Future: Send,
+    {
         note(&call, Cached::Miss, status::miss(ask));
         let record = Arc::clone(&call.record);
-        let on_whole = self.keeps(&call, ask);
-        let flights_again = Arc::downgrade(&self.flights);
-        let key = ask.key;
-        let asking = Box::pin(inner.oneshot(call));
-        let bound = usize::try_from(self.params.cache.bounds().entry).unwrap_or(usize::MAX);
-        let number = fastrand::u64(..);
+        let (key, number) = (ask.key, self.flights.number());
+        let on_whole = self.keeps(&call, ask, number);
+        let flights = Arc::downgrade(&self.flights);
         let on_over = Box::new(move || {
-            if let Some(flights) = flights_again.upgrade() {
+            if let Some(flights) = flights.upgrade() {
                 flights.forget(&key, number);
             }
         });
-        let (flight, leader) = Flight::begin(asking, bound, number, on_whole, on_over);
+        let bound = usize::try_from(self.params.cache.bounds().entry).unwrap_or(usize::MAX);
+        let (flight, leader) = Flight::begin(
+            Box::pin(inner.oneshot(call)),
+            (bound, &self.flights.room),
+            (number, &record),
+            on_whole,
+            on_over,
+        );
         record.share(leader.sharing());
-        flights.insert(ask.key, flight);
-        (Part::Lead(leader), None)
+        (flight, leader)
     }
 
     /// Returns what keeps the answer to a call when it is whole.
-    fn keeps(self: &Arc<Self>, call: &Call, ask: &Ask) -> OnWhole {
+    fn keeps(self: &Arc<Self>, call: &Call, ask: &Ask, number: u64) -> OnWhole {
         let desk = Arc::downgrade(self);
-        let ask = *ask;
-        let seen = call.again();
+        let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
+        let shape = small.map(|(bytes, _)| Shape::of(call, bytes, ask.scope, &*self.ways));
+        let seen = Seen {
+            ask: *ask,
+            number,
+            purges: self.params.cache.purges(),
+            primaries: self.ways.primaries(call),
+            shape: shape.unwrap_or_default(),
+            endpoint: call.endpoint.clone(),
+            model: call.model.clone().unwrap_or_default(),
+            caller: Arc::clone(&call.caller),
+            record: Arc::clone(&call.record),
+        };
         Box::new(move |head, whole| {
-            let Some(desk) = desk.upgrade() else {
-                return;
-            };
-            desk.keep(&seen, &ask, head, whole);
+            if let Some(desk) = desk.upgrade() {
+                desk.keep(seen, head, &whole);
+            }
         })
     }
 
-    fn keep(&self, call: &Call, ask: &Ask, head: &Head, whole: Whole) {
-        let answered = {
-            let facts = call.record.facts();
-            if facts.degraded {
-                return;
-            }
-            let mut tries = facts.attempts.iter().rev();
-            tries
-                .find(|attempt| attempt.result == crate::call::Try::ANSWERED)
-                .map(|attempt| (Arc::clone(&attempt.upstream), attempt.model.clone()))
+    fn keep(&self, seen: Seen, head: &Head, whole: &Whole) {
+        let (degraded, answered) = {
+            let facts = seen.record.facts();
+            (facts.degraded, answered(&facts))
         };
-        let Some((upstream, served_model)) = answered else {
+        let Some((upstream, served_model)) = answered.filter(|_| !degraded) else {
             return;
         };
-        let is_primary = self
-            .ways
-            .is_primary(call, &upstream, served_model.as_deref());
-        let body = match whole {
-            Whole::Text(text) => Stored::Whole(text),
-            Whole::Events(blocks) => Stored::Events(blocks.into()),
-        };
-        let (true, Some(usage)) = (is_primary, is_whole(&body, &call.endpoint)) else {
+        let name = served_model.as_ref().unwrap_or(&seen.model);
+        let mut primaries = seen.primaries.iter();
+        let is_primary = primaries.any(|(other, model)| *other == upstream && model == name);
+        // What was asked for before another one like it is older than that one's; what was purged stays purged.
+        let is_current = self.flights.is_current(&seen.ask.key, seen.number)
+            && self.params.cache.purges() == seen.purges;
+        let (true, Some(usage)) = (is_primary && is_current, is_whole(whole, &seen.endpoint))
+        else {
             return;
         };
-        let (Some(model), Some((bytes, _))) = (&call.model, call.json()) else {
-            return;
-        };
-        self.params.cache.put(
-            ask.key,
-            Entry {
-                headers: kept(&head.headers),
-                body,
-                usage,
-                served_model,
-                tags: Tags {
-                    key: Arc::clone(&call.caller.key),
-                    team: call.caller.team.clone(),
-                    model: Arc::clone(model),
-                    endpoint: call.endpoint.label(),
-                },
-                shape: Shape::of(call, bytes, ask.scope, &*self.ways),
-                stored: Instant::now(),
-                ttl: ask.ttl,
+        let entry = Entry {
+            headers: kept(&head.headers),
+            body: match whole {
+                Whole::Text(text) => Stored::text(text),
+                Whole::Events(blocks) => Stored::events(blocks),
             },
-        );
+            usage,
+            served_model,
+            tags: Tags {
+                key: Arc::clone(&seen.caller.key),
+                team: seen.caller.team.clone(),
+                model: seen.model,
+                endpoint: seen.endpoint.label(),
+            },
+            shape: seen.shape,
+            stored: Instant::now(),
+            ttl: seen.ask.ttl,
+        };
+        self.params.cache.put(seen.ask.key, entry);
+    }
+}
+
+/// What was known of a call when it began.
+struct Seen {
+    ask: Ask,
+    number: u64,
+    purges: u64,
+    primaries: Vec<(Arc<str>, Arc<str>)>,
+    shape: Shape,
+    endpoint: Endpoint,
+    model: Arc<str>,
+    caller: Arc<Caller>,
+    record: Arc<Record>,
+}
+
+/// Returns who has answered a call, and what it was asked for there.
+fn answered(facts: &Facts) -> Option<(Arc<str>, Option<Arc<str>>)> {
+    let mut tries = facts.attempts.iter().rev();
+    let answered = tries.find(|attempt| attempt.result == Try::ANSWERED)?;
+    Some((Arc::clone(&answered.upstream), answered.model.clone()))
+}
+
+/// Returns the answer that another call gets, where it begins.
+async fn joined<E: Send + 'static>(mut listener: Listener<E>, record: &Record) -> Option<Reply> {
+    let begun = std::future::poll_fn(|cx| listener.poll_begun(cx)).await;
+    let Begun::Shared(head) = begun else {
+        return None;
+    };
+    let (degraded, served_model) = {
+        let facts = listener.record().facts();
+        (
+            facts.degraded,
+            answered(&facts).and_then(|(_, model)| model),
+        )
+    };
+    {
+        let mut facts = record.facts();
+        facts.degraded = degraded;
+        facts.served_model = served_model;
+    }
+    let mut headers = kept(&head.headers);
+    if let Some(value) = head.headers.get(&DEGRADED) {
+        headers.insert(DEGRADED, value.clone());
+    }
+    Some(read(listener, headers, &head).await)
+}
+
+async fn lead<E: From<CacheError> + Send + 'static>(mut listener: Listener<E>) -> Result<Reply, E> {
+    match std::future::poll_fn(|cx| listener.poll_begun(cx)).await {
+        Begun::Shared(head) => Ok(read(listener, head.headers.clone(), &head).await),
+        Begun::Alone(reply) => Ok(*reply),
+        Begun::Failed(error) => Err(error),
+        // All others have left, and so has the leader's client: nobody hears of it.
+        Begun::Elsewhere => Err(CacheError::NotKept.into()),
     }
 }
 
 impl<E> Flights<E> {
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn is_current(&self, key: &Key, number: u64) -> bool {
+        let flights = self.by_key();
+        flights
+            .get(key)
+            .is_some_and(|flight| flight.number() == number)
+    }
+
     fn by_key(&self) -> MutexGuard<'_, FxHashMap<Key, Arc<Flight<E>>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -340,7 +456,10 @@ fn kept(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::with_capacity(KEPT_HEADERS.len() + 1);
     for name in KEPT_HEADERS {
         if let Some(value) = headers.get(&name) {
-            kept.insert(name, value.clone());
+            // A copy: the value holds on to the room that the head was read into.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                kept.insert(name, value);
+            }
         }
     }
     kept
@@ -366,9 +485,10 @@ fn replay(entry: &Entry) -> Reply {
     headers.insert(header::AGE, HeaderValue::from(entry.age().as_secs()));
     match &entry.body {
         Stored::Whole(bytes) => Reply::full(StatusCode::OK, headers, bytes.clone()),
-        Stored::Events(blocks) => {
+        Stored::Events(events, ends) => {
             let body: BoxBody = Box::pin(Replay {
-                blocks: Arc::clone(blocks),
+                events: events.clone(),
+                ends: Arc::clone(ends),
                 next: 0,
             });
             Reply::events(StatusCode::OK, headers, body)
@@ -378,7 +498,10 @@ fn replay(entry: &Entry) -> Reply {
 
 /// A stream that was kept, as fast as it is read: many of its blocks at a time.
 struct Replay {
-    blocks: Arc<[Bytes]>,
+    /// What is left.
+    events: Bytes,
+    ends: Arc<[usize]>,
+    /// The number of the next block.
     next: usize,
 }
 
@@ -390,35 +513,23 @@ impl Body for Replay {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        let rest = self.blocks.get(self.next..).unwrap_or_default();
-        let mut size = 0;
-        let fitting = rest.iter().take_while(|block| {
-            size += block.len();
-            size <= AT_ONCE
-        });
+        let start = self.next.checked_sub(1).map_or(0, |last| self.ends[last]);
+        let rest = self.ends.get(self.next..).unwrap_or_default();
+        // The first one in any case.
+        let fitting = rest.iter().take_while(|end| **end - start <= AT_ONCE);
         let count = fitting.count().max(1).min(rest.len());
-        let joined = match &rest[..count] {
-            [] => return Poll::Ready(None),
-            [one] => one.clone(),
-            several => {
-                let size = several.iter().map(Bytes::len).sum();
-                let mut joined = BytesMut::with_capacity(size);
-                for block in several {
-                    joined.extend_from_slice(block);
-                }
-                joined.freeze()
-            }
+        let Some(end) = count.checked_sub(1).map(|last| rest[last]) else {
+            return Poll::Ready(None);
         };
         self.next += count;
-        Poll::Ready(Some(Ok(Frame::data(joined))))
+        Poll::Ready(Some(Ok(Frame::data(self.events.split_to(end - start)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.next >= self.blocks.len()
+        self.next >= self.ends.len()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.blocks.get(self.next..).unwrap_or_default();
-        SizeHint::with_exact(rest.iter().map(|block| block.len() as u64).sum())
+        SizeHint::with_exact(self.events.len() as u64)
     }
 }

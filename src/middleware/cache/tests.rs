@@ -130,12 +130,12 @@ impl Ways for One {
         Some("*".into())
     }
 
-    fn each_primary(&self, _: &Call, see: &mut dyn FnMut(&str)) {
-        see("first");
+    fn each_primary(&self, _: &Call, see: &mut dyn FnMut(&[u8])) {
+        see(b"first");
     }
 
-    fn is_primary(&self, _: &Call, upstream: &str, _: Option<&str>) -> bool {
-        upstream == "first"
+    fn primaries(&self, _: &Call) -> Vec<(Arc<str>, Arc<str>)> {
+        vec![("first".into(), "m".into())]
     }
 }
 
@@ -481,10 +481,12 @@ async fn with_the_last_listener_the_upstream_goes() {
     let (calls, upstream) = gateway();
     let (leader, record) = ask(&calls, streamed()).await;
     let (joiner, _) = ask(&calls, streamed()).await;
-    let mut leader = leader.unwrap().body;
+    let (mut leader, mut joiner) = (leader.unwrap().body, joiner.unwrap().body);
     upstream.script().send(Ok(event(1))).unwrap();
-    // The leader's client leaves; its books read on.
+    // The leader's client leaves; its books read on, but only what others ask for.
     assert!(record.goes_on_without_client());
+    assert!(futures_util::poll!(Box::pin(next(&mut leader))).is_pending());
+    assert_eq!(next(&mut joiner).await, Some(Ok(event(1))));
     assert_eq!(next(&mut leader).await, Some(Ok(event(1))));
     assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 0);
     drop(joiner);

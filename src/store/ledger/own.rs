@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Row, params};
 
+use super::report::USED;
 use super::sum::{SUM_OF_COSTS, sum_of_costs};
 use crate::money::Nanos;
 
@@ -62,7 +63,7 @@ impl OwnUse {
 impl Own {
     fn of(connection: &Connection, key: &str, since: i64) -> Result<Self, rusqlite::Error> {
         let sql = format!(
-            "SELECT count(*), coalesce(sum({PROMPT}), 0), coalesce(sum({COMPLETION}), 0), {SUM_OF_COSTS}
+            "SELECT count(*), coalesce(sum({PROMPT}) {USED}, 0), coalesce(sum({COMPLETION}) {USED}, 0), {SUM_OF_COSTS}
              FROM request WHERE key = ? AND id >= ? AND status NOT IN ('open', 'refused')"
         );
         connection.query_row(&sql, params![key, since], |row| {

@@ -29,6 +29,8 @@ const BUDGET_RESERVE: u32 = 3;
 pub struct Member {
     /// Its name.
     pub name: Arc<str>,
+    /// What tells it from another one of its name that was configured otherwise.
+    pub identity: u64,
     /// The models that it serves.
     pub models: Vec<Pattern>,
     /// The pass-through paths that it takes.

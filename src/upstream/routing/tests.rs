@@ -253,6 +253,7 @@ impl Setup {
             value: HeaderValue::from_static(key),
         };
         Arc::new(Member {
+            identity: 0,
             name: self.name.into(),
             models: vec![Pattern::any()],
             paths: Vec::new(),
