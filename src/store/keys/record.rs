@@ -176,6 +176,10 @@ impl Record {
         let Self::Key(key) = self else {
             return self.version() > other.version;
         };
+        if key.revoked.is_none() && other.revoked.is_some() {
+            // What was revoked stays so.
+            return false;
+        }
         let revokes = key.revoked.is_some() && other.revoked.is_none();
         let changes = key.version > other.version || key.rotated > other.rotated;
         revokes
@@ -242,6 +246,11 @@ impl Head {
             rotated: number(|head| head.rotated).unwrap_or(i64::MIN),
             revoked: number(|head| head.revoked),
         }
+    }
+
+    /// Returns when the key was revoked, if it was.
+    pub fn revoked(&self) -> Option<Timestamp> {
+        Timestamp::from_microsecond(self.revoked?).ok()
     }
 }
 

@@ -6,7 +6,7 @@
 //! has changed something. All of that is off the path of requests.
 //!
 //! What lies in Redis is digests, names and bounds, and no secret. What cannot be read there is left alone and counts as
-//! nothing. A Redis that was emptied, or has lost a part, is filled again by the next gateway that looks.
+//! nothing, but that a key is revoked counts. A Redis that was emptied, or has lost a part, is filled again by the next gateway that looks.
 
 mod exchange;
 
@@ -23,7 +23,7 @@ pub use self::exchange::library;
 use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
 use super::{Directory, DirectoryError};
 use crate::store::keys::audit::micros;
-use crate::store::keys::{Adopted, Author, Head, Record, Refusal, adopt};
+use crate::store::keys::{Adopted, Author, Head, Record, Refusal, RuntimeKey, adopt};
 use crate::store::redis::{Away, Redis};
 
 /// Who the audit says has made what another gateway did.
@@ -170,6 +170,7 @@ impl Sharing {
             None => self.swept = Instant::now(),
             Some(seen) => {
                 if self.is_owing || self.changes.has_changed().unwrap_or(false) {
+                    self.pending.extend(self.revoked_unread());
                     own = self.missing();
                 }
                 if own.is_empty()
@@ -197,6 +198,7 @@ impl Sharing {
                     break;
                 }
             }
+            self.pending.extend(self.revoked_unread());
             self.adopt().await?;
             own = self.missing();
             if own.is_empty() {
@@ -228,6 +230,25 @@ impl Sharing {
             };
             self.theirs.insert(field, theirs);
         }
+    }
+
+    /// Returns the ledger's own keys as revoked that a record revokes which cannot be read otherwise.
+    fn revoked_unread(&self) -> Vec<Record> {
+        let entries = self.directory.entries();
+        let revoked = self.theirs.iter().filter_map(|(field, theirs)| {
+            let Theirs::Unreadable(head) = theirs else {
+                return None;
+            };
+            let revoked = head.revoked()?;
+            let own = entries.made.keys.get(field.strip_prefix("key:")?)?;
+            own.revoked.is_none().then(|| {
+                Record::Key(RuntimeKey {
+                    revoked: Some(revoked),
+                    ..own.clone()
+                })
+            })
+        });
+        revoked.collect()
     }
 
     /// Takes over what was seen.

@@ -199,7 +199,14 @@ fn what_cannot_be_read_is_left_alone_unless_more_is_known() {
         assert_eq!(record.adds_to(newer), adds, "{record:?}");
     }
     text["revoked"] = json!(8);
-    assert!(!key(2, 4, 1, Some(7)).adds_to(Head::read(&text.to_string())));
+    let revoked = Head::read(&text.to_string());
+    assert_eq!(revoked.revoked(), Some(micros(8)));
+    assert!(!key(2, 4, 1, Some(7)).adds_to(revoked));
+    // Whatever else is newer: it must not come back.
+    for record in [key(2, 6, 1, None), key(1, 1, 1, None)] {
+        assert!(!record.adds_to(revoked), "{record:?}");
+    }
+    assert!(key(2, 6, 1, Some(7)).adds_to(revoked));
     for garbage in [
         "garbage",
         "{}",
