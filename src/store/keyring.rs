@@ -49,6 +49,11 @@ impl Keyring {
         let known = self.keys.get(&half(digest))?;
         bool::from(known.digest.ct_eq(digest)).then_some(known)
     }
+
+    /// Returns whose keys there are.
+    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
+        self.keys.values().map(|key| &*key.caller)
+    }
 }
 
 fn half(digest: &[u8; 32]) -> [u8; 16] {

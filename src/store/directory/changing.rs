@@ -222,7 +222,7 @@ impl Directory {
                 .ledger
                 .change(move |file| change(file, &author))
                 .await?;
-            let list = this.update(|entries| keep(entries, made.clone()));
+            let list = this.update(&counting, |entries| keep(entries, made.clone()));
             // The change is made, whatever comes of it: a secret that is not handed out now never will be.
             let _ = this.count(&mut counting, list).await;
             Ok(show(&this.entries(), &made))

@@ -2,15 +2,19 @@
 //!
 //! What the holder of a new budget has used before is read from the ledger. Where that cannot be read, the change stands all
 //! the same, the budgets that were counted before go on, and the rest is tried again every second. A holder that had no
-//! budget before would have no bound until then: its keys open nothing, as do those of its team.
+//! budget before would have no bound until then: its keys open nothing, as do those of its team. A key that is new opens
+//! nothing before its budgets, and its team's, are counted for the first time.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::merge::Merged;
 use super::{Directory, Entries};
+use crate::call::Caller;
 use crate::store::budgets::{Budget, Holder, Replacement};
+use crate::store::keyring::Keyring;
 use crate::store::keys::KeyTerms;
 use crate::store::ledger::ReadError;
 
@@ -29,6 +33,31 @@ pub(super) struct Counting {
 impl Counting {
     pub(super) fn of(set: List) -> Self {
         Self { set, owed: None }
+    }
+
+    /// Returns the keys that must wait until all budgets are counted: they would hang on the ring for the first time, and
+    /// budgets that bound them are not counted yet.
+    pub(super) fn waiting(&self, merged: &Merged, current: &Keyring) -> HashSet<Arc<str>> {
+        let counted = self.holders();
+        let holders = merged.budgets.iter().map(|(holder, _)| holder);
+        let fresh: HashSet<_> = holders.filter(|holder| !counted.contains(holder)).collect();
+        if fresh.is_empty() {
+            return HashSet::new();
+        }
+        let open: HashSet<_> = current.callers().map(|caller| &*caller.key).collect();
+        let is_waiting = |caller: &&Caller| {
+            !open.contains(&*caller.key)
+                && holders_of(&caller.key, caller.team.as_ref())
+                    .iter()
+                    .any(|holder| fresh.contains(holder))
+        };
+        let waiting = merged.ring.callers().filter(is_waiting);
+        waiting.map(|caller| Arc::clone(&caller.key)).collect()
+    }
+
+    /// Returns whose budgets are counted.
+    fn holders(&self) -> HashSet<&Holder> {
+        self.set.iter().map(|(holder, _)| holder).collect()
     }
 }
 
@@ -51,20 +80,22 @@ impl Directory {
                         "the ledger cannot be read; budgets stay as they were, and keys that have got their first one open nothing until it is counted"
                     );
                 }
-                let known: HashSet<&Holder> =
-                    counting.set.iter().map(|(holder, _)| holder).collect();
+                let known = counting.holders();
                 let holders = list.iter().map(|(holder, _)| holder);
                 let uncounted = holders.filter(|holder| !known.contains(holder));
                 let uncounted = uncounted.cloned().collect();
                 counting.owed = Some(list);
-                self.update(|entries| entries.uncounted = uncounted);
+                self.update(counting, |entries| entries.uncounted = uncounted);
                 return Err(error);
             }
             counting.set = list;
         }
-        if counting.owed.take().is_some() {
+        let was_owed = counting.owed.take().is_some();
+        if was_owed {
             tracing::info!("the budgets are counted");
-            self.update(|entries| entries.uncounted.clear());
+        }
+        if was_owed || !self.entries().waiting.is_empty() {
+            self.update(counting, |entries| entries.uncounted.clear());
         }
         Ok(())
     }
@@ -82,14 +113,20 @@ impl Entries {
     /// Returns whether the budgets of a key and of its team are counted, as far as it has some.
     pub(super) fn is_counted(&self, terms: &KeyTerms) -> bool {
         // Nearly always.
-        if self.uncounted.is_empty() {
+        if self.uncounted.is_empty() && self.waiting.is_empty() {
             return true;
         }
-        let key = Holder::Key(Arc::clone(&terms.name));
-        let team = terms.team.clone().map(Holder::Team);
-        ![Some(key), team]
-            .iter()
-            .flatten()
-            .any(|holder| self.uncounted.contains(holder))
+        let holders = holders_of(&terms.name, terms.team.as_ref());
+        let is_uncounted = holders.iter().any(|holder| self.uncounted.contains(holder));
+        !is_uncounted && !self.waiting.contains(&terms.name)
     }
+}
+
+/// Returns who has budgets that bound a key.
+fn holders_of(key: &Arc<str>, team: Option<&Arc<str>>) -> Vec<Holder> {
+    let team = team.cloned().map(Holder::Team);
+    [Holder::Key(Arc::clone(key))]
+        .into_iter()
+        .chain(team)
+        .collect()
 }

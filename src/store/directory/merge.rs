@@ -89,6 +89,18 @@ impl Entries {
         team.is_none_or(|team| self.team_terms(team).is_some())
     }
 
+    /// Returns whether a key made at run time was not revoked, here or elsewhere.
+    pub(super) fn is_living(&self, key: &RuntimeKey) -> bool {
+        key.revoked.is_none() && !self.closed.contains(&key.terms.name)
+    }
+
+    /// Forgets which keys were revoked elsewhere, as far as the ledger says so by now.
+    pub(super) fn forget_closed(&mut self) {
+        let made = &self.made.keys;
+        let is_living = |name: &Arc<str>| made.get(name).is_some_and(|key| key.revoked.is_none());
+        self.closed.retain(is_living);
+    }
+
     /// Returns the keys made at run time whose team is not there, by team.
     pub(super) fn without_team(&self) -> BTreeMap<Arc<str>, Vec<Arc<str>>> {
         let mut teams: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -122,7 +134,7 @@ impl Entries {
         let digests: HashSet<_> = self.configured.keys.iter().map(|key| key.digest).collect();
         let counts = |key: &&RuntimeKey| {
             let is_shadowed = names.contains(&*key.terms.name) || digests.contains(&key.digest);
-            key.revoked.is_none() && !is_shadowed && self.has_its_team(&key.terms)
+            self.is_living(key) && !is_shadowed && self.has_its_team(&key.terms)
         };
         for key in self.made.keys.values().filter(counts) {
             if self.is_counted(&key.terms) {

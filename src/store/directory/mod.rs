@@ -114,6 +114,10 @@ struct Entries {
     made: Made,
     /// Whose budgets should be counted, and are not: without a bound they open nothing.
     uncounted: HashSet<Holder>,
+    /// The keys that wait for the first count of their budgets: they have opened nothing yet.
+    waiting: HashSet<Arc<str>>,
+    /// The keys that were revoked elsewhere, as long as the ledger does not say so.
+    closed: HashSet<Arc<str>>,
 }
 
 /// Who acts when the admin API does.
@@ -139,7 +143,7 @@ impl Directory {
         let entries = Entries {
             configured,
             made,
-            uncounted: HashSet::new(),
+            ..Entries::default()
         };
         let Merged {
             ring,
@@ -191,7 +195,7 @@ impl Directory {
     /// [`DirectoryError::Read`]: the new keys count, the budgets are as they were before.
     pub async fn reconfigure(&self, configured: Configured) -> Result<(), DirectoryError> {
         let mut counting = self.changing.lock().await;
-        let list = self.update(|entries| {
+        let list = self.update(&counting, |entries| {
             entries.configured = configured;
             entries.warn();
         });
@@ -226,14 +230,23 @@ impl Directory {
     }
 
     /// Changes what is there, puts a new ring and new limits in the place of the old ones, and returns the budgets to set.
-    fn update(&self, change: impl FnOnce(&mut Entries)) -> List {
+    /// Keys that are new wait until those are counted.
+    fn update(&self, counting: &Counting, change: impl FnOnce(&mut Entries)) -> List {
         let mut entries = self.entries();
         change(&mut entries);
+        entries.forget_closed();
+        entries.waiting.clear();
+        let mut merged = entries.merge();
+        let waiting = counting.waiting(&merged, &self.ring.load());
+        if !waiting.is_empty() {
+            entries.waiting = waiting;
+            merged = entries.merge();
+        }
         let Merged {
             ring,
             budgets,
             limits,
-        } = entries.merge();
+        } = merged;
         // Before the ring: no new key is ever without its limits.
         self.limits.replace(&limits);
         self.ring.store(Arc::new(ring));

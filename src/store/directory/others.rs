@@ -52,7 +52,7 @@ impl Directory {
             return Ok(());
         }
         tracing::info!("keys or teams were changed by another process");
-        let list = self.update(|entries| {
+        let list = self.update(&counting, |entries| {
             entries.made = made;
             entries.warn();
         });

@@ -124,7 +124,7 @@ impl Entries {
     /// Shows a key made at run time.
     pub(super) fn view_of(&self, key: &RuntimeKey, now: Timestamp) -> KeyView {
         let shadowed = self.is_shadowed(key);
-        let state = if key.revoked.is_some() {
+        let state = if !self.is_living(key) {
             KeyState::Revoked
         } else if shadowed {
             KeyState::Shadowed

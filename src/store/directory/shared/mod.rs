@@ -21,6 +21,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 pub use self::exchange::library;
 use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
+use super::counting::Counting;
 use super::{Directory, DirectoryError};
 use crate::store::keys::audit::micros;
 use crate::store::keys::{Adopted, Author, Head, Record, Refusal, RuntimeKey, adopt};
@@ -316,7 +317,7 @@ impl Directory {
     }
 
     /// Takes records of other gateways over, and returns what has become of those that are not known.
-    async fn adopt(
+    pub(super) async fn adopt(
         &self,
         mut records: Vec<Record>,
     ) -> Result<Vec<(String, Adopted)>, DirectoryError> {
@@ -325,6 +326,7 @@ impl Directory {
             let entries = self.entries();
             records.retain(|record| !entries.made.says(record));
         }
+        self.close(&counting, &records);
         let author = Author {
             actor: REPLICA,
             at: micros(Timestamp::now()),
@@ -358,7 +360,7 @@ impl Directory {
         }
         if !says.is_empty() {
             tracing::info!("keys or teams were changed at another gateway");
-            let list = self.update(|entries| {
+            let list = self.update(&counting, |entries| {
                 says.into_iter().for_each(|record| entries.made.put(record));
                 entries.warn();
             });
@@ -368,6 +370,22 @@ impl Directory {
         match failed {
             Some(error) => Err(error.into()),
             None => Ok(adopted),
+        }
+    }
+
+    /// Lets keys that were revoked elsewhere open nothing any more, whether or not the ledger can be told.
+    fn close(&self, counting: &Counting, records: &[Record]) {
+        let closed: Vec<_> = {
+            let entries = self.entries();
+            let revoked = records.iter().filter_map(|record| match record {
+                Record::Key(key) if key.revoked.is_some() => entries.made.keys.get(&key.terms.name),
+                Record::Key(_) | Record::Team(_) | Record::NoTeam { .. } => None,
+            });
+            let open = revoked.filter(|own| entries.is_living(own));
+            open.map(|own| Arc::clone(&own.terms.name)).collect()
+        };
+        if !closed.is_empty() {
+            self.update(counting, |entries| entries.closed.extend(closed));
         }
     }
 }

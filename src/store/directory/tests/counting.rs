@@ -1,6 +1,7 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::store::keys::{Record, RuntimeKey};
 
 /// Takes away what budgets are counted from, or puts it back.
 fn hide(house: &House, hide: bool) {
@@ -74,4 +75,68 @@ async fn budgets_of_another_process_that_cannot_be_counted_are_tried_again() {
     let balances = other.directory.budgets().balances(Timestamp::now());
     assert_eq!(balances.len(), 1);
     other.directory.ledger.close();
+}
+
+#[tokio::test]
+async fn a_new_key_opens_nothing_before_its_budgets_are_counted() {
+    let elsewhere = House::new(Configured::default());
+    let house = House::new(Configured::default());
+    let budgets = json!([{ "tokens": 9, "per": "day" }]);
+    let mut secrets = Vec::new();
+    let team = |form: Value| form::new_team(fields(form)).unwrap();
+    let bound = team(json!({ "name": "t", "budgets": &budgets }));
+    elsewhere.directory.create_team(bound).await.unwrap();
+    for form in [
+        json!({ "name": "bound", "budgets": &budgets }),
+        json!({ "name": "of-team", "team": "t" }),
+        json!({ "name": "free" }),
+    ] {
+        secrets.push(elsewhere.make(form).await.unwrap());
+    }
+    let free = team(json!({ "name": "t" }));
+    house.directory.create_team(free).await.unwrap();
+    let old = json!({ "name": "old", "team": "t" });
+    secrets.push(house.make(old).await.unwrap());
+    let mut counting = Counting::of(Vec::new());
+    let elsewhere = elsewhere.directory.entries().made.clone();
+    let list = house.directory.update(&counting, |entries| {
+        let teams = elsewhere.teams.into_values().map(Record::Team);
+        let keys = elsewhere.keys.into_values().map(Record::Key);
+        teams
+            .chain(keys)
+            .for_each(|record| entries.made.put(record));
+    });
+    let open = || secrets.iter().map(|secret| house.who(secret).is_some());
+    assert_eq!(open().collect::<Vec<_>>(), [false, false, true, true]);
+    assert_eq!(house.state("bound"), KeyState::Uncounted);
+    house.directory.count(&mut counting, list).await.unwrap();
+    assert!(open().all(|open| open));
+    assert_eq!(house.state("bound"), KeyState::Active);
+}
+
+#[tokio::test]
+async fn a_key_revoked_elsewhere_opens_nothing_even_where_the_ledger_cannot_be_told() {
+    let house = House::new(Configured::default());
+    let secret = house.make(json!({ "name": "bob" })).await.unwrap();
+    let own = house.directory.entries().made.keys["bob"].clone();
+    let revoked = Record::Key(RuntimeKey {
+        revoked: Some(micros(Timestamp::now())),
+        ..own
+    });
+    let rename = |from: &str, to: &str| {
+        let file = Connection::open(house.folder.path().join("weir.db")).unwrap();
+        let sql = format!("ALTER TABLE {from} RENAME TO {to}");
+        file.execute_batch(&sql).unwrap();
+    };
+    rename("audit", "hidden");
+    let adopt = || house.directory.adopt(vec![revoked.clone()]);
+    assert!(adopt().await.is_err());
+    assert_eq!(house.who(&secret), None);
+    assert_eq!(house.state("bob"), KeyState::Revoked);
+    rename("hidden", "audit");
+    adopt().await.unwrap();
+    assert!(house.directory.entries().closed.is_empty());
+    let house = house.restart(Configured::default());
+    assert_eq!(house.who(&secret), None);
+    assert_eq!(house.state("bob"), KeyState::Revoked);
 }
