@@ -133,7 +133,8 @@ impl Redis {
     /// # Errors
     /// [`Away`]: it is not there, it did not answer in time, or it answered by an error.
     pub async fn call<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Away> {
-        self.call_within(command, self.inner.params.timeout).await
+        let timeout = self.inner.params.timeout;
+        self.ask(command, timeout, timeout).await
     }
 
     /// As [`Redis::call`], for what no client waits for.
@@ -145,6 +146,30 @@ impl Redis {
         command: &Cmd,
         within: Duration,
     ) -> Result<T, Away> {
+        self.ask(command, within, self.inner.params.timeout).await
+    }
+
+    /// As [`Redis::call_within`], for what may be much at once: an answer that comes in that time is none too late, and says
+    /// nothing of how fast requests are answered.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn call_aside<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        within: Duration,
+    ) -> Result<T, Away> {
+        let within = within.max(self.inner.params.timeout);
+        self.ask(command, within, within).await
+    }
+
+    /// Waits for an answer `within` a time; one that took longer than `patience` is a failure all the same.
+    async fn ask<T: FromRedisValue>(
+        &self,
+        command: &Cmd,
+        within: Duration,
+        patience: Duration,
+    ) -> Result<T, Away> {
         let inner = &*self.inner;
         let Some(link) = inner.link.load_full() else {
             return Err(Away);
@@ -152,7 +177,7 @@ impl Redis {
         inner.calls.fetch_add(1, Ordering::Relaxed);
         let start = Instant::now();
         let answered = timeout(within, link.query(command)).await;
-        inner.judge(&link, answered, start.elapsed())
+        inner.judge(&link, answered, start.elapsed(), patience)
     }
 
     /// As [`Redis::call`], but an answer that comes after the caller has gone, or has stopped waiting, is handed to `late`:
@@ -181,7 +206,8 @@ impl Redis {
         let start = Instant::now();
         let answered = timeout(inner.params.timeout, told).await;
         let answered = answered.map(|told| told.unwrap_or_else(|_| Err(broken())));
-        inner.judge(&link, answered, start.elapsed())
+        let patience = inner.params.timeout;
+        inner.judge(&link, answered, start.elapsed(), patience)
     }
 
     /// Returns whether it answers, now and whenever that changes.
@@ -213,12 +239,14 @@ impl Inner {
         link: &Arc<Link>,
         answered: Result<Result<T, RedisError>, Elapsed>,
         took: Duration,
+        patience: Duration,
     ) -> Result<T, Away> {
         let (answer, error) = match answered {
             Ok(Ok(answer)) if took <= self.params.timeout => {
                 self.failed.store(0, Ordering::Relaxed);
                 return Ok(answer);
             }
+            Ok(Ok(answer)) if took <= patience => return Ok(answer),
             Ok(Ok(answer)) => (Ok(answer), OpenError::Silent),
             Ok(Err(error)) => (Err(Away), OpenError::from(error)),
             Err(_) => (Err(Away), OpenError::Silent),

@@ -1,5 +1,7 @@
 //! What is asked of Redis where keys are shared.
 
+use std::time::Duration;
+
 use redis::Cmd;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +18,9 @@ pub(super) const MOST_BYTES: usize = 1 << 20;
 pub(super) const PAGE: usize = 64;
 /// How many bytes go to Redis at a time, besides one record: whatever else it is asked for waits meanwhile.
 pub(super) const ENOUGH_BYTES: usize = 1 << 17;
+
+/// How long is waited for an answer, where requests wait for less: it may be much.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 const STATE: &str = "weir:{keys}:1:state";
 const RECORDS: &str = "weir:{keys}:1:records";
@@ -128,7 +133,7 @@ impl Exchange {
     pub(super) async fn is_unchanged(&self, seen: &Seen) -> Result<bool, Away> {
         let mut look = redis::cmd("MGET");
         look.arg(STATE);
-        let (state,): (Option<Vec<u8>>,) = self.redis.call(&look).await?;
+        let (state,): (Option<Vec<u8>>,) = self.redis.call_aside(&look, TIMEOUT).await?;
         Ok(state == seen.state().map(String::into_bytes))
     }
 
@@ -150,7 +155,7 @@ impl Exchange {
         for record in own {
             exchange.arg(record.field()).arg(record.text());
         }
-        let parts = self.redis.call(&exchange).await?;
+        let parts = self.redis.call_aside(&exchange, TIMEOUT).await?;
         Reply::read(parts).ok_or(Away)
     }
 }
