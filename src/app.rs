@@ -16,10 +16,12 @@ mod watch;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::config::{Config, Loaded, ReadFile, Secret};
@@ -194,7 +196,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let secure = tls.is_some();
 
     let replaced = stack.clone();
-    let following = follow(Arc::clone(&directory), sharing);
+    let ended = CancellationToken::new();
+    let mut following = pin!(follow(Arc::clone(&directory), sharing, ended.clone()));
     let reloader = Arc::new(Reloader::new(
         reload::Fixed {
             source,
@@ -238,8 +241,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let signal = tokio::select! {
         signal = signals.next() => signal,
         () = reloading => "no signal",
-        // Revocations by others count for as long as anybody is let in.
-        () = following => "no signal",
+        () = &mut following => "no signal",
     };
     let timeout = reloader.drain_timeout();
     tracing::info!(
@@ -261,7 +263,12 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     tokio::select! {
         in_time = drained => tracing::info!(in_time, "stopped"),
         signal = signals.next() => tracing::warn!(signal, "ended at once"),
+        // Revocations by others count for as long as anybody is served.
+        () = &mut following => {}
     }
+    // What was changed to the end is told.
+    ended.cancel();
+    following.await;
     if let Some(shared) = shared {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
     }
@@ -299,15 +306,18 @@ async fn keep_current(reloader: Arc<Reloader>, files: Vec<ReadFile>, mut hangups
     }
 }
 
-/// Takes over what is changed elsewhere: at the ledger's file, and by gateways that share keys.
-async fn follow(directory: Arc<Directory>, sharing: Option<Sharing>) {
+/// Takes over what is changed elsewhere until the end: at the ledger's file, and by gateways that share keys.
+async fn follow(directory: Arc<Directory>, sharing: Option<Sharing>, ended: CancellationToken) {
     let sharing = async {
         match sharing {
-            Some(sharing) => sharing.run().await,
-            None => std::future::pending().await,
+            Some(sharing) => sharing.run(ended.cancelled()).await,
+            None => ended.cancelled().await,
         }
     };
-    tokio::join!(directory.follow(), sharing);
+    tokio::select! {
+        () = directory.follow() => {}
+        () = sharing => {}
+    }
 }
 
 fn admin_token(config: &Config) -> Result<(Secret, bool), AppError> {

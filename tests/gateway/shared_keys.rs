@@ -4,12 +4,12 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::answers::{ask, chat};
+use crate::support::answers::{DONE, LAST_CHUNK, STREAM_HEAD, ask, ask_stream, chat, chunk, delta};
 use crate::support::client::Answer;
 use crate::support::eventually;
 use crate::support::gateway::{Config, Gateway, run, weir};
 use crate::support::redis::Redis;
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Gate, Script, Upstream};
 
 const RECORDS: &str = "weir:{keys}:1:records";
 const ORDER: &str = "weir:{keys}:1:order";
@@ -279,6 +279,12 @@ async fn changes_at_all_gateways_at_once_come_to_the_same_everywhere() {
         complete.as_array().unwrap().last().unwrap()["state"],
         "revoked"
     );
+    // That another one was faster is no failure.
+    for gateway in &gateways {
+        let log = gateway.log();
+        let failed = |line: &&Value| line["message"] == "keys cannot be shared with other gateways";
+        assert_eq!(log.iter().find(failed), None);
+    }
 }
 
 #[tokio::test]
@@ -393,4 +399,81 @@ async fn gateways_with_one_ledger_may_share_it_by_redis_too() {
     agree(&gateways).await;
     let audit = one.operator().get("/admin/v1/audit").await.json();
     assert_eq!(audit["data"].as_array().unwrap().len(), 3, "{audit}");
+}
+
+#[tokio::test]
+async fn keys_are_shared_until_a_gateway_has_ended() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| {
+        let begun = Script::new().send(STREAM_HEAD).send(chunk(delta("one")));
+        begun.until(&held).send(chunk(DONE)).send(LAST_CHUNK)
+    })
+    .await;
+    let redis = Redis::start().await;
+    let [mut one, two] = [on(&upstream, &redis).await, on(&upstream, &redis).await];
+    let client = one.client();
+    let mut stream = client.stream("/v1/chat/completions", ask_stream()).await;
+    stream.until("\n\n").await;
+    one.signal("TERM");
+    let is_draining = |line: &Value| line.to_string().contains("draining");
+    one.logged("it drains", is_draining).await;
+    let knows = async |gateway: &Gateway, name: &str, state: &str| {
+        eventually(&format!("{name} is {state}"), async || {
+            let [keys, _] = says(gateway).await;
+            let mut keys = keys.as_array().unwrap().iter();
+            keys.find(|key| key["name"] == name && key["state"] == state)
+                .map(drop)
+        })
+        .await;
+    };
+    make(&one, json!({ "name": "bob" })).await;
+    knows(&two, "bob", "active").await;
+    act(&two, Method::DELETE, "keys/bob", Value::Null).await;
+    knows(&one, "bob", "revoked").await;
+    // What nobody has looked for yet is told at the end.
+    for key in 0..20 {
+        make(&one, json!({ "name": format!("key-{key}") })).await;
+    }
+    one.signal("TERM");
+    gate.open();
+    assert!(one.exit().await.success());
+    knows(&two, "key-19", "active").await;
+}
+
+#[tokio::test]
+async fn a_start_without_redis_says_that_keys_may_be_unknown() {
+    let upstream = Upstream::answering(chat()).await;
+    let mut redis = Redis::start().await;
+    redis.kill();
+    let one = on(&upstream, &redis).await;
+    let words = "keys of other gateways are not all known yet";
+    one.logged("it is told", |line| line["message"] == words)
+        .await;
+    redis.restart().await;
+    let two = on(&upstream, &redis).await;
+    let secret = make(&one, json!({ "name": "bob" })).await;
+    comes_to(&two, &secret, 200).await;
+    let log = two.log();
+    assert!(log.iter().all(|line| line["message"] != words));
+}
+
+#[tokio::test]
+async fn keys_are_shared_more_slowly_than_requests_may_be_asked_about() {
+    let upstream = Upstream::answering(chat()).await;
+    let redis = Redis::with(&["--enable-debug-command", "yes"]).await;
+    let table = redis.table("timeout = \"100ms\"");
+    let one = Config::over(&upstream).table(&table).start().await;
+    let joined = || redis.ask(&["EXISTS", STATE]);
+    make(&one, json!({ "name": "bob" })).await;
+    eventually("it is shared", async || {
+        joined().starts_with('1').then_some(())
+    })
+    .await;
+    for _ in 0..8 {
+        assert_eq!(redis.ask(&["DEBUG", "SLEEP", "0.7"]).trim(), "OK");
+    }
+    let log = one.log();
+    let away = |line: &&Value| line["message"] == "redis is away";
+    assert_eq!(log.iter().find(away), None);
 }

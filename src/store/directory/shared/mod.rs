@@ -11,13 +11,14 @@
 mod exchange;
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 pub use self::exchange::library;
 use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
@@ -36,10 +37,16 @@ const PERIOD: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(300);
 /// How long a start waits until it knows what others have revoked meanwhile.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits before it tries again to know that.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long an end waits until others know what was changed here.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 /// More are not those of gateways.
 const MOST_RECORDS: usize = 100_000;
 /// How many records are written in one transaction.
 const AT_ONCE: usize = 64;
+/// How often others may be faster with the same records.
+const MOST_VAIN: u32 = 16;
 /// How many records that cannot be used are told of.
 const MOST_TOLD: usize = 100;
 
@@ -107,16 +114,30 @@ impl Sharing {
 
     /// Learns what others have done while this gateway was away, as long as that does not hold up its start.
     pub async fn begin(&mut self) {
-        let begun = timeout(START_TIMEOUT, self.look()).await;
-        if begun.is_err() {
+        let joining = async {
+            while !self.look().await {
+                sleep(PAUSE).await;
+            }
+        };
+        if timeout(START_TIMEOUT, joining).await.is_err() {
             // Nobody knows where it broke off.
             self.seen = None;
             tracing::warn!("keys of other gateways are not all known yet");
         }
     }
 
-    /// Goes on sharing, for as long as it is polled.
-    pub async fn run(mut self) {
+    /// Goes on sharing until that time, and looks once more then, as long as that does not hold up the end.
+    pub async fn run(mut self, until: impl Future<Output = ()>) {
+        tokio::select! {
+            () = until => {}
+            never = self.go_on() => match never {},
+        }
+        // Nobody knows where it broke off.
+        self.seen = None;
+        let _ = timeout(END_TIMEOUT, self.look()).await;
+    }
+
+    async fn go_on(&mut self) -> Infallible {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -136,14 +157,14 @@ impl Sharing {
         }
     }
 
-    /// Joins what has changed here and there.
-    async fn look(&mut self) {
+    /// Joins what has changed here and there, and returns whether all is the same then.
+    async fn look(&mut self) -> bool {
         if self.up.has_changed().unwrap_or(false) {
             self.seen = None;
         }
         if !*self.up.borrow_and_update() {
             self.changes.mark_unchanged();
-            return;
+            return false;
         }
         let joined = self.join().await;
         match &joined {
@@ -163,6 +184,7 @@ impl Sharing {
             // With the next tick, and not at once.
             self.changes.mark_unchanged();
         }
+        joined.is_ok()
     }
 
     async fn join(&mut self) -> Result<(), Failure> {
@@ -183,7 +205,9 @@ impl Sharing {
             }
         }
         let mut told = Vec::new();
+        let mut vain = 0;
         loop {
+            let mut fields = HashSet::new();
             loop {
                 let reply = self.exchange.exchange(self.seen.as_ref(), &own).await?;
                 self.seen = Some(reply.seen());
@@ -191,6 +215,8 @@ impl Sharing {
                     told = std::mem::take(&mut own);
                 }
                 let has_more = reply.has_more;
+                let told_of = reply.records.iter().map(|(field, _)| field.clone());
+                fields.extend(told_of);
                 self.read(reply);
                 if self.theirs.len() > MOST_RECORDS {
                     return Err(Failure::TooMany);
@@ -206,7 +232,9 @@ impl Sharing {
                 return Ok(());
             }
             // Others may have been faster, but then theirs is known by now.
-            if own == told {
+            vain = if own == told { vain + 1 } else { 0 };
+            let was_faster = told.iter().any(|told| fields.contains(&told.field()));
+            if vain > MOST_VAIN || vain > 0 && !was_faster {
                 return Err(Failure::Unkept);
             }
         }
