@@ -26,13 +26,19 @@ pub(super) type List = Vec<(Holder, Vec<Budget>)>;
 pub(super) struct Counting {
     /// What is counted.
     set: List,
-    /// What is to be, where it could not be read.
+    /// What is to be, until it is.
     owed: Option<List>,
+    /// Whether it could not be read.
+    is_failing: bool,
 }
 
 impl Counting {
     pub(super) fn of(set: List) -> Self {
-        Self { set, owed: None }
+        Self {
+            set,
+            owed: None,
+            is_failing: false,
+        }
     }
 
     /// Returns the keys that must wait until all budgets are counted: they would hang on the ring for the first time, and
@@ -65,6 +71,8 @@ impl Directory {
     /// Makes these all the budgets there are.
     pub(super) async fn count(&self, counting: &mut Counting, list: List) -> Result<(), ReadError> {
         if counting.set != list {
+            // Before it is waited for: who does that may leave.
+            counting.owed = Some(list.clone());
             let (budgets, new) = (Arc::clone(&self.budgets), list.clone());
             let reader = self.ledger.reader();
             // Read to its end: one that was cut off would be cut off each time that it is tried again.
@@ -74,7 +82,7 @@ impl Directory {
             });
             let replaced = replacing.await.unwrap_or(Err(ReadError::BrokeOff));
             if let Err(error) = replaced {
-                if counting.owed.is_none() {
+                if !std::mem::replace(&mut counting.is_failing, true) {
                     tracing::error!(
                         %error,
                         "the ledger cannot be read; budgets stay as they were, and keys that have got their first one open nothing until it is counted"
@@ -84,17 +92,17 @@ impl Directory {
                 let holders = list.iter().map(|(holder, _)| holder);
                 let uncounted = holders.filter(|holder| !known.contains(holder));
                 let uncounted = uncounted.cloned().collect();
-                counting.owed = Some(list);
                 self.update(counting, |entries| entries.uncounted = uncounted);
                 return Err(error);
             }
             counting.set = list;
         }
-        let was_owed = counting.owed.take().is_some();
-        if was_owed {
+        counting.owed = None;
+        let has_failed = std::mem::take(&mut counting.is_failing);
+        if has_failed {
             tracing::info!("the budgets are counted");
         }
-        if was_owed || !self.entries().waiting.is_empty() {
+        if has_failed || !self.entries().waiting.is_empty() {
             self.update(counting, |entries| entries.uncounted.clear());
         }
         Ok(())
