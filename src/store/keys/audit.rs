@@ -5,6 +5,8 @@ use rusqlite::{Connection, params};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::record;
+
 /// Whoever changes something, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Author {
@@ -35,9 +37,10 @@ pub struct Audited {
 impl Author {
     /// Returns the version of what is changed now: the time in microseconds, but later than the version before, whatever
     /// the clock says. So of two changes of which one knew the other the later one has the greater version, at whichever
-    /// gateways they were made.
+    /// gateways they were made. It is one that others can read, also after the last that there is.
     pub fn version(&self, before: i64) -> i64 {
-        self.at.as_microsecond().max(before.saturating_add(1))
+        let later = self.at.as_microsecond().max(before.saturating_add(1));
+        later.min(record::MOST - 1)
     }
 }
 

@@ -23,7 +23,7 @@ use super::{Previous, RuntimeKey, RuntimeTeam, form};
 use crate::keys;
 
 /// The latest time there is in records, in microseconds: numbers above are not whole everywhere.
-const MOST: i64 = 1 << 53;
+pub(super) const MOST: i64 = 1 << 53;
 
 /// A key or a team.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -129,20 +129,29 @@ impl Exchange {
         }
     }
 
-    /// Returns whether nothing was changed since. Of a key of another type this command says that there is none.
+    /// Returns whether nothing was changed since, and nothing has got lost. Of a key of another type `MGET` says that there
+    /// is none.
     pub(super) async fn is_unchanged(&self, seen: &Seen) -> Result<bool, Away> {
         let mut look = redis::cmd("MGET");
         look.arg(STATE);
         let (state,): (Option<Vec<u8>>,) = self.redis.call_aside(&look, TIMEOUT).await?;
-        Ok(state == seen.state().map(String::into_bytes))
+        let expected = seen.state().map(String::into_bytes);
+        if state != expected || expected.is_none() {
+            return Ok(state == expected);
+        }
+        // Redis may have evicted what the state counts.
+        let mut exist = redis::cmd("EXISTS");
+        exist.arg(RECORDS).arg(ORDER);
+        let there: i64 = self.redis.call_aside(&exist, TIMEOUT).await?;
+        Ok(there == 2)
     }
 
-    /// Offers records, and asks for what was changed since.
+    /// Offers records, and asks for what was changed since; `None`: what it answers cannot be read.
     pub(super) async fn exchange(
         &self,
         seen: Option<&Seen>,
         own: &[Record],
-    ) -> Result<Reply, Away> {
+    ) -> Result<Option<Reply>, Away> {
         let mut exchange: Cmd = redis::cmd("FCALL");
         exchange.arg(&self.function).arg(3);
         exchange.arg(STATE).arg(RECORDS).arg(ORDER);
@@ -155,7 +164,7 @@ impl Exchange {
         for record in own {
             exchange.arg(record.field()).arg(record.text());
         }
-        let parts = self.redis.call_aside(&exchange, TIMEOUT).await?;
-        Reply::read(parts).ok_or(Away)
+        let parts: Vec<Vec<u8>> = self.redis.call_aside(&exchange, TIMEOUT).await?;
+        Ok(Reply::read(parts))
     }
 }

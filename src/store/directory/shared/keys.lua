@@ -29,7 +29,9 @@ local function read_state(keys)
   if state and records and records == fields then
     local epoch, changes = state:match('^(%x+):(%d+)$')
     local last = redis.call('ZRANGE', keys[3], '-1', '-1', 'WITHSCORES')[2] or 0
-    if epoch and tonumber(last) <= tonumber(changes) then return epoch, tonumber(changes) end
+    changes = tonumber(changes)
+    -- Numbers above are not whole here.
+    if epoch and changes < 9007199254740992 and tonumber(last) == changes then return epoch, changes end
   end
   redis.call('DEL', unpack(keys))
 end
@@ -75,6 +77,7 @@ local function probe(keys)
   redis.call('DEL', unpack(keys))
   for _ = 1, 2 do exchange(keys, { '00', '', '0', '1', 'key:probe', '{}' }) end
   redis.call('MGET', keys[1])
+  redis.call('EXISTS', keys[2], keys[3])
   redis.call('DEL', unpack(keys))
   return 1
 end

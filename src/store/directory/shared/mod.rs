@@ -89,6 +89,8 @@ enum Failure {
     Directory(#[from] DirectoryError),
     #[error("there are more than {MOST_RECORDS} records in Redis")]
     TooMany,
+    #[error("what Redis answers cannot be read: another library has the name of Weir's")]
+    Strange,
     #[error("Redis does not keep what it is told")]
     Unkept,
 }
@@ -210,6 +212,7 @@ impl Sharing {
             let mut fields = HashSet::new();
             loop {
                 let reply = self.exchange.exchange(self.seen.as_ref(), &own).await?;
+                let reply = reply.ok_or(Failure::Strange)?;
                 self.seen = Some(reply.seen());
                 if !own.is_empty() {
                     told = std::mem::take(&mut own);

@@ -142,6 +142,15 @@ fn an_edit_undoes_no_rotation_that_it_did_not_know_of() {
 }
 
 #[test]
+fn what_is_edited_after_the_last_version_can_be_read() {
+    for before in [MOST - 2, MOST - 1, i64::MAX] {
+        let edited = key(1, replica().version(before), 1, None);
+        let read = Record::read(&edited.field(), &edited.text());
+        assert_eq!(read, Ok(edited), "{before}");
+    }
+}
+
+#[test]
 fn what_the_admin_api_would_refuse_is_no_record() {
     let good = key(1, 2, 2, Some(3));
     let text: Value = serde_json::from_str(&good.text()).unwrap();
