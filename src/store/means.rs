@@ -26,6 +26,8 @@ const MOST: f64 = 1_048_576.0;
 pub const FIRST_MEAN: u64 = 1024;
 /// Pairs of key and model that are remembered; models are named by clients.
 const REMEMBERED: usize = 4096;
+/// How many bytes of a model's name are remembered at most: there are no models with longer ones.
+const LONGEST_NAME: usize = 256;
 
 impl Means {
     /// Returns how many tokens are expected, where that is known.
@@ -37,6 +39,9 @@ impl Means {
 
     /// Learns from an answer.
     pub fn learn(&self, key: &Arc<str>, model: &Arc<str>, tokens: u64) {
+        if model.len() > LONGEST_NAME {
+            return;
+        }
         let mut means = self.means.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = (Arc::clone(key), Arc::clone(model));
         let known = means.get_mut(&pair);
@@ -72,6 +77,18 @@ mod tests {
             means.learn(&key, &format!("model-{number}").into(), 1);
         }
         assert!(means.means.lock().unwrap().len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn names_that_no_model_has_are_not_remembered() {
+        let means = Means::default();
+        let key: Arc<str> = "alice".into();
+        let [longest, longer] = [LONGEST_NAME, LONGEST_NAME + 1].map(|length| "m".repeat(length));
+        let (longest, longer) = (longest.into(), longer.into());
+        means.learn(&key, &longest, 100);
+        means.learn(&key, &longer, 100);
+        assert_eq!(means.learnt(&key, &longest), Some(100));
+        assert_eq!(means.learnt(&key, &longer), None);
     }
 
     #[test]

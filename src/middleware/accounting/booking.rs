@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 
 use super::apart::counted;
 use super::books::{Books, ClientGone, OnFailure};
-use super::entries::{intent, is_guess, ledger_attempt, total};
+use super::entries::{intent, is_guess, ledger_attempt, total, written_model};
 use crate::call::{Cached, Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
@@ -238,7 +238,7 @@ impl Booking {
                     (!attempts.is_empty()).then_some(ServedFrom::Upstream)
                 }
             },
-            served_model,
+            served_model: served_model.as_ref().map(written_model),
             upstream,
             counts: total,
             cache: cached.as_str().into(),

@@ -33,7 +33,7 @@ pub(super) fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
     Attempt {
         upstream: attempt.upstream,
         endpoint: attempt.endpoint,
-        model: attempt.model,
+        model: attempt.model.as_ref().map(written_model),
         began: attempt.began,
         time: attempt.time,
         result: attempt.result.into(),
@@ -42,7 +42,8 @@ pub(super) fn ledger_attempt(attempt: Try, counts: Option<Counts>) -> Attempt {
     }
 }
 
-fn written_model(name: &Arc<str>) -> Arc<str> {
+/// Returns a model's name as far as it is written down: clients may send longer ones.
+pub(super) fn written_model(name: &Arc<str>) -> Arc<str> {
     let written = written_name(name);
     match written.len() < name.len() {
         true => written.into(),

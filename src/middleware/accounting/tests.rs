@@ -258,6 +258,31 @@ async fn the_upstreams_usage_counts_and_is_taken_out_of_a_stream_that_did_not_as
 }
 
 #[tokio::test]
+async fn a_model_s_name_is_written_no_further_than_models_have_names() {
+    let kept = Kept::new();
+    let call = Call {
+        model: Some("m".repeat(10_000).into()),
+        ..chat(false)
+    };
+    let answer = |call: Call| async move {
+        tried(&call.record);
+        // Where a route gives no other name, the client's goes upstream.
+        call.record.facts().attempts[0].model = call.model;
+        Ok(Reply::full(
+            StatusCode::OK,
+            HeaderMap::new(),
+            Bytes::from_static(b"{}"),
+        ))
+    };
+    let reply = kept.ask(call, answer).await.unwrap();
+    reply.body.collect().await.unwrap();
+    assert_eq!(
+        kept.row("length(model) length(served_model) (SELECT(length(model))FROM(attempt))"),
+        "256 256 256"
+    );
+}
+
+#[tokio::test]
 async fn a_row_is_settled_before_the_last_byte_is_released() {
     let kept = Kept::new();
     let frames = || vec![Ok(HELLO), Ok(FINISH), Ok(USAGE), Ok(DONE)];
