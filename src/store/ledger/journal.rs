@@ -7,7 +7,8 @@
 //! There are two files, so that one can be emptied while records go to the other: whenever the writer takes what waits,
 //! it turns to the other file, and empties this one when all of it is committed. Emptied, a file keeps its size, since to
 //! write over what is there costs a fraction of making a file grow: its *generation* is raised, and records of another one
-//! than the file's are nothing.
+//! than the file's are nothing. The first generation is random: what clients send stands in records, and who knew the next
+//! generation could have a record of their own making found in what is left of the last one.
 //!
 //! # What a file looks like
 //! [`MAGIC`], the version and the generation; then frames: [`MARK`], the generation, the length of the record, a checksum (CRC-32 of the
@@ -191,7 +192,7 @@ impl Drop for Place {
 // === impl Half ===
 
 impl Half {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, generation: u32) -> io::Result<Self> {
         let file = OpenOptions::new()
             .create(true)
             .write(true)
@@ -204,10 +205,10 @@ impl Half {
                 file,
                 writers: AtomicUsize::new(0),
             }),
-            generation: 0,
+            generation,
             end: 0,
         };
-        half.empty()?;
+        half.begin(generation)?;
         Ok(half)
     }
 
@@ -216,7 +217,10 @@ impl Half {
     }
 
     fn empty(&mut self) -> io::Result<()> {
-        let generation = self.generation.wrapping_add(1);
+        self.begin(self.generation.wrapping_add(1))
+    }
+
+    fn begin(&mut self, generation: u32) -> io::Result<()> {
         let mut head = [0; FILE_HEAD];
         head[..MAGIC.len()].copy_from_slice(&MAGIC);
         head[MAGIC.len()] = VERSION;
@@ -237,8 +241,16 @@ impl Half {
 impl Journal {
     /// Begins with the file that the process has a lock on, and one beside it.
     pub(super) fn begin(path: &Path) -> io::Result<Self> {
+        Self::begin_at(path, getrandom::u32()?)
+    }
+
+    /// Begins with a generation that is known.
+    pub(super) fn begin_at(path: &Path, generation: u32) -> io::Result<Self> {
         Ok(Self {
-            halves: [Half::open(path)?, Half::open(&second(path))?],
+            halves: [
+                Half::open(path, generation)?,
+                Half::open(&second(path), generation)?,
+            ],
             active: 0,
         })
     }
@@ -320,26 +332,30 @@ fn read_frames(
 ) -> Result<(), Unreadable> {
     while let Some(at) = memmem::find(bytes, &MARK) {
         bytes = &bytes[at..];
-        match whole_frame(bytes, generation) {
-            Some((record, rest)) => {
-                let record = postcard::from_bytes(record);
-                records.push(record.map_err(Unreadable::Record)?);
+        match whole_frame(bytes) {
+            Some((found, record, rest)) => {
+                // What stands within one of another generation may look like a frame, and is none.
+                if found == generation {
+                    let record = postcard::from_bytes(record);
+                    records.push(record.map_err(Unreadable::Record)?);
+                }
                 bytes = rest;
             }
-            // Torn, or of another generation; behind it others may follow.
+            // Torn; behind it others may follow.
             None => bytes = &bytes[MARK.len()..],
         }
     }
     Ok(())
 }
 
-fn whole_frame(bytes: &[u8], generation: u32) -> Option<(&[u8], &[u8])> {
-    let (found, behind) = number(bytes.strip_prefix(&MARK)?)?;
+/// Returns the generation of the frame that the bytes begin with, the record in it, and what is behind it.
+fn whole_frame(bytes: &[u8]) -> Option<(u32, &[u8], &[u8])> {
+    let (generation, behind) = number(bytes.strip_prefix(&MARK)?)?;
     let (length, behind) = number(behind)?;
     let (checksum, behind) = number(behind)?;
     let (record, rest) = behind.split_at_checked(usize::try_from(length).ok()?)?;
-    let is_whole = found == generation && crc32fast::hash(record) ^ generation == checksum;
-    is_whole.then_some((record, rest))
+    let is_whole = crc32fast::hash(record) ^ generation == checksum;
+    is_whole.then_some((generation, record, rest))
 }
 
 fn number(bytes: &[u8]) -> Option<(u32, &[u8])> {

@@ -159,6 +159,50 @@ fn a_file_is_not_written_to_anew_while_somebody_has_a_place_in_it() {
     assert!(journal::read(&path).unwrap().is_empty());
 }
 
+/// Returns a record as it stands in a file of that generation.
+fn planted(folder: &Path, generation: u32) -> Vec<u8> {
+    let path = folder.join("planted");
+    let mut journal = Journal::begin_at(&path, generation).unwrap();
+    write(&mut journal, &opened(7, &intent("planted")));
+    let bytes = std::fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    bytes[..end].to_vec()
+}
+
+/// Empties the file, and writes something to it that is shorter than what stood there.
+fn empty_and_write(journal: &mut Journal, record: &Record<'_>) {
+    journal.turn();
+    journal.empty().unwrap();
+    journal.turn();
+    write(journal, record);
+}
+
+#[test]
+fn what_a_client_has_planted_in_a_record_is_not_taken_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::begin(&path).unwrap();
+    let plants: Vec<_> = (0..4).map(|next| planted(folder.path(), next)).collect();
+    // Its beginning is written over, so that nothing but the plants is whole.
+    let frame = journal::Frame::of(&[vec![0; 1000], plants.concat()].concat());
+    journal.place(&frame).write(frame).unwrap();
+    empty_and_write(&mut journal, &opened(1, &intent("a")));
+    assert_eq!(journal::read(&path).unwrap().len(), 1);
+}
+
+#[test]
+fn what_stands_within_a_record_of_another_generation_is_not_looked_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal");
+    let mut journal = Journal::begin_at(&path, 7).unwrap();
+    let a = intent("a");
+    write(&mut journal, &opened(1, &a));
+    let frame = journal::Frame::of(&planted(folder.path(), 8));
+    journal.place(&frame).write(frame).unwrap();
+    empty_and_write(&mut journal, &opened(1, &a));
+    assert_eq!(journal::read(&path).unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn the_journal_is_empty_when_all_is_committed() {
     let folder = tempfile::tempdir().unwrap();
@@ -212,7 +256,7 @@ fn a_journal_of_this_version_looks_like_this() {
         uncounted: true,
         ..entry(Some(counts(300, 5)))
     };
-    let mut journal = Journal::begin(&path).unwrap();
+    let mut journal = Journal::begin_at(&path, 1).unwrap();
     write(&mut journal, &opened(1, &intent));
     write(&mut journal, &settled(1, &intent, &entry));
     let bytes = std::fs::read(&path).unwrap();
