@@ -171,6 +171,10 @@ impl Ledger {
     /// [`OpenError`] when it cannot be opened or is not ours: another file is never made in its place.
     pub fn open(params: &Params) -> Result<Self, OpenError> {
         let mut opened = schema::open(params)?;
+        let params = &Params {
+            path: opened.path.clone(),
+            ..params.clone()
+        };
         let shared = Arc::new(Shared::new(opened.interrupted));
         let id = opened.id.as_str().into();
         let queue = Arc::new(Queue::new(opened.journal.take()));

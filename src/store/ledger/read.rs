@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::{Op, Queue};
-use super::schema::open_to_read;
+use super::schema::{open_to_read, real};
 
 /// Reads at once; more wait. A report looks at many rows, and the cores are there for requests.
 static READS: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(2));
@@ -59,7 +59,7 @@ impl Reader {
     /// Returns a way to read a file that this process does not write, and that is not checked here to be a ledger.
     pub fn of_file(path: &Path) -> Self {
         Self {
-            path: path.into(),
+            path: real(path).into(),
             queue: None,
         }
     }

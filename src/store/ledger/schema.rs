@@ -112,6 +112,8 @@ pub enum OpenError {
 
 /// A ledger that can be written.
 pub(super) struct Opened {
+    /// Where it really lies, and all that belongs to it.
+    pub(super) path: PathBuf,
     /// Which ledger it is.
     pub(super) id: String,
     pub(super) connection: Connection,
@@ -146,6 +148,8 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(read_failure)?;
+    let path = &real(path);
+    let read_failure = |source| failure(path, source);
     connection
         .busy_timeout(BUSY_TIMEOUT)
         .map_err(read_failure)?;
@@ -191,6 +195,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         Sync::EverySecond | Sync::Never => Some(run.journal().map_err(run_failure)?),
     };
     Ok(Opened {
+        path: path.clone(),
         id,
         connection,
         run,
@@ -237,6 +242,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
 pub fn check_file(path: &Path) -> Result<(), OpenError> {
     is_file(path)?;
     begin_private(path);
+    let path = &real(path);
     let read_failure = |source| failure(path, source);
     let connection = open_to_read(path).map_err(read_failure)?;
     recognise(&connection, path)?;
@@ -259,6 +265,7 @@ pub fn peek<T>(
 ) -> Result<Option<T>, OpenError> {
     is_file(path)?;
     begin_private(path);
+    let path = &real(path);
     let read_failure = |source| failure(path, source);
     let has_log = log_of(path).exists();
     let connection = match has_log {
@@ -291,6 +298,13 @@ fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
     )
 }
 
+/// Returns where a file lies that links may lead to. SQLite follows them, and makes the log beside the file itself: whatever
+/// else belongs to the ledger must be looked for there, too, by whichever way it was opened.
+pub(super) fn real(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Returns where the log of a file lies, which no link leads to.
 pub(super) fn log_of(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");

@@ -3,6 +3,7 @@
 use super::replay::{ROWS, journal_path, leave_run, opened, settled, write};
 use super::*;
 use crate::store::ledger::journal::{self, Journal};
+use crate::store::ledger::presence::Presence;
 use crate::store::ledger::run::Name;
 
 fn read_rows(params: &Params) -> Vec<String> {
@@ -254,5 +255,41 @@ async fn a_process_that_was_taken_for_dead_too_soon_loses_nothing_when_it_dies()
         write(&mut journal, &settled(1, &a, &five));
         assert_eq!(read_rows(&params), ["a complete 5 1"]);
         assert!(!path.exists());
+    }
+}
+
+#[tokio::test]
+async fn what_belongs_to_a_ledger_behind_a_link_lies_beside_the_file_itself() {
+    for is_made_before in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let real = Params {
+            path: folder.path().join("real.db"),
+            ..params(&folder)
+        };
+        if is_made_before {
+            Ledger::open(&real).unwrap().close();
+        }
+        let links = folder.path().join("links");
+        std::fs::create_dir(&links).unwrap();
+        let link = Params {
+            path: links.join("link.db"),
+            ..real.clone()
+        };
+        std::os::unix::fs::symlink(&real.path, &link.path).unwrap();
+        let ledger = Ledger::open(&link).unwrap();
+        let row = begin(&ledger, "a").await;
+        // Who comes the other way sees that it lives.
+        let other = Ledger::open(&real).unwrap();
+        assert_eq!(strings(&other, ROWS), ["a open 9 0"]);
+        other.close();
+        assert_eq!(std::fs::read_dir(&links).unwrap().count(), 1);
+        let presence = Presence::of(&ledger.path).unwrap();
+        assert!(
+            presence.of_log().is_some(),
+            "its log is where it is looked for"
+        );
+        row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+        ledger.close();
+        assert_eq!(read_rows(&real), ["a complete 5 1"]);
     }
 }
