@@ -22,7 +22,7 @@ use super::run::{Name, end, micros, now};
 pub(super) struct Settlement {
     /// How many rows were open.
     pub(super) interrupted: u64,
-    /// Journals to [`journal::remove`] once it is committed.
+    /// Journals that are needed no more once it is committed.
     pub(super) done: Vec<PathBuf>,
 }
 
@@ -48,6 +48,17 @@ enum Stray {
     Adopted,
     /// It is another ledger's.
     Kept,
+}
+
+// === impl Settlement ===
+
+impl Settlement {
+    /// Removes the journals, once all of it is committed. One that somebody holds again stays: its process was taken for
+    /// dead too soon.
+    pub(super) fn remove_done(&self) {
+        let dead = self.done.iter().filter(|journal| !is_held(journal));
+        dead.for_each(|journal| journal::remove(journal));
+    }
 }
 
 // === impl Executor ===
@@ -195,13 +206,14 @@ fn replay(
     };
     let mut known = HashMap::new();
     let mut select = transaction.prepare(
-        "SELECT serial, id, status = 'open' FROM request WHERE run = ?1 AND id >= ?2 AND serial IS NOT NULL",
+        "SELECT serial, id, status IN ('open', 'interrupted') FROM request WHERE run = ?1 AND id >= ?2 AND serial IS NOT NULL",
     )?;
     let mut rows = select.query(params![run, first])?;
     while let Some(row) = rows.next()? {
-        let (serial, id, is_open): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        known.insert(serial.cast_unsigned(), (id, is_open));
+        let (serial, id, is_guess): (i64, i64, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        known.insert(serial.cast_unsigned(), (id, is_guess));
     }
+    let mut forget_attempts = transaction.prepare("DELETE FROM attempt WHERE request = ?")?;
     let mut writes = Rows::new(transaction, run)?;
     let (settled, open): (Vec<_>, Vec<_>) = records
         .into_iter()
@@ -215,7 +227,9 @@ fn replay(
             } => match known.get(&serial) {
                 // Committed, and the process died before the journal could be emptied.
                 Some((_, false)) => {}
+                // What was promised is known better than what an open row was settled at by who took its process for dead.
                 Some((id, true)) => {
+                    forget_attempts.execute([id])?;
                     writes.update(*id, entry.get())?;
                     known.insert(serial, (*id, false));
                 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
-use super::journal::{self, Journal};
+use super::journal::Journal;
 use super::left::Executor;
 use super::presence::Presence;
 use super::run::{Name, Run};
@@ -184,10 +184,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
     // On the disk, so that the journals may go.
     transaction.commit().map_err(read_failure)?;
     let presence = Presence::of(path).map_err(run_failure)?;
-    settlement
-        .done
-        .iter()
-        .for_each(|path| journal::remove(path));
+    settlement.remove_done();
     set_synced(&connection, params.sync == Sync::Always).map_err(read_failure)?;
     // Where each commit reaches the disk, each request waits for its own.
     let journal = match params.sync {

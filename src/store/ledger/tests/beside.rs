@@ -3,6 +3,7 @@
 use super::replay::{ROWS, journal_path, leave_run, opened, settled, write};
 use super::*;
 use crate::store::ledger::journal::{self, Journal};
+use crate::store::ledger::left::Settlement;
 use crate::store::ledger::presence::Presence;
 use crate::store::ledger::run::Name;
 
@@ -292,4 +293,39 @@ async fn what_belongs_to_a_ledger_behind_a_link_lies_beside_the_file_itself() {
         ledger.close();
         assert_eq!(read_rows(&real), ["a complete 5 1"]);
     }
+}
+
+#[tokio::test]
+async fn what_was_promised_counts_more_than_what_an_open_row_was_settled_at_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    Ledger::open(&params).unwrap().close();
+    let (a, five) = (intent("a"), entry(Some(counts(5, 5))));
+    let path = journal_path(&params, 99);
+    let results = "SELECT group_concat(result) FROM attempt";
+    let ends = [opened(1, &a), settled(1, &a, &five)];
+    for (end, expected) in ends.iter().zip(["a interrupted 9 1", "a complete 5 1"]) {
+        leave_run(&params, 99);
+        let mut journal = Journal::begin(&path).unwrap();
+        write(&mut journal, end);
+        assert_eq!(read_rows(&params), [expected]);
+    }
+    let ledger = Ledger::open(&params).unwrap();
+    assert_eq!(strings(&ledger, results), ["answered"]);
+    ledger.close();
+}
+
+#[test]
+fn a_journal_that_is_held_again_by_the_time_it_is_done_with_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let [held, free] = ["held", "free"].map(|name| folder.path().join(name));
+    let lock = std::fs::File::create(&held).unwrap();
+    lock.try_lock().unwrap();
+    std::fs::write(&free, "").unwrap();
+    let settlement = Settlement {
+        interrupted: 0,
+        done: vec![held.clone(), free.clone()],
+    };
+    settlement.remove_done();
+    assert!(held.exists() && !free.exists());
 }
