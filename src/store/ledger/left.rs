@@ -3,8 +3,8 @@
 //!
 //! Each journal's name says of which ledger and which run it is, so that none is ever taken for another's. What belongs to a
 //! run of this ledger is written into that. A run that the ledger does not know was begun after the copy that lies here was
-//! made; and where the ledger is new, what lies there was promised to one that is gone: both are written as runs of their
-//! own. All else belongs to another ledger, and waits until that is put back.
+//! made, and is entered under its number; where the ledger is new, what lies there was promised to one that is gone, and becomes
+//! a run of its own, which is noted with the journal's name. Each is known again should its journal come back. All else belongs to another ledger, and waits until that is put back.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -41,10 +41,10 @@ pub(super) struct Executor<'t> {
 enum Stray {
     /// It is empty.
     Done,
-    /// Its run has ended, and whoever noted that did not remove it, or took a process for dead that was not: what is not
-    /// committed is written.
-    Ended,
-    /// Its rows become a run of their own.
+    /// This run, which is its own or was made of it, has ended, and whoever noted that did not remove it, or took a process
+    /// for dead that was not, or it was put back from a copy: what is not committed is written.
+    Ended(i64),
+    /// Its rows become a run that the ledger did not know.
     Adopted,
     /// It is another ledger's.
     Kept,
@@ -123,8 +123,8 @@ impl Executor<'_> {
         };
         match self.judge(name, &records)? {
             Stray::Done => settlement.done.push(journal),
-            Stray::Ended => {
-                settlement.interrupted += self.write(name.run, records)?;
+            Stray::Ended(run) => {
+                settlement.interrupted += self.write(run, records)?;
                 settlement.done.push(journal);
             }
             Stray::Adopted => {
@@ -133,9 +133,7 @@ impl Executor<'_> {
                     records = records.len(),
                     "what was promised to a ledger that is not here any more is written into this one"
                 );
-                let run = "INSERT INTO run (began) VALUES (?)";
-                self.transaction.execute(run, [now()])?;
-                let run = self.transaction.last_insert_rowid();
+                let run = self.adopt(name)?;
                 settlement.interrupted += self.write(run, records)?;
                 settlement.done.push(journal);
             }
@@ -153,18 +151,39 @@ impl Executor<'_> {
         if records.is_empty() {
             return Ok(Stray::Done);
         }
-        if self.is_new {
-            return Ok(Stray::Adopted);
+        if name.is_of(self.ledger_id) {
+            let sql = "SELECT 1 FROM run WHERE id = ?";
+            let known = self.transaction.query_row(sql, [name.run], |_| Ok(()));
+            return Ok(match known.optional()? {
+                Some(()) => Stray::Ended(name.run),
+                None => Stray::Adopted,
+            });
         }
-        if !name.is_of(self.ledger_id) {
-            return Ok(Stray::Kept);
-        }
-        let sql = "SELECT 1 FROM run WHERE id = ?";
-        let known = self.transaction.query_row(sql, [name.run], |_| Ok(()));
-        Ok(match known.optional()? {
-            Some(()) => Stray::Ended,
-            None => Stray::Adopted,
+        let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE name = ?";
+        let adopted = self
+            .transaction
+            .query_row(sql, [adopted(name)], |row| row.get(0));
+        Ok(match adopted.optional()? {
+            Some(run) => Stray::Ended(run),
+            None if self.is_new => Stray::Adopted,
+            None => Stray::Kept,
         })
+    }
+
+    /// Makes a run of what another one has left, so that it is known should its journal come back.
+    fn adopt(&self, name: &Name) -> Result<i64, rusqlite::Error> {
+        if name.is_of(self.ledger_id) {
+            let run = "INSERT INTO run (id, began) VALUES (?, ?)";
+            self.transaction.execute(run, params![name.run, now()])?;
+            return Ok(name.run);
+        }
+        let run = "INSERT INTO run (began) VALUES (?)";
+        self.transaction.execute(run, [now()])?;
+        let run = self.transaction.last_insert_rowid();
+        let note = "INSERT INTO meta VALUES (?, ?)";
+        self.transaction
+            .execute(note, params![adopted(name), run.to_string()])?;
+        Ok(run)
     }
 
     /// Returns whether it may be the journal of a run of this ledger that has not ended.
@@ -178,6 +197,11 @@ impl Executor<'_> {
         end(self.transaction, run)?;
         Ok(interrupted)
     }
+}
+
+/// Returns under which name it is noted which run was made of another ledger's journal.
+fn adopted(name: &Name) -> String {
+    format!("adopted{}", name.suffix())
 }
 
 /// What was promised stays where it is, and rows of its run stay open, until somebody has looked at it.

@@ -58,11 +58,16 @@ impl Name {
     /// Returns where the first of its files lies.
     pub(super) fn path(&self, ledger: &Path) -> PathBuf {
         let mut path = ledger.as_os_str().to_owned();
-        path.push(match &self.ledger {
+        path.push(self.suffix());
+        path.into()
+    }
+
+    /// Returns what it says behind the ledger's own name.
+    pub(super) fn suffix(&self) -> String {
+        match &self.ledger {
             Some(ledger) => format!("-run-{ledger}-{}", self.run),
             None => format!("-run-{}", self.run),
-        });
-        path.into()
+        }
     }
 
     /// Reads what is behind `-run-`, of either file.

@@ -1,7 +1,7 @@
 -- The ledger of Weir. Times are microseconds since 1970 (UTC) or durations in microseconds; money is nano-dollars;
 -- token classes do not overlap. Read it with `sqlite3 -readonly weir.db`, while Weir runs or not.
 
--- What is true of the file as a whole.
+-- What is true of the file as a whole: `ledger_id`; and by `adopted-run-…` which run was made of another ledger's journal.
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
