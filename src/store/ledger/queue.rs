@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,8 @@ pub(super) struct Queue {
     inner: Mutex<Inner>,
     woken: Condvar,
     serials: AtomicU64,
-    has_journal: bool,
+    /// Whether there is one now: looked at without the lock, where a moment's error does no harm.
+    has_journal: AtomicBool,
 }
 
 struct Inner {
@@ -102,7 +103,7 @@ pub(super) enum Taken {
 impl Queue {
     pub(super) fn new(journal: Option<Journal>) -> Self {
         Self {
-            has_journal: journal.is_some(),
+            has_journal: AtomicBool::new(journal.is_some()),
             inner: Mutex::new(Inner {
                 waiting: Vec::new(),
                 notes: 0,
@@ -171,7 +172,7 @@ impl Queue {
     /// Encodes a record before the lock is taken; `None` where there is no journal to write it to.
     fn framed(&self, record: &Record<'_>) -> Option<Frame> {
         // Strings and numbers: there is nothing in a record that cannot be encoded.
-        self.has_journal.then(|| record.framed().ok()).flatten()
+        self.has_journal().then(|| record.framed().ok()).flatten()
     }
 
     fn push(
@@ -253,23 +254,31 @@ impl Queue {
         }
     }
 
-    /// Puts another journal in the place of the one that is gone, and promises in it what is not committed: `taken`, and
-    /// what has come since.
-    pub(super) fn renew(&self, journal: Journal, taken: &[Op]) -> io::Result<()> {
+    /// Puts another journal in the place of the one that is gone, once it promises what is not committed: `taken`, and
+    /// what has come since; and once `install` has put its files where they are looked for.
+    pub(super) fn renew(
+        &self,
+        mut journal: Journal,
+        taken: &[Op],
+        install: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut inner = self.inner();
-        let inner = &mut *inner;
-        let journal = inner.journal.insert(journal);
         for op in taken.iter().chain(&inner.waiting) {
-            if let Some(frame) = op.record().and_then(|record| self.framed(&record)) {
+            if let Some(frame) = op.record().and_then(|record| record.framed().ok()) {
                 journal.place(&frame).write(frame)?;
             }
         }
+        install()?;
+        inner.journal = Some(journal);
+        self.has_journal.store(true, Ordering::Relaxed);
         Ok(())
     }
 
     /// Promises nothing any more: everybody waits for commits.
     pub(super) fn lose_journal(&self) {
-        self.inner().journal = None;
+        let mut inner = self.inner();
+        inner.journal = None;
+        self.has_journal.store(false, Ordering::Relaxed);
     }
 
     /// Returns the journal's files, to make the disk keep them.
@@ -282,7 +291,7 @@ impl Queue {
 
     /// Returns whether what is promised need not wait for its commit.
     pub(super) fn has_journal(&self) -> bool {
-        self.has_journal
+        self.has_journal.load(Ordering::Relaxed)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {

@@ -19,10 +19,16 @@ pub(super) struct Run {
     pub(super) id: i64,
     path: PathBuf,
     /// Held for as long as the process lives. What it has promised stands in the same file.
-    _lock: File,
+    lock: File,
     /// Where its files lie.
     presence: Vec<Presence>,
     has_journal: bool,
+}
+
+/// A lock and a journal on their way to where those of the process belong. Where they do not come to it, nothing is left.
+pub(super) struct Renewal {
+    lock: File,
+    path: PathBuf,
 }
 
 /// What the journal of a run is called, beside the ledger: `weir.db-run-…`.
@@ -135,7 +141,7 @@ impl Run {
             Ok(Self {
                 id,
                 path,
-                _lock: lock,
+                lock,
                 presence,
                 has_journal: false,
             })
@@ -155,19 +161,42 @@ impl Run {
         Ok(journal)
     }
 
+    /// Returns whether it keeps a journal.
+    pub(super) fn has_journal(&self) -> bool {
+        self.has_journal
+    }
+
     /// Returns whether its lock and its journal are where they were. Without them others take this process for dead.
     pub(super) fn is_there(&self) -> bool {
         self.presence.iter().all(|file| file.check().is_ok())
     }
 
-    /// Makes lock and journal anew, and returns the journal, where it keeps one.
-    pub(super) fn renew(&mut self) -> io::Result<Option<Journal>> {
-        self._lock = lock(&self.path)?;
-        self.presence = vec![Presence::of(&self.path)?];
-        match self.has_journal {
-            true => self.journal().map(Some),
-            false => Ok(None),
+    /// Makes lock and journal anew, beside what may still lie there: who looks meanwhile finds the old lock held, and
+    /// what stands in the old journal is lost to nobody before it stands in the new one.
+    pub(super) fn renew(&self) -> io::Result<Renewal> {
+        let mut path = self.path.as_os_str().to_owned();
+        path.push("-new");
+        let path = PathBuf::from(path);
+        // Left by a try that the process was killed in.
+        journal::remove(&path);
+        let lock = lock(&path)?;
+        Ok(Renewal { lock, path })
+    }
+
+    /// Puts what was made anew in its place.
+    pub(super) fn install(&mut self, renewal: Renewal) -> io::Result<()> {
+        let (new, old) = (journal::files(&renewal.path), journal::files(&self.path));
+        let count = if self.has_journal { 2 } else { 1 };
+        let lock = renewal.lock.try_clone()?;
+        // The first goes first: the lock is on it, and all that is promised stands in it.
+        fs::rename(&new[0], &old[0])?;
+        self.lock = lock;
+        if self.has_journal {
+            fs::rename(&new[1], &old[1])?;
         }
+        let presence = old.iter().take(count).map(|file| Presence::of(file));
+        self.presence = presence.collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// Notes that it lives, should another process have taken it for dead.
@@ -192,6 +221,21 @@ impl Run {
         if finish().is_ok() {
             journal::remove(&self.path);
         }
+    }
+}
+
+// === impl Renewal ===
+
+impl Renewal {
+    /// Begins the journal.
+    pub(super) fn journal(&self) -> io::Result<Journal> {
+        Journal::begin(&self.path)
+    }
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        journal::remove(&self.path);
     }
 }
 

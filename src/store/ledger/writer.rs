@@ -5,6 +5,7 @@
 //! places of open rows bound how many those can be. While it is only that another program holds the file, the journal
 //! promises on, for as long as [`PATIENCE`].
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -172,11 +173,7 @@ impl Writer {
         if self.entered != Entered::No && self.run.is_there() {
             return;
         }
-        let renewed = self.run.renew().and_then(|journal| match journal {
-            Some(journal) => self.queue.renew(journal, waiting),
-            None => Ok(()),
-        });
-        match renewed {
+        match self.renew(waiting) {
             Ok(()) => {
                 self.entered = Entered::Anew;
                 tracing::warn!("the journal of this process was deleted, and is made anew");
@@ -188,6 +185,17 @@ impl Writer {
             }
             Err(_) => {}
         }
+    }
+
+    /// Makes lock and journal anew.
+    fn renew(&mut self, waiting: &[Op]) -> io::Result<()> {
+        let renewal = self.run.renew()?;
+        if !self.run.has_journal() {
+            return self.run.install(renewal);
+        }
+        let journal = renewal.journal()?;
+        let install = || self.run.install(renewal);
+        self.queue.renew(journal, waiting, install)
     }
 
     /// Writes all of it. The journal has kept what is owed, on the disk, too; it will not any more.

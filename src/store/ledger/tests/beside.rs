@@ -351,3 +351,31 @@ async fn a_journal_that_was_adopted_and_comes_back_is_not_counted_twice() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_journal_of_which_half_is_deleted_is_made_whole_under_a_lock_that_is_never_let_go() {
+    for lost in [0, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        let ledger = Ledger::open(&params).unwrap();
+        let path = journal_path(&params, 1);
+        let files = journal::files(&path);
+        let other = Connection::open(&params.path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let row = begin(&ledger, "a").await;
+        std::fs::remove_file(&files[lost]).unwrap();
+        // The writer looks with each commit, and nothing can be committed.
+        assert!(ledger.change(|_| Ok(Ok::<_, ()>(()))).await.is_err());
+        assert!(files.iter().all(|file| file.exists()));
+        let lock = std::fs::File::open(&path).unwrap();
+        assert!(lock.try_lock().is_err(), "it is held");
+        assert_eq!(journal::read(&path).unwrap().len(), 1, "promised anew");
+        row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+        assert_eq!(journal::read(&path).unwrap().len(), 2, "and promised on");
+        other.execute_batch("COMMIT").unwrap();
+        ledger.close();
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+        let left = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 1, "the ledger alone is left");
+    }
+}
