@@ -279,6 +279,8 @@ async fn what_belongs_to_a_ledger_behind_a_link_lies_beside_the_file_itself() {
         std::os::unix::fs::symlink(&real.path, &link.path).unwrap();
         let ledger = Ledger::open(&link).unwrap();
         let row = begin(&ledger, "a").await;
+        // Committed: until then its journal alone knows of it.
+        assert_eq!(strings(&ledger, ROWS), ["a open 9 0"]);
         // Who comes the other way sees that it lives.
         let other = Ledger::open(&real).unwrap();
         assert_eq!(strings(&other, ROWS), ["a open 9 0"]);
@@ -373,6 +375,7 @@ async fn a_journal_of_which_half_is_deleted_is_made_whole_under_a_lock_that_is_n
         row.settle(entry(Some(counts(5, 5)))).await.unwrap();
         assert_eq!(journal::read(&path).unwrap().len(), 2, "and promised on");
         other.execute_batch("COMMIT").unwrap();
+        drop(other);
         ledger.close();
         assert_eq!(read_rows(&params), ["a complete 5 1"]);
         let left = std::fs::read_dir(params.path.parent().unwrap()).unwrap();
