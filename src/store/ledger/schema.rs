@@ -238,7 +238,6 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
 /// [`OpenError`] when it is none.
 pub fn check_file(path: &Path) -> Result<(), OpenError> {
     is_file(path)?;
-    begin_private(path);
     let path = &real(path);
     let read_failure = |source| failure(path, source);
     let connection = open_to_read(path).map_err(read_failure)?;
@@ -261,7 +260,6 @@ pub fn peek<T>(
     read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
 ) -> Result<Option<T>, OpenError> {
     is_file(path)?;
-    begin_private(path);
     let path = &real(path);
     let read_failure = |source| failure(path, source);
     let has_log = log_of(path).exists();
