@@ -71,7 +71,7 @@ pub struct Report {
 }
 
 /// What answers from the cache would have used was used once, by another row.
-pub(super) const USED: &str = "FILTER (WHERE cache NOT IN ('hit', 'joined'))";
+pub(super) const USED: &str = "FILTER (WHERE coalesce(cache, '') NOT IN ('hit', 'joined'))";
 
 impl GroupBy {
     /// Every word that [`parse`](Self::parse) knows.
