@@ -115,7 +115,7 @@ async fn each_bad_config_is_refused() {
             &["expires"],
         ),
         ("[log]\nformat = \"xml\"\n", &["format"]),
-        ("[cache]\nenabled = true\n", &["cache"]),
+        ("[cache]\nttl = \"0s\"\n", &["cache.ttl"]),
         ("[redis]\ntimeout = \"50ms\"\n", &["redis", "url"]),
         (
             "[redis]\nurl = \"http://:s3cret@127.0.0.1\"\n",
