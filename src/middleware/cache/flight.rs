@@ -8,19 +8,23 @@
 //! books read on for what the answer uses, at the pace of the others, and without a say in it. Whether others listen is asked
 //! and decided in one step, so that there is never an answer under way that nobody pays for.
 
-use std::collections::VecDeque;
+mod room;
+mod state;
+mod wakers;
+
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame};
-use slab::Slab;
 
+pub(super) use self::room::Room;
+use self::state::{Aftermath, LEADER, Stage, State};
+use self::wakers::Wakers;
 use super::judge::is_ending;
-use crate::call::{Record, Reply, ReplyBody, Sharing, StreamError};
+use crate::call::{Record, Reply, Sharing, StreamError};
 
 /// A call at an upstream that has not begun to answer.
 pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send>>;
@@ -44,19 +48,6 @@ pub(super) struct Flight<E> {
     on_over: Box<dyn Fn() + Send + Sync>,
 }
 
-/// What all flights hold together.
-#[derive(Debug)]
-pub(super) struct Room {
-    held: AtomicUsize,
-    most: usize,
-}
-
-/// The leader's place among the listeners, for as long as it is there.
-const LEADER: usize = 0;
-/// What a block takes besides its bytes.
-const BLOCK: usize = 64;
-/// How much room is taken at a time for what comes in small pieces.
-const ARENA: usize = 4 << 10;
 /// How much a flight holds where all of them hold too much.
 const LITTLE: usize = 16 << 10;
 
@@ -94,41 +85,6 @@ pub(super) enum Begun<E> {
     Elsewhere,
 }
 
-struct State<E> {
-    stage: Stage<E>,
-    head: Option<Head>,
-    /// What has come, and is not forgotten.
-    log: VecDeque<Bytes>,
-    /// Room for what comes next: what came from a connection holds on to all the room that it was read into.
-    arena: BytesMut,
-    /// How many blocks are forgotten.
-    forgotten: usize,
-    bytes: usize,
-    /// How far each listener has read.
-    listeners: Slab<usize>,
-    /// Whether the leader's client has gone, while others listen: it reads on for the books alone.
-    is_orphan: bool,
-    /// Whether nobody may join any more.
-    is_closed: bool,
-    on_whole: Option<OnWhole>,
-}
-
-enum Stage<E> {
-    Asking(Asking<E>),
-    Answering(Box<ReplyBody>),
-    /// Over before there was anything to share.
-    Failed(Option<Begun<E>>),
-    Over(Result<(), StreamError>),
-}
-
-/// What is to be done when the lock is open again.
-struct Aftermath<E> {
-    /// Dropped there: what is in it may lock others.
-    _stage: Option<Stage<E>>,
-    whole: Option<(OnWhole, Head, Whole)>,
-    is_over: bool,
-}
-
 impl<E> Flight<E> {
     /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
     pub(super) fn begin(
@@ -138,22 +94,8 @@ impl<E> Flight<E> {
         on_whole: OnWhole,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> (Arc<Self>, Listener<E>) {
-        let mut listeners = Slab::new();
-        let id = listeners.insert(0);
-        debug_assert_eq!(id, LEADER, "a slab begins at the beginning");
         let flight = Arc::new(Self {
-            state: Mutex::new(State {
-                stage: Stage::Asking(asking),
-                head: None,
-                log: VecDeque::new(),
-                arena: BytesMut::new(),
-                forgotten: 0,
-                bytes: 0,
-                listeners,
-                is_orphan: false,
-                is_closed: false,
-                on_whole: Some(on_whole),
-            }),
+            state: Mutex::new(State::new(asking, on_whole)),
             wakers: Arc::default(),
             bound,
             room: Arc::clone(room),
@@ -163,7 +105,7 @@ impl<E> Flight<E> {
         });
         let leader = Listener {
             flight: Arc::clone(&flight),
-            id,
+            id: LEADER,
             is_leader: true,
             has_ended: false,
         };
@@ -203,126 +145,6 @@ impl<E> Flight<E> {
         if let Some((on_whole, head, whole)) = aftermath.whole {
             on_whole(&head, whole);
         }
-    }
-}
-
-impl<E> State<E> {
-    fn over(&mut self, result: Result<(), StreamError>) -> Aftermath<E> {
-        let stage = std::mem::replace(&mut self.stage, Stage::Over(result));
-        let on_whole = self.on_whole.take().filter(|_| result.is_ok());
-        let whole = on_whole
-            .zip(self.head.clone())
-            .filter(|_| self.forgotten == 0);
-        Aftermath {
-            _stage: Some(stage),
-            whole: whole.map(|(on_whole, head)| {
-                let whole = match head.is_events {
-                    true => Whole::Events(self.log.iter().cloned().collect()),
-                    false => Whole::Text(self.log.front().cloned().unwrap_or_default()),
-                };
-                (on_whole, head, whole)
-            }),
-            is_over: true,
-        }
-    }
-
-    /// Takes in what an upstream has answered.
-    fn begun(&mut self, result: Result<Reply, E>) -> Aftermath<E> {
-        let mut reply = match result {
-            Ok(reply) => reply,
-            Err(error) => return self.alone(Begun::Failed(error)),
-        };
-        let is_events = reply.body.is_events();
-        let is_text = reply.body.as_full().is_some();
-        if reply.status != StatusCode::OK || !(is_events || is_text) {
-            return self.alone(Begun::Alone(Box::new(reply)));
-        }
-        self.head = Some(Head {
-            headers: std::mem::take(&mut reply.headers),
-            is_events,
-        });
-        if is_events {
-            let stage = Stage::Answering(Box::new(reply.body));
-            return Aftermath {
-                _stage: Some(std::mem::replace(&mut self.stage, stage)),
-                whole: None,
-                is_over: false,
-            };
-        }
-        let text = reply.body.take_full().unwrap_or_default();
-        // It is held for a moment: what is kept of it is a copy.
-        self.log.push_back(text);
-        self.over(Ok(()))
-    }
-
-    fn alone(&mut self, begun: Begun<E>) -> Aftermath<E> {
-        self.on_whole = None;
-        let stage = std::mem::replace(&mut self.stage, Stage::Failed(Some(begun)));
-        Aftermath {
-            _stage: Some(stage),
-            whole: None,
-            is_over: true,
-        }
-    }
-
-    /// Takes in a block of events.
-    fn add(&mut self, block: &[u8]) {
-        if self.arena.capacity() < block.len() {
-            self.arena.reserve(block.len().max(ARENA));
-        }
-        self.arena.extend_from_slice(block);
-        self.bytes += block.len() + BLOCK;
-        self.log.push_back(self.arena.split().freeze());
-    }
-
-    /// Forgets the oldest where there is too much, whoever has not read it yet; and once that has begun, so that nobody can
-    /// join, all that everybody has read. Returns whether it began just now.
-    fn bound(&mut self, bound: usize) -> bool {
-        let had_all = self.forgotten == 0;
-        if had_all && self.bytes <= bound {
-            return false;
-        }
-        let orphan = self.is_orphan.then_some(LEADER);
-        let readers = self.listeners.iter().filter(|(id, _)| Some(*id) != orphan);
-        let slowest = readers.map(|(_, at)| *at).min().unwrap_or_default();
-        while self.log.len() > 1
-            && (self.bytes > bound || (self.forgotten > 0 && self.forgotten < slowest))
-        {
-            let Some(block) = self.log.pop_front() else {
-                break;
-            };
-            self.bytes -= block.len() + BLOCK;
-            self.forgotten += 1;
-        }
-        had_all && self.forgotten > 0
-    }
-
-    /// Returns how many listen for themselves besides the leader.
-    fn others(&self) -> usize {
-        self.listeners.len() - usize::from(self.listeners.contains(LEADER))
-    }
-
-    fn is_under_way(&self) -> bool {
-        matches!(self.stage, Stage::Asking(_) | Stage::Answering(_))
-    }
-}
-
-impl Room {
-    /// Makes room for so many bytes.
-    pub(super) fn new(most: usize) -> Self {
-        Self {
-            held: AtomicUsize::new(0),
-            most,
-        }
-    }
-
-    /// Notes that a flight holds `now` instead of `before`, and returns whether all of them hold too much.
-    fn note(&self, before: usize, now: usize) -> bool {
-        let held = match now >= before {
-            true => self.held.fetch_add(now - before, Ordering::Relaxed) + (now - before),
-            false => self.held.fetch_sub(before - now, Ordering::Relaxed) - (before - now),
-        };
-        held > self.most
     }
 }
 
@@ -538,59 +360,5 @@ struct OnDrop<'a>(&'a (dyn Fn() + Send + Sync));
 impl Drop for OnDrop<'_> {
     fn drop(&mut self) {
         (self.0)();
-    }
-}
-
-/// Everybody who waits for something new, by the number of the listener.
-#[derive(Default)]
-struct Wakers(Mutex<Vec<Option<Waker>>>);
-
-impl Wakers {
-    /// Adds one, and returns what wakes all: before anything is asked for, or what comes in between would wake nobody.
-    fn with(self: &Arc<Self>, id: usize, waker: &Waker) -> Waker {
-        let mut wakers = self.wakers();
-        if wakers.len() <= id {
-            wakers.resize(id + 1, None);
-        }
-        match &mut wakers[id] {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-        drop(wakers);
-        Waker::from(Arc::clone(self))
-    }
-
-    fn forget(&self, id: usize) {
-        if let Some(waker) = self.wakers().get_mut(id) {
-            *waker = None;
-        }
-    }
-
-    fn wake_all(&self) {
-        let mut woken = std::mem::take(&mut *self.wakers());
-        for waker in &mut woken {
-            if let Some(waker) = waker.take() {
-                waker.wake();
-            }
-        }
-        // Its room serves again.
-        let mut wakers = self.wakers();
-        if wakers.is_empty() {
-            *wakers = woken;
-        }
-    }
-
-    fn wakers(&self) -> MutexGuard<'_, Vec<Option<Waker>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Wakers {
-    fn wake(self: Arc<Self>) {
-        self.wake_all();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_all();
     }
 }

@@ -105,14 +105,18 @@ impl Rules {
         own.unwrap_or(&self.terms)
     }
 
-    /// Judges a call by what it says, before anybody has answered it.
-    pub(super) fn judge(&self, call: &Call, ways: &dyn Ways) -> Verdict {
+    /// Judges a call by what it says, before anybody has answered it. A body of more than `most` bytes is not looked at: that
+    /// would take long.
+    pub(super) fn judge(&self, call: &Call, most: u64, ways: &dyn Ways) -> Verdict {
         let Some((bytes, _)) = call.json() else {
             return Verdict::Bypass("endpoint");
         };
         let terms = self.terms_of(call, ways);
         if !terms.enabled {
             return Verdict::Bypass("off");
+        }
+        if bytes.len() as u64 > most {
+            return Verdict::Bypass("too-large");
         }
         let control = Control::of(&call.head.headers);
         if control.no_store {

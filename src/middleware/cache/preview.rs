@@ -16,7 +16,7 @@ pub struct Preview {
 
 /// Returns what would become of a call now. Nothing is counted, and no answer is kept for longer by it.
 pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
-    let ask = match params.rules.judge(call, ways) {
+    let ask = match params.rules.judge(call, params.cache.bounds().entry, ways) {
         Verdict::Bypass(why) => {
             return Preview {
                 decision: "bypass",

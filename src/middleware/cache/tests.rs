@@ -1,7 +1,8 @@
 //! The layer over an upstream that answers as it is told.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use http_body_util::BodyExt;
@@ -9,8 +10,16 @@ use tokio::sync::mpsc;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body::{Body, Frame};
+use rustc_hash::FxHashMap;
+use tower::ServiceExt;
+
 use super::*;
-use crate::call::{CallBody, Caller, Head as CallHead, Record, ReplyBody, RequestId, Try};
+use crate::call::{
+    Cached, CallBody, Caller, Head as CallHead, Record, ReplyBody, RequestId, StreamError, Try,
+};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::inspect;
 use crate::store::cache::Bounds;
@@ -562,4 +571,19 @@ async fn two_teams_never_share_an_answer_under_way() {
     let (_other, record) = ask(&calls, call_of("b", STREAM, None)).await;
     assert_eq!(record.facts().cached, Cached::Miss);
     assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_body_that_is_larger_than_an_answer_may_be_is_not_looked_at() {
+    let (calls, upstream, cache) = gateway_of(TERMS, 1000);
+    let body = format!(
+        r#"{{"model":"m","seed":1,"messages":[{{"role":"user","content":"{}"}}]}}"#,
+        "x".repeat(1000)
+    );
+    for _ in 0..2 {
+        let (_, record) = ask(&calls, call_of("a", &body, None)).await;
+        let status = record.facts().cache_status.clone().unwrap();
+        assert_eq!(status, "weir; fwd=bypass; detail=too-large");
+    }
+    assert_eq!((upstream.calls(), cache.snapshot().stored), (2, 0));
 }
