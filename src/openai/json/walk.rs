@@ -13,22 +13,12 @@ pub fn each_member<'a>(
     names: &[&str],
     mut see: impl FnMut(usize, &'a [u8]),
 ) -> bool {
-    let Some(mut members) = members(object) else {
-        return false;
-    };
-    loop {
-        match members.next_member() {
-            Ok(Some(member)) => {
-                let key = object.get(member.key).unwrap_or_default();
-                let place = names.iter().position(|name| spells(key, name));
-                if let (Some(place), Some(value)) = (place, object.get(member.value)) {
-                    see(place, value);
-                }
-            }
-            Ok(None) => return true,
-            Err(_) => return false,
+    every_member(object, |key, value| {
+        let place = names.iter().position(|name| spells(key, name));
+        if let Some(place) = place {
+            see(place, value);
         }
-    }
+    })
 }
 
 /// Calls `see` with each member of an object: what stands between its key's quotes, and the raw value. Any other value has
