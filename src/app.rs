@@ -45,7 +45,8 @@ use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
 use self::watch::Watch;
 
-/// How long a stop waits until shared limits know what the last calls have used.
+/// How long a start waits for what others have used of shared budgets, and a stop until they know what the last calls have
+/// used.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start.
@@ -167,6 +168,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         configured,
         directory::ADMIN,
     )?;
+    if let Some(shared) = &shared {
+        // What others have used of budgets counts, and is told, from the first request on.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
+    }
     let mut sharing = redis.map(|redis| Sharing::new(Arc::clone(&directory), redis));
     if let Some(sharing) = &mut sharing {
         // What was revoked elsewhere meanwhile opens nothing from the first request on.

@@ -9,6 +9,8 @@
 //! a reply that nobody reads; so a connection is never left between a question and its answer.
 
 mod link;
+#[cfg(test)]
+pub(crate) mod server;
 mod servers;
 
 use std::sync::Arc;

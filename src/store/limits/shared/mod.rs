@@ -21,6 +21,7 @@
 
 mod admitting;
 mod asking;
+mod budgets;
 mod hold;
 mod more;
 mod settling;
@@ -172,11 +173,11 @@ impl Shared {
     pub async fn headroom(&self, who: &Who<'_>, now: Option<Timestamp>) -> Option<Vec<Headroom>> {
         let wanted = self.limits.wanted(who, &Amount::default());
         let reports = now.map(|now| self.budgets.questions(who.key, who.team, now));
-        let reports = reports.unwrap_or_default();
+        let mut reports = reports.unwrap_or_default();
         if wanted.is_empty() && reports.is_empty() {
             return Some(Vec::new());
         }
-        let reply = self.look(&wanted, &reports).await.ok()?;
+        let reply = self.look(&wanted, &mut reports).await.ok()?;
         for (report, answer) in reports.iter().zip(&reply.budgets) {
             report.answered(answer, now.unwrap_or_default());
         }
