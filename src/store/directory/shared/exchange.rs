@@ -52,7 +52,7 @@ pub(super) struct Reply {
 /// Asks Redis.
 pub(super) struct Exchange {
     redis: Redis,
-    function: String,
+    library: String,
 }
 
 /// Returns the functions that Redis is to have.
@@ -125,25 +125,17 @@ impl Exchange {
     pub(super) fn new(redis: Redis) -> Self {
         Self {
             redis,
-            function: format!("{}_exchange", name()),
+            library: name(),
         }
     }
 
-    /// Returns whether nothing was changed since, and nothing has got lost. Of a key of another type `MGET` says that there
-    /// is none.
+    /// Returns whether nothing was changed since, and nothing has got lost or was written over by somebody else.
     pub(super) async fn is_unchanged(&self, seen: &Seen) -> Result<bool, Away> {
-        let mut look = redis::cmd("MGET");
-        look.arg(STATE);
-        let (state,): (Option<Vec<u8>>,) = self.redis.call_aside(&look, TIMEOUT).await?;
-        let expected = seen.state().map(String::into_bytes);
-        if state != expected || expected.is_none() {
-            return Ok(state == expected);
-        }
-        // Redis may have evicted what the state counts.
-        let mut exist = redis::cmd("EXISTS");
-        exist.arg(RECORDS).arg(ORDER);
-        let there: i64 = self.redis.call_aside(&exist, TIMEOUT).await?;
-        Ok(there == 2)
+        let mut look = redis::cmd("FCALL");
+        look.arg(format!("{}_look", self.library)).arg(3);
+        look.arg(STATE).arg(RECORDS).arg(ORDER);
+        let state: Option<Vec<u8>> = self.redis.call_aside(&look, TIMEOUT).await?;
+        Ok(state == seen.state().map(String::into_bytes))
     }
 
     /// Offers records, and asks for what was changed since; `None`: what it answers cannot be read.
@@ -153,7 +145,7 @@ impl Exchange {
         own: &[Record],
     ) -> Result<Option<Reply>, Away> {
         let mut exchange: Cmd = redis::cmd("FCALL");
-        exchange.arg(&self.function).arg(3);
+        exchange.arg(format!("{}_exchange", self.library)).arg(3);
         exchange.arg(STATE).arg(RECORDS).arg(ORDER);
         exchange.arg(format!("{:016x}", fastrand::u64(..)));
         match seen {
