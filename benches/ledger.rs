@@ -182,8 +182,7 @@ fn main() {
         sync: Sync::EverySecond,
         // The writer may be behind for a while when nothing else takes time.
         max_open: 1_000_000,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     })
     .unwrap();
     let table = Arc::new(prices());

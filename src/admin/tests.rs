@@ -37,8 +37,7 @@ impl Desk {
             path: folder.path().join("weir.db"),
             sync: Sync::Never,
             max_open: 8,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let retry = Retry {

@@ -13,7 +13,7 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::cache::Cache;
-use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::ledger::{self, Ledger, Retention, Sync};
 use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
 use crate::tokens::{Encoding, Encodings};
@@ -43,8 +43,7 @@ impl Stores {
                 config::SyncConfig::Never => Sync::Never,
             },
             max_open: config.max_open,
-            retention: config.retention,
-            vacuum: config.vacuum,
+            retention: retention(config),
         })?;
         let interrupted = ledger.snapshot().interrupted;
         if interrupted > 0 {
@@ -78,7 +77,7 @@ impl Stores {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
         self.ledger.set_refuses(refuses);
-        self.ledger.set_retention(ledger.retention, ledger.vacuum);
+        self.ledger.set_retention(retention(ledger));
         let own = ledger.encodings.iter().map(|(pattern, encoding)| {
             let encoding = match encoding {
                 config::EncodingConfig::O200k => Encoding::O200k,
@@ -117,5 +116,13 @@ impl Stores {
             tasks: drain.tasks().clone(),
         };
         (Arc::new(rules), Arc::new(books))
+    }
+}
+
+fn retention(config: &LedgerConfig) -> Retention {
+    Retention {
+        rows: config.retention,
+        audit: config.audit_retention,
+        vacuum: config.vacuum,
     }
 }

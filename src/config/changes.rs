@@ -329,6 +329,7 @@ fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
         prices => "prices",
         on_failure => "on_failure",
         retention => "retention",
+        audit_retention => "audit_retention",
         vacuum => "vacuum",
         client_gone => "client_gone",
         drain_tokens => "drain_tokens",

@@ -122,6 +122,8 @@ pub const LOCAL_SHARE: f64 = 1.0;
 pub const LEDGER_PATH: &str = "weir.db";
 /// A year, and time to close its books.
 pub const RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// Five years: who gave access to whom is asked for long after the rows are.
+pub const AUDIT_RETENTION: Duration = Duration::from_secs(5 * 366 * 86_400);
 /// Who shortens a book wants the disk back.
 pub const VACUUM: bool = true;
 /// A long answer; what a client that left would have cost anyway.

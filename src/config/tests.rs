@@ -100,6 +100,10 @@ fn an_empty_file_is_complete() {
     let ledger = &config.ledger;
     assert_eq!(ledger.path, Path::new("./weir.db"));
     assert_eq!(ledger.retention, Some(Duration::from_secs(400 * 86_400)));
+    assert_eq!(
+        ledger.audit_retention,
+        Some(Duration::from_secs(1830 * 86_400))
+    );
     assert_eq!(ledger.prices.tables().len(), 1);
     assert_eq!(ledger.client_gone, ClientGoneConfig::Cancel);
     let limits = &config.limits;
@@ -362,6 +366,7 @@ fn every_field_arrives() {
         sync = "always"
         on_failure = "serve"
         retention = "forever"
+        audit_retention = "90d"
         vacuum = false
         client_gone = "drain"
         drain_tokens = 10
@@ -522,11 +527,12 @@ fn every_field_arrives() {
     assert_eq!(
         (
             ledger.retention,
+            ledger.audit_retention,
             ledger.vacuum,
             ledger.drain_tokens,
             ledger.max_open
         ),
-        (None, false, 10, 100)
+        (None, Some(Duration::from_secs(90 * 86_400)), false, 10, 100)
     );
     let encodings = ledger.encodings.iter();
     assert_eq!(

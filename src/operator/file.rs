@@ -22,8 +22,7 @@ impl Open {
             // Few changes, and each of them somebody waits for.
             sync: Sync::Always,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })?;
         // Nobody calls here: a large ledger need not be read for what budgets have left.
         let budgets = Arc::new(Budgets::of_nobody());

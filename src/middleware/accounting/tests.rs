@@ -58,8 +58,7 @@ impl Kept {
             path: folder.path().join("weir.db"),
             sync: Sync::Never,
             max_open: 10,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })
         .unwrap();
         let all = Budgets::default();

@@ -71,8 +71,7 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
         path: path.clone(),
         sync: Sync::Never,
         max_open: 8,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     })
     .unwrap();
     let now = Timestamp::now().as_microsecond();

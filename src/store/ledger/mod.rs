@@ -96,8 +96,17 @@ pub struct Params {
     pub sync: Sync,
     /// How many requests may have an open row at once.
     pub max_open: usize,
+    /// What is kept, and for how long.
+    pub retention: Retention,
+}
+
+/// What is kept, and for how long. Default: all of it, for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
     /// How long rows are kept; `None`: for ever.
-    pub retention: Option<Duration>,
+    pub rows: Option<Duration>,
+    /// How long it is known who changed keys and teams; `None`: for ever.
+    pub audit: Option<Duration>,
     /// Whether the file shrinks when old rows have gone.
     pub vacuum: bool,
 }
@@ -299,9 +308,9 @@ impl Ledger {
         self.shared.snapshot()
     }
 
-    /// Changes how long rows are kept.
-    pub fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
-        self.shared.set_retention(retention, vacuum);
+    /// Changes what is kept, and for how long.
+    pub fn set_retention(&self, retention: Retention) {
+        self.shared.set_retention(retention);
     }
 
     /// Writes what is still to be written, and ends. Blocks for as long as that takes.

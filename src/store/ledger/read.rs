@@ -152,8 +152,7 @@ mod tests {
             path: folder.path().join("weir.db"),
             sync: Sync::EverySecond,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })
         .unwrap();
         let reader = ledger.reader();

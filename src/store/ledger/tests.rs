@@ -15,8 +15,7 @@ fn params(folder: &tempfile::TempDir) -> Params {
         path: folder.path().join("below").join("weir.db"),
         sync: Sync::EverySecond,
         max_open: 100,
-        retention: None,
-        vacuum: true,
+        retention: Default::default(),
     }
 }
 
@@ -425,7 +424,11 @@ async fn old_rows_go_and_leave_their_sums() {
         .unwrap();
     ledger.close();
     let ledger = Ledger::open(&Params {
-        retention: Some(Duration::from_secs(100)),
+        retention: Retention {
+            rows: Some(Duration::from_secs(100)),
+            audit: Some(Duration::from_secs(41 * 86_400)),
+            vacuum: true,
+        },
         ..params
     })
     .unwrap();
