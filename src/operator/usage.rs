@@ -45,6 +45,14 @@ pub enum Format {
 /// # Errors
 /// [`Failure`]
 pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failure> {
+    let (from, to) = (
+        time("--from", options.from.as_deref())?,
+        time("--to", options.to.as_deref())?,
+    );
+    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to < from) {
+        let message = format!("--to ({to}) lies before --from ({from})");
+        return Err(Failure::mistake(message));
+    }
     let usage = match place {
         Place::Gateway { url, token } => {
             let path = format!("usage?{}", query(options)?);
@@ -53,10 +61,6 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
                 .map_err(|_| Failure::internal("the answer is not one of Weir's admin API"))?
         }
         Place::File { path, .. } => {
-            let (from, to) = (
-                time("--from", options.from.as_deref())?,
-                time("--to", options.to.as_deref())?,
-            );
             let query = Query {
                 from: from.and_then(|time| SystemTime::try_from(time).ok()),
                 to: to.and_then(|time| SystemTime::try_from(time).ok()),

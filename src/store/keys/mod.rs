@@ -159,6 +159,11 @@ pub enum Refusal {
     /// The name is, or was, another's.
     #[error("the name is taken")]
     NameTaken,
+    /// The name is that of one in the configuration, which goes before what is made at run time.
+    #[error(
+        "the configuration has one of this name, and that one wins; choose another name, or change it there"
+    )]
+    NameConfigured,
     /// There is no such key.
     #[error("there is no such key")]
     NoKey,
