@@ -234,6 +234,7 @@ fn budget(preview: &budgets::Preview) -> Budget {
         balance,
         wanted,
         spent,
+        spent_alone: _,
     } = preview;
     let in_unit = |amount: u64| match balance.budget.limit {
         Size::Money(_) => Value::from(Nanos::new(amount).to_string()),

@@ -56,7 +56,7 @@ impl Desk {
         };
         let reserved = forecast.as_ref().map(|cast| &cast.estimate.reserved);
         let amount = of_limits_or_unknown(call, reserved);
-        let away = rooms.is_none().then_some(AdmissionError::Away);
+        let is_away = rooms.is_none();
         let limits: Vec<_> = rooms
             .into_iter()
             .flatten()
@@ -77,6 +77,15 @@ impl Desk {
             let spent = budgets.iter().find_map(|preview| preview.spent.clone())?;
             Some(AdmissionError::Spent(Box::new(spent)))
         };
+        // What this gateway has used up by itself it knows without others; only of limits nobody can say then.
+        let away = is_away.then(|| {
+            let is_limited = !self.rules.limits.headroom(&who, now.time).is_empty();
+            let mut spent = budgets.iter().filter_map(|it| it.spent_alone.clone());
+            match spent.next().filter(|_| !is_limited) {
+                Some(spent) => AdmissionError::Spent(Box::new(spent)),
+                None => AdmissionError::Away,
+            }
+        });
         Preview {
             forecast,
             refused: away.or(limited).or_else(spent),
