@@ -22,7 +22,8 @@ fn ledger() -> (tempfile::TempDir, Place) {
 }
 
 async fn act(place: &Place, op: Op) -> Result<String, Failure> {
-    keys(place, KeysOptions { op, json: false }).await
+    let told = keys(place, KeysOptions { op, json: false }).await?;
+    Ok(told.text)
 }
 
 fn form(json: Value) -> Map<String, Value> {

@@ -38,6 +38,7 @@ mod local;
 mod models;
 mod pass_through;
 mod plain;
+mod read_only;
 mod redis;
 mod redis_ways;
 mod reload;

@@ -30,7 +30,7 @@ pub use self::find::Found;
 pub use self::made::Made;
 use self::made::made;
 use self::merge::Merged;
-pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
+pub use self::view::{KeyState, KeyView, Listed, PreviousView, Source, TeamView};
 use super::budgets::{Budgets, Holder, Replacement};
 use super::keyring::CurrentKeyring;
 use super::keys::audit::micros;

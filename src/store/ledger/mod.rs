@@ -44,6 +44,7 @@ mod entry;
 mod journal;
 mod keeper;
 mod left;
+mod look;
 mod notice;
 mod open;
 mod own;
@@ -74,6 +75,7 @@ pub use self::entry::{
     Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times, Unrecorded,
 };
 use self::keeper::Keeper;
+pub use self::look::{Seen, check_file, check_writable, peek};
 pub use self::notice::Notice;
 pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
@@ -81,7 +83,7 @@ use self::queue::Queue;
 pub use self::read::{ReadError, Reader};
 pub use self::receipt::Receipt;
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION, check_file, peek};
+pub use self::schema::{OpenError, VERSION};
 use self::shared::Shared;
 pub use self::shared::Snapshot;
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};

@@ -342,8 +342,8 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
 fn who_only_looks_makes_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weir.db");
-    assert!(schema::check_file(&path).is_err());
-    assert!(schema::peek(&path, |_| Ok(())).is_err());
+    assert!(check_file(&path).is_err());
+    assert!(peek(&path, |_| Ok(())).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
