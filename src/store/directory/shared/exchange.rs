@@ -52,7 +52,7 @@ pub(super) struct Reply {
 /// Asks Redis.
 pub(super) struct Exchange {
     redis: Redis,
-    library: String,
+    function: String,
 }
 
 /// Returns the functions that Redis is to have.
@@ -125,17 +125,30 @@ impl Exchange {
     pub(super) fn new(redis: Redis) -> Self {
         Self {
             redis,
-            library: name(),
+            function: format!("{}_exchange", name()),
         }
     }
 
-    /// Returns whether nothing was changed since, and nothing has got lost or was written over by somebody else.
+    /// Returns whether nothing was changed since, and nothing has got lost. Of a key of another type `MGET` says that there
+    /// is none.
     pub(super) async fn is_unchanged(&self, seen: &Seen) -> Result<bool, Away> {
-        let mut look = redis::cmd("FCALL");
-        look.arg(format!("{}_look", self.library)).arg(3);
-        look.arg(STATE).arg(RECORDS).arg(ORDER);
-        let state: Option<Vec<u8>> = self.redis.call_aside(&look, TIMEOUT).await?;
-        Ok(state == seen.state().map(String::into_bytes))
+        let mut look = redis::cmd("MGET");
+        look.arg(STATE);
+        let (state,): (Option<Vec<u8>>,) = self.redis.call_aside(&look, TIMEOUT).await?;
+        let expected = seen.state().map(String::into_bytes);
+        if state != expected || expected.is_none() {
+            return Ok(state == expected);
+        }
+        // Redis may have evicted what the state counts, or somebody else may have written over it.
+        for (key, kind) in [(RECORDS, "hash"), (ORDER, "zset")] {
+            let mut look = redis::cmd("TYPE");
+            look.arg(key);
+            let found: String = self.redis.call_aside(&look, TIMEOUT).await?;
+            if found != kind {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Offers records, and asks for what was changed since; `None`: what it answers cannot be read.
@@ -145,7 +158,7 @@ impl Exchange {
         own: &[Record],
     ) -> Result<Option<Reply>, Away> {
         let mut exchange: Cmd = redis::cmd("FCALL");
-        exchange.arg(format!("{}_exchange", self.library)).arg(3);
+        exchange.arg(&self.function).arg(3);
         exchange.arg(STATE).arg(RECORDS).arg(ORDER);
         exchange.arg(format!("{:016x}", fastrand::u64(..)));
         match seen {

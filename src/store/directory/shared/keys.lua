@@ -22,8 +22,7 @@ local function whole(number)
   return string.format('%.0f', tonumber(number) or 0)
 end
 
--- Returns the epoch and the number of the last change, or nothing where what is here is not whole: a part was evicted, or
--- written by somebody else.
+-- What is not whole (a part was evicted, or written by somebody else) is begun anew: every gateway has all of it.
 local function read_state(keys)
   local state = tolerant('GET', keys[1])
   local records, fields = tolerant('HLEN', keys[2]), tolerant('ZCARD', keys[3])
@@ -34,12 +33,7 @@ local function read_state(keys)
     -- Numbers above are not whole here.
     if epoch and changes < 9007199254740992 and tonumber(last) == changes then return epoch, changes end
   end
-end
-
--- Returns the text that stands here as the state, or nothing where the rest does not go with it. Nothing is written.
-local function look(keys)
-  local epoch, changes = read_state(keys)
-  return epoch and epoch .. ':' .. whole(changes)
+  redis.call('DEL', unpack(keys))
 end
 
 -- Takes records, each unless it was changed since the caller has seen it, and returns what else was changed since then, the
@@ -49,11 +43,7 @@ end
 -- the field, the record and the number of its change.
 local function exchange(keys, args)
   local epoch, changes = read_state(keys)
-  if not epoch then
-    -- It is begun anew: every gateway has all of it.
-    redis.call('DEL', unpack(keys))
-    epoch, changes = args[1], 0
-  end
+  if not epoch then epoch, changes = args[1], 0 end
   local since, anew = tonumber(args[3]), '0'
   if epoch ~= args[2] or since > changes then since, anew = 0, '1' end
   local before = changes
@@ -86,11 +76,11 @@ end
 local function probe(keys)
   redis.call('DEL', unpack(keys))
   for _ = 1, 2 do exchange(keys, { '00', '', '0', '1', 'key:probe', '{}' }) end
-  look(keys)
+  redis.call('MGET', keys[1])
+  redis.call('TYPE', keys[2])
   redis.call('DEL', unpack(keys))
   return 1
 end
 
 redis.register_function('@LIBRARY@_probe', probe)
-redis.register_function('@LIBRARY@_look', look)
 redis.register_function('@LIBRARY@_exchange', exchange)
