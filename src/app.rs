@@ -180,7 +180,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         &data_drain,
         directory.ring(),
         books,
-        caching::params(&config, &stores.cache),
+        caching::params(&config, &stores.cache, &stores.retries),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));
@@ -222,6 +222,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         directory,
         shared: shared.clone(),
         cache: Arc::clone(&stores.cache),
+        retries: Arc::clone(&stores.retries),
         drain: data_drain.clone(),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");

@@ -46,7 +46,7 @@ pub enum GatewayError {
     /// The call cannot be written down.
     #[error(transparent)]
     Accounting(#[from] AccountingError),
-    /// No answer is kept for the call, and it wants no other.
+    /// No answer is kept for the call, and it wants no other; or it says to be one that it is not.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// No upstream could be chosen, or the chosen one failed.
@@ -78,6 +78,7 @@ impl Explain for GatewayError {
             Self::Admission(error) => admission::admission(error),
             Self::Accounting(error) => accounting::accounting(error),
             Self::Cache(CacheError::NotKept) => not_kept(),
+            Self::Cache(CacheError::KeyReused) => key_reused(),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
@@ -100,6 +101,18 @@ fn not_kept() -> Explanation {
         "not_cached",
         "client_not_cached",
         "No answer is kept for this request, and its `cache-control: only-if-cached` wants no other.",
+    )
+    .final_word()
+}
+
+/// draft-ietf-httpapi-idempotency-key-header, section 2.7.
+fn key_reused() -> Explanation {
+    explain(
+        422,
+        INVALID_REQUEST,
+        "idempotency_key_reused",
+        "client_key_reused",
+        "This `Idempotency-Key` was used for a request with another path, header or body. Send another key, or the same request.",
     )
     .final_word()
 }

@@ -8,7 +8,8 @@ use super::Params;
 use super::answer::{Answer, Problem, json};
 use super::query::Query;
 use crate::metrics::{CacheCounts, CacheState, Metrics};
-use crate::store::cache::Cache;
+use crate::pattern::Pattern;
+use crate::store::cache::{Cache, Tags};
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
 
@@ -29,6 +30,8 @@ struct Endpoint {
     hits: u64,
     misses: u64,
     joined: u64,
+    /// Answered by what was too old, since the upstream failed.
+    stale: u64,
     bypassed: u64,
     /// Hits and joined among what was looked up; `None`: nothing was.
     hit_ratio: Option<f64>,
@@ -44,15 +47,17 @@ pub(super) fn state(params: &Params) -> Answer {
             hits,
             misses,
             joined,
+            stale,
             bypassed,
         } = counts;
-        let looked_up = hits + misses + joined;
+        let looked_up = hits + misses + joined + stale;
         let ratio = (hits + joined) as f64 / looked_up as f64;
         Endpoint {
             endpoint,
             hits,
             misses,
             joined,
+            stale,
             bypassed,
             hit_ratio: (looked_up > 0).then_some((ratio * 1e4).round() / 1e4),
         }
@@ -69,7 +74,8 @@ pub(super) fn state(params: &Params) -> Answer {
     json(StatusCode::OK, &state)
 }
 
-/// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, and notes that in the audit.
+/// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, names or patterns such as
+/// `gpt-*`, and notes that in the audit.
 pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer, Problem> {
     let mut query = Query::read(query, PARAMETERS)?;
     let all = query.parse("all", |word| match word {
@@ -77,7 +83,14 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         _ => Err("must be true, or left out".to_owned()),
     })?;
     let wanted = ["key", "team", "model"].map(|name| (name, query.take(name)));
-    let [key, team, model] = wanted.each_ref().map(|(_, value)| value.as_deref());
+    let mut patterns = [None, None, None];
+    for ((name, value), place) in wanted.iter().zip(&mut patterns) {
+        if let Some(text) = value {
+            let pattern = Pattern::parse(text);
+            *place = Some(pattern.map_err(|error| Problem::invalid(name, &error.to_string()))?);
+        }
+    }
+    let [key, team, model] = patterns.each_ref().map(Option::as_ref);
     match (all, key.or(team).or(model)) {
         (None, None) => {
             let message = "says that all answers are to be forgotten; without it, name a `key`, a `team` or a `model`";
@@ -91,10 +104,14 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         }
         _ => {}
     }
-    let is = |wanted: Option<&str>, has: Option<&str>| wanted.is_none_or(|name| has == Some(name));
-    let purged = params.cache.purge(|tags| {
+    let is = |wanted: Option<&Pattern>, has: Option<&str>| {
+        wanted.is_none_or(|pattern| has.is_some_and(|name| pattern.matches(name)))
+    };
+    let is_gone = |tags: &Tags| {
         is(key, Some(&tags.key)) && is(team, tags.team.as_deref()) && is(model, Some(&tags.model))
-    });
+    };
+    // The cache first: it counts purges, and what was under way before is kept nowhere any more.
+    let purged = params.cache.purge(is_gone) + params.retries.purge(is_gone);
     let mut detail = Map::new();
     for (name, value) in wanted {
         if let Some(value) = value {

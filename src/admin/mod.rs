@@ -42,6 +42,7 @@ use crate::server::{Drain, PeerAddr};
 use crate::store::cache::Cache;
 use crate::store::directory::Directory;
 use crate::store::limits::Shared;
+use crate::store::retries::Retries;
 use crate::upstream::Dispatch;
 
 /// Where a browser says from which site a page asks.
@@ -67,6 +68,8 @@ pub struct Params {
     pub shared: Option<Arc<Shared>>,
     /// The answers that are kept.
     pub cache: Arc<Cache>,
+    /// Those that are kept for clients that ask again.
+    pub retries: Arc<Retries>,
     /// The data plane's stop.
     pub drain: Drain,
 }

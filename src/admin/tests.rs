@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::report::outlook::Outlook;
 use crate::store::cache::Bounds;
+use crate::store::retries::{self, Retries};
 use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::upstream::routing::Retry;
@@ -66,6 +67,10 @@ impl Desk {
             cache: Arc::new(Cache::new(Bounds {
                 bytes: 1 << 20,
                 entry: 1 << 10,
+            })),
+            retries: Arc::new(Retries::new(retries::Bounds {
+                bytes: 1 << 20,
+                entries: 100,
             })),
             drain: Drain::default(),
         });

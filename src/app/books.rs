@@ -16,6 +16,7 @@ use crate::store::cache::Cache;
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
+use crate::store::retries::Retries;
 use crate::tokens::{Encoding, Encodings};
 
 /// What stays the same whatever is configured anew.
@@ -26,6 +27,7 @@ pub(super) struct Stores {
     pub(super) means: Arc<Means>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) cache: Arc<Cache>,
+    pub(super) retries: Arc<Retries>,
 }
 
 impl Stores {
@@ -64,6 +66,7 @@ impl Stores {
             means: Arc::default(),
             shared: None,
             cache: caching::open(cache),
+            retries: caching::open_retries(&cache.retries),
         })
     }
 

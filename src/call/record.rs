@@ -44,7 +44,9 @@ pub struct Facts {
     pub degraded: bool,
     /// What the cache did.
     pub cached: Cached,
-    /// What the client is told of that; `None`: nobody has looked.
+    /// Whether what it saved counts as tokens of limits and budgets all the same.
+    pub counts_saved: bool,
+    /// What the client is told of the cache; `None`: nobody has looked.
     pub cache_status: Option<HeaderValue>,
     /// The name by which the model was asked that another call's answer came from.
     pub served_model: Option<Arc<str>>,
@@ -235,10 +237,11 @@ impl Record {
         sharing.is_none_or(|sharing| sharing.closes())
     }
 
-    /// Says that the client has left, and returns whether its answer goes on for others.
-    pub fn goes_on_without_client(&self) -> bool {
+    /// Says that the client has left, and returns whether its answer goes on, for others or for whoever asks for it again.
+    /// `reads_on`: the books want its end in any case.
+    pub fn goes_on_without_client(&self, reads_on: bool) -> bool {
         let sharing = self.sharing.get().and_then(Weak::upgrade);
-        sharing.is_some_and(|sharing| sharing.goes_on_without_leader())
+        sharing.is_some_and(|sharing| sharing.goes_on_without_leader(reads_on))
     }
 
     /// Notes more of a try, by its place among them.

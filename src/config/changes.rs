@@ -1,7 +1,7 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
+    AdminConfig, ApiConfig, CacheConfig, CacheRetriesConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
     LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
     UpstreamConfig, UpstreamKind,
 };
@@ -17,9 +17,11 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 12] = [
+const OF_THE_START: [&str; 14] = [
     "cache.max_bytes",
     "cache.max_entry",
+    "cache.retries.max_bytes",
+    "cache.retries.max_entries",
     "server.listen",
     "server.workers",
     "server.max_connections",
@@ -162,12 +164,24 @@ fn cache(old: &CacheConfig, new: &CacheConfig) -> Vec<&'static str> {
         scope => "scope",
         ttl => "ttl",
         tools => "tools",
+        stale_if_error => "stale_if_error",
+        replay => "replay",
+        finish => "finish",
     }, old.terms, new.terms);
+    fields.extend(differing!(CacheRetriesConfig {
+        enabled => "retries.enabled",
+        window => "retries.window",
+        linger => "retries.linger",
+        max_bytes => "retries.max_bytes",
+        max_entries => "retries.max_entries",
+    }, old.retries, new.retries));
     fields.extend(differing!(CacheConfig {
         terms => "",
         max_bytes => "max_bytes",
         max_entry => "max_entry",
         max_ttl => "max_ttl",
+        counts_saved => "hits_count_as",
+        retries => "",
     }, old, new));
     fields.retain(|field| !field.is_empty());
     fields
@@ -279,6 +293,7 @@ fn team(old: &TeamConfig, new: &TeamConfig) -> Vec<&'static str> {
         models => "models",
         budgets => "budgets",
         limits => "limits",
+        cache => "cache",
     }, old, new)
 }
 
@@ -292,6 +307,7 @@ fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
         expires => "expires",
         budgets => "budgets",
         limits => "limits",
+        cache => "cache",
     }, old, new)
 }
 

@@ -269,6 +269,7 @@ fn team(team: Team) -> Option<TeamConfig> {
         models: team.models,
         budgets: team.budgets,
         limits: team.limits,
+        cache: team.cache,
     })
 }
 
@@ -282,6 +283,7 @@ fn key(key: Key) -> Option<KeyConfig> {
         expires: key.expires.map(|expires| expires.value),
         budgets: key.budgets,
         limits: key.limits,
+        cache: key.cache,
     })
 }
 

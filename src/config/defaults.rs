@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::types::{
-    ApiConfig, CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientTlsConfig,
+    ApiConfig, CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientTlsConfig,
     EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig, RetryConfig, TimeoutsConfig,
 };
 
@@ -106,6 +106,15 @@ pub const CACHE_BYTES: u64 = 256 << 20;
 /// A book, or embeddings of several hundred texts.
 pub const CACHE_ENTRY: u64 = 4 << 20;
 
+/// The last try of an SDK that gives each one a minute.
+pub const CACHE_RETRY_WINDOW: Duration = Duration::from_secs(60);
+/// The SDKs ask again after half a second, and then after one; a client that leaves for good stops its upstream in two.
+pub const CACHE_RETRY_LINGER: Duration = Duration::from_millis(1500);
+/// A quarter of what is kept for others: it is there for a minute.
+pub const CACHE_RETRY_BYTES: u64 = 64 << 20;
+/// More than a busy minute has.
+pub const CACHE_RETRY_ENTRIES: u64 = 10_000;
+
 /// A client that is told why its answer ends can say so; one that is cut off cannot.
 pub const STOP_STREAM: bool = true;
 /// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
@@ -158,10 +167,21 @@ pub const CACHE: CacheConfig = CacheConfig {
         scope: CacheScopeConfig::Team,
         ttl: CACHE_TTL,
         tools: true,
+        stale_if_error: Duration::ZERO,
+        replay: CacheReplayConfig::AtOnce,
+        finish: false,
     },
     max_bytes: CACHE_BYTES,
     max_entry: CACHE_ENTRY,
     max_ttl: CACHE_MAX_TTL,
+    counts_saved: false,
+    retries: CacheRetriesConfig {
+        enabled: false,
+        window: CACHE_RETRY_WINDOW,
+        linger: CACHE_RETRY_LINGER,
+        max_bytes: CACHE_RETRY_BYTES,
+        max_entries: CACHE_RETRY_ENTRIES,
+    },
 };
 /// `[retry]` where there is none.
 pub const RETRY: RetryConfig = RetryConfig {

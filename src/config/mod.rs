@@ -32,7 +32,7 @@ use self::reader::{Reader, plain};
 pub use self::stamp::{ReadFile, Stamp};
 pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit, CacheConfig,
-    CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientGoneConfig, ClientTlsConfig, Config,
+    CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientGoneConfig, ClientTlsConfig, Config,
     EjectConfig, EncodingConfig, EndpointConfig, HealthConfig, HedgeConfig, KeyConfig,
     LedgerConfig, LedgerFailureConfig, LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat,
     Period, ProxyConfig, RedisConfig, RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig,

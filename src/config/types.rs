@@ -12,13 +12,16 @@ mod ledger;
 mod limits;
 mod redis;
 
-pub use self::cache::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig};
+pub use self::cache::{
+    CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig,
+};
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
     Period, SyncConfig, Window,
 };
 pub use self::limits::LimitsConfig;
 pub use self::redis::{RedisConfig, RedisOutageConfig, SentinelConfig};
+use crate::call::Keeps;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 use crate::store::limits::Entry;
@@ -389,6 +392,8 @@ pub struct TeamConfig {
     pub budgets: Vec<BudgetConfig>,
     /// How fast all its keys may use it together; no two overlap. Default: no bound.
     pub limits: Vec<Entry>,
+    /// Which answers are kept for its keys. Default: as where the call goes.
+    pub cache: Option<Keeps>,
 }
 
 /// `[[key]]`: a gateway key.
@@ -410,6 +415,8 @@ pub struct KeyConfig {
     pub budgets: Vec<BudgetConfig>,
     /// How fast it may use it, within its team's limits; no two overlap. Default: [`LimitsConfig::keys`].
     pub limits: Vec<Entry>,
+    /// Which answers are kept for it; none where its team says so. Default: as its team, or else as where the call goes.
+    pub cache: Option<Keeps>,
 }
 
 /// `[log]`: what is logged to standard error, and how.

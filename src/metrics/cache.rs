@@ -37,6 +37,8 @@ pub struct CacheCounts {
     pub misses: u64,
     /// Answered by what another call was getting.
     pub joined: u64,
+    /// Answered by what was kept and too old, since the upstream failed.
+    pub stale: u64,
     /// Not looked up.
     pub bypassed: u64,
 }
@@ -55,7 +57,7 @@ impl Answers {
             requests: counters(
                 registry,
                 "weir_cache_requests_total",
-                "Requests by what the cache did: hit, miss, joined or bypass.",
+                "Requests by what the cache did: hit, miss, joined, bypass, or stale: an answer whose time was over, since the upstream failed.",
                 &["endpoint", "result"],
             )?,
             entries: gauge(registry, "weir_cache_entries", "Answers in memory.")?,
@@ -116,6 +118,7 @@ impl Metrics {
                 hits: count(label, Cached::Hit),
                 misses: count(label, Cached::Miss),
                 joined: count(label, Cached::Joined),
+                stale: count(label, Cached::Stale),
                 bypassed: count(label, Cached::Bypass),
             };
             (label, counts)

@@ -60,6 +60,10 @@ pub struct Entry {
     pub stored: Instant,
     /// For how long from then on it may be served.
     pub ttl: Duration,
+    /// For how long after that it may be served where an upstream fails.
+    pub stale: Duration,
+    /// After how many milliseconds each block of events came. Empty: nobody knows.
+    pub pace: Arc<[u32]>,
 }
 
 /// The body of an answer.
@@ -110,7 +114,7 @@ struct UntilStale;
 
 impl Expiry<Key, Arc<Entry>> for UntilStale {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.ttl.saturating_add(entry.stale))
     }
 
     fn expire_after_update(
@@ -120,7 +124,7 @@ impl Expiry<Key, Arc<Entry>> for UntilStale {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.ttl.saturating_add(entry.stale))
     }
 }
 
@@ -177,12 +181,13 @@ impl Entry {
             .filter(|left| !left.is_zero())
     }
 
-    fn size(&self) -> usize {
+    /// Returns how many bytes it takes.
+    pub fn size(&self) -> usize {
         let headers = self.headers.iter();
         let headers: usize = headers
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
-        OVERHEAD + headers + self.shape.size() + self.body.size()
+        OVERHEAD + headers + self.shape.size() + self.body.size() + size_of_val(&*self.pace)
     }
 }
 
@@ -251,6 +256,11 @@ impl Cache {
         entry.fresh_for().is_some().then_some(entry)
     }
 
+    /// Returns an answer that is there, be it fresh or stale.
+    pub fn get_even_stale(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.memory.get(key)
+    }
+
     /// Keeps an answer in the place of the one that was there; returns whether it is small enough for that.
     pub fn put(&self, key: Key, entry: Entry) -> bool {
         if entry.size() as u64 > self.bounds.entry.min(self.bounds.bytes) {
@@ -309,6 +319,8 @@ mod tests {
             shape: Shape::default(),
             stored: Instant::now(),
             ttl,
+            stale: Duration::ZERO,
+            pace: Arc::default(),
         }
     }
 
@@ -357,6 +369,7 @@ mod tests {
         old.stored = Instant::now().checked_sub(HOUR).unwrap();
         cache.put(key(1), old);
         assert!(cache.get(&key(1)).is_none());
+        assert!(cache.get_even_stale(&key(1)).is_some());
         cache.put(key(1), entry("a", b"new", HOUR));
         assert!(cache.get(&key(1)).is_some());
     }

@@ -177,7 +177,7 @@ impl Events {
 
     /// Hands an answer that goes on for others to the books, where its own client is too slow for it. Returns whether it does.
     fn is_read_on(&mut self) -> bool {
-        let goes_on = |booking: &Booking| booking.record.goes_on_without_client();
+        let goes_on = |booking: &Booking| booking.record.goes_on_without_client(false);
         if !self.booking.as_deref().is_some_and(goes_on) {
             return false;
         }

@@ -140,6 +140,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         key: "alice".into(),
         team: Some("research".into()),
         models: Vec::new(),
+        keeps: None,
     };
     Call {
         caller: Arc::new(caller),
@@ -149,6 +150,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

@@ -123,8 +123,9 @@ impl Desk {
         let now = Now::read();
         let who = whose.who();
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
-        let is_listing = call.endpoint.is_listing();
-        if !is_listing {
+        // So is what is answered already, and neither limits of tokens nor budgets have a say in it.
+        let uses_nothing = call.endpoint.is_listing() || call.is_answered();
+        if !uses_nothing {
             call.upstream = self.ways.only_upstream(call);
             let forecast = self.forecast(call, &who, now.time);
             call.estimate = forecast.map(|forecast| forecast.estimate);
@@ -137,7 +138,7 @@ impl Desk {
         let Caller { key, team, .. } = &*call.caller;
         let entered = call.estimate.map(|estimate| of_budgets(&estimate.likely));
         let of_budgets = reserved.as_ref().map(of_budgets).unwrap_or_default();
-        let charge = (!is_listing).then_some(Charge {
+        let charge = (!uses_nothing).then_some(Charge {
             key,
             team: team.as_ref(),
             amount: of_budgets,
@@ -315,7 +316,9 @@ impl Desk {
 pub(super) fn of_limits_or_unknown(call: &Call, reserved: Option<&Priced>) -> Amount {
     match reserved {
         Some(reserved) => of_limits(reserved),
-        None if call.endpoint.is_listing() || is_free(call) => Amount::default(),
+        None if call.endpoint.is_listing() || call.is_answered() || is_free(call) => {
+            Amount::default()
+        }
         None => UNKNOWN,
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! The leader is the one whose call it is, and who pays. When its client leaves while others listen it becomes an orphan: its
 //! books read on for what the answer uses, at the pace of the others, and without a say in it. Whether others listen is asked
-//! and decided in one step, so that there is never an answer under way that nobody pays for.
+//! and decided in one step, so that there is never an answer under way that nobody pays for. An answer that goes on though
+//! nobody listens, for a while or to its end, is one that its orphan asks for.
 
 mod room;
 mod state;
@@ -15,10 +16,12 @@ mod wakers;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame};
+use tokio::time::{Sleep, sleep_until};
 
 pub(super) use self::room::Room;
 use self::state::{Aftermath, LEADER, Stage, State};
@@ -31,6 +34,17 @@ pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send
 
 /// Runs once, with what came, when an answer has come to its end in order and was small enough to be held whole.
 pub(super) type OnWhole = Box<dyn FnOnce(&Head, Whole) + Send>;
+
+/// How long an answer goes on that nobody waits for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Not at all.
+    None,
+    /// So long, if it had not begun: whoever asked for it may ask again.
+    For(Duration),
+    /// To its end.
+    Ever,
+}
 
 /// One call at an upstream.
 pub(super) struct Flight<E> {
@@ -57,6 +71,8 @@ pub(super) struct Listener<E> {
     id: usize,
     is_leader: bool,
     has_ended: bool,
+    /// Ends the patience of an orphan that is alone.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// The head of an answer that can be shared.
@@ -70,7 +86,18 @@ pub(super) struct Head {
 /// A body, all of it.
 pub(super) enum Whole {
     Text(Bytes),
-    Events(Vec<Bytes>),
+    /// Blocks of events, and after how many milliseconds each came.
+    Events(Vec<Bytes>, Vec<u32>),
+}
+
+/// What a listener does that finds nothing new.
+enum Turn {
+    /// It asks the upstream.
+    Asks,
+    /// It leaves that to others.
+    Waits,
+    /// It ends the call.
+    GivesUp,
 }
 
 /// How an answer begins.
@@ -88,14 +115,14 @@ pub(super) enum Begun<E> {
 impl<E> Flight<E> {
     /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
     pub(super) fn begin(
-        asking: Asking<E>,
+        (asking, patience): (Asking<E>, Patience),
         (bound, room): (usize, &Arc<Room>),
         (number, record): (u64, &Arc<Record>),
         on_whole: OnWhole,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> (Arc<Self>, Listener<E>) {
         let flight = Arc::new(Self {
-            state: Mutex::new(State::new(asking, on_whole)),
+            state: Mutex::new(State::new(asking, patience, on_whole)),
             wakers: Arc::default(),
             bound,
             room: Arc::clone(room),
@@ -108,13 +135,14 @@ impl<E> Flight<E> {
             id: LEADER,
             is_leader: true,
             has_ended: false,
+            alarm: None,
         };
         (flight, leader)
     }
 
     /// Listens from the beginning, where that is still there.
-    pub(super) fn join(self: &Arc<Self>) -> Option<Listener<E>> {
-        let mut state = self.state();
+    pub(super) fn join(this: &Arc<Self>) -> Option<Listener<E>> {
+        let mut state = this.state();
         let can_be_joined = match state.stage {
             Stage::Asking(_) | Stage::Answering(_) => state.forgotten == 0,
             Stage::Over(result) => state.forgotten == 0 && result.is_ok(),
@@ -123,10 +151,11 @@ impl<E> Flight<E> {
         let id = (can_be_joined && !state.is_closed).then(|| state.listeners.insert(0))?;
         drop(state);
         Some(Listener {
-            flight: Arc::clone(self),
+            flight: Arc::clone(this),
             id,
             is_leader: false,
             has_ended: false,
+            alarm: None,
         })
     }
 
@@ -137,6 +166,14 @@ impl<E> Flight<E> {
 
     fn state(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what nobody has come back for.
+    fn give_up(&self, mut state: MutexGuard<'_, State<E>>) {
+        let aftermath = state.over(Err(StreamError::Abandoned));
+        drop(state);
+        self.clear_up(aftermath);
+        self.wakers.wake_all();
     }
 
     fn clear_up(&self, aftermath: Aftermath<E>) {
@@ -165,14 +202,18 @@ impl<E> Listener<E> {
             if let Some(head) = &state.head {
                 return Poll::Ready(Begun::Shared(head.clone()));
             }
-            if self.is_leader && state.is_orphan && state.is_under_way() {
-                // Those who listen ask.
-                flight.wakers.with(self.id, cx.waker());
-                return Poll::Pending;
+            let waker = flight.wakers.with(self.id, cx.waker());
+            match self.turn(&mut state, cx) {
+                Turn::Asks => {}
+                Turn::Waits => return Poll::Pending,
+                Turn::GivesUp => {
+                    flight.give_up(state);
+                    continue;
+                }
             }
             let polled = match &mut state.stage {
+                Stage::Asking(_) if !flight.wakers.has_stirred() => return Poll::Pending,
                 Stage::Asking(asking) => {
-                    let waker = flight.wakers.with(self.id, cx.waker());
                     asking.as_mut().poll(&mut Context::from_waker(&waker))
                 }
                 Stage::Failed(begun) => {
@@ -187,6 +228,7 @@ impl<E> Listener<E> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => {
                     flight.wakers.forget(self.id);
+                    flight.wakers.stir();
                     let aftermath = state.begun(result);
                     drop(state);
                     flight.clear_up(aftermath);
@@ -209,19 +251,24 @@ impl<E> Listener<E> {
             let Some(place) = at.checked_sub(state.forgotten) else {
                 return Poll::Ready(Some(Err(StreamError::Behind)));
             };
-            if let Some(block) = state.log.get(place).cloned() {
+            if let Some((block, _)) = state.log.get(place).cloned() {
                 if let Some(next) = state.listeners.get_mut(self.id) {
                     *next = at + 1;
                 }
                 return Poll::Ready(Some(Ok(block)));
             }
-            if is_orphan && state.is_under_way() {
-                flight.wakers.with(self.id, cx.waker());
-                return Poll::Pending;
+            let waker = flight.wakers.with(self.id, cx.waker());
+            match self.turn(&mut state, cx) {
+                Turn::Asks => {}
+                Turn::Waits => return Poll::Pending,
+                Turn::GivesUp => {
+                    flight.give_up(state);
+                    continue;
+                }
             }
             let polled = match &mut state.stage {
+                Stage::Answering(_) if !flight.wakers.has_stirred() => return Poll::Pending,
                 Stage::Answering(body) => {
-                    let waker = flight.wakers.with(self.id, cx.waker());
                     Pin::new(body).poll_frame(&mut Context::from_waker(&waker))
                 }
                 Stage::Over(result) => return Poll::Ready(result.err().map(Err)),
@@ -231,6 +278,7 @@ impl<E> Listener<E> {
                 return Poll::Pending;
             }
             flight.wakers.forget(self.id);
+            flight.wakers.stir();
             let aftermath = match polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     let block = frame.into_data().unwrap_or_default();
@@ -261,6 +309,30 @@ impl<E> Listener<E> {
         }
     }
 
+    /// Says who asks the upstream for more: whoever listens; an orphan only where nobody does, and as long as its patience
+    /// lasts.
+    fn turn(&mut self, state: &mut State<E>, cx: &mut Context<'_>) -> Turn {
+        if !(self.is_leader && state.is_orphan && state.is_under_way()) {
+            return Turn::Asks;
+        }
+        if state.others() > 0 {
+            return Turn::Waits;
+        }
+        let Some(until) = state.until else {
+            return Turn::Asks;
+        };
+        let alarm = self
+            .alarm
+            .get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if alarm.deadline() != until {
+            alarm.as_mut().reset(until);
+        }
+        match alarm.as_mut().poll(cx) {
+            Poll::Pending => Turn::Asks,
+            Poll::Ready(()) => Turn::GivesUp,
+        }
+    }
+
     /// Waits for all of an answer that is one text.
     pub(super) fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
         let text = std::task::ready!(self.poll_next(cx));
@@ -283,12 +355,18 @@ impl<E> Listener<E> {
 }
 
 impl<E: Send> Sharing for Flight<E> {
-    fn goes_on_without_leader(&self) -> bool {
+    fn goes_on_without_leader(&self, reads_on: bool) -> bool {
         let mut state = self.state();
         let read = state.listeners.get(LEADER).copied().unwrap_or_default();
         let has_more = read < state.forgotten + state.log.len();
         let goes_on = match &state.stage {
-            Stage::Asking(_) | Stage::Answering(_) => state.others() > 0,
+            Stage::Asking(_) | Stage::Answering(_) => {
+                if reads_on && matches!(state.patience, Patience::For(_)) {
+                    // The books want its end in any case.
+                    state.patience = Patience::Ever;
+                }
+                state.others() > 0 || state.lingers()
+            }
             // It has come to its end, and the books have not seen it.
             Stage::Over(result) => result.is_ok() && has_more,
             Stage::Failed(_) => false,
@@ -316,9 +394,15 @@ impl<E> Drop for Listener<E> {
             state.is_orphan = false;
         }
         let others = state.listeners.len() - usize::from(state.is_orphan);
-        if state.is_under_way() && others == 0 {
+        let is_left = state.is_under_way() && others == 0;
+        if is_left && state.is_orphan && state.lingers() {
+            // From now on it asks by itself.
+            drop(state);
+            flight.wakers.wake_all();
+        } else if is_left {
             // Clients that close at the last event have got all there is.
-            let has_all = state.log.iter().rev().take(2).any(|block| is_ending(block));
+            let mut last = state.log.iter().rev().take(2);
+            let has_all = last.any(|(block, _)| is_ending(block));
             // Whoever still reads for the books is told that no more comes.
             let aftermath = state.over(match has_all {
                 true => Ok(()),

@@ -2,7 +2,7 @@
 
 use super::judge::Verdict;
 use super::shape::Shape;
-use super::{Params, Ways};
+use super::{CacheError, Params, Ways};
 use crate::call::Call;
 
 /// What the cache would do for a call.
@@ -12,6 +12,10 @@ pub struct Preview {
     pub decision: &'static str,
     /// Why.
     pub reason: String,
+    /// Whether it would use nothing: no tokens, no budget, no upstream.
+    pub is_answered: bool,
+    /// Why it would get no answer.
+    pub refused: Option<CacheError>,
 }
 
 /// Returns what would become of a call now. Nothing is counted, and no answer is kept for longer by it.
@@ -21,6 +25,8 @@ pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
             return Preview {
                 decision: "bypass",
                 reason: why.to_owned(),
+                is_answered: false,
+                refused: None,
             };
         }
         Verdict::Look(ask) => ask,
@@ -31,15 +37,18 @@ pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
             let age = entry.age().as_secs();
             format!("an answer is there, {age} s old, and the request wants a new one")
         }
-        Some(entry) if ask.control.max_age.is_some_and(|most| entry.age() > most) => {
+        Some(entry) if !ask.takes(&entry) => {
             let age = entry.age().as_secs();
-            format!("an answer is there, but {age} s old")
+            let left = entry.fresh_for().unwrap_or_default().as_secs();
+            format!("an answer is there, but {age} s old and good for {left} s more")
         }
         Some(entry) => {
             let left = entry.fresh_for().unwrap_or_default().as_secs();
             return Preview {
                 decision: "hit",
                 reason: format!("an answer is kept for {left} s more"),
+                is_answered: !params.counts_saved,
+                refused: None,
             };
         }
         None => nearest(params, call, ways),
@@ -47,6 +56,8 @@ pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
     Preview {
         decision: "miss",
         reason,
+        is_answered: false,
+        refused: ask.control.only_if_cached.then_some(CacheError::NotKept),
     }
 }
 

@@ -1,12 +1,17 @@
 //! The layer over an upstream that answers as it is told.
 
+mod keys;
+mod pace;
+mod retries;
+mod stale;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
@@ -17,6 +22,7 @@ use rustc_hash::FxHashMap;
 use tower::ServiceExt;
 
 use super::*;
+use crate::middleware::explain::Explanation;
 use crate::call::{
     Cached, CallBody, Caller, Head as CallHead, Record, ReplyBody, RequestId, StreamError, Try,
 };
@@ -32,6 +38,27 @@ enum Failed {
     Upstream,
 }
 
+impl Explain for Failed {
+    fn explain(&self) -> Explanation {
+        let status = match self {
+            Self::Cache(CacheError::NotKept) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Cache(CacheError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Upstream => StatusCode::BAD_GATEWAY,
+        };
+        Explanation {
+            status,
+            kind: "",
+            code: "",
+            param: None,
+            message: String::new(),
+            cause: "",
+            detail: None,
+            headers: Vec::new(),
+            close: false,
+        }
+    }
+}
+
 /// What the upstream says next.
 type Script = mpsc::UnboundedSender<Result<Bytes, StreamError>>;
 
@@ -42,6 +69,8 @@ struct Upstream {
     cancelled: AtomicUsize,
     scripts: Mutex<Vec<Script>>,
     fails: AtomicUsize,
+    /// What it waits for before it answers.
+    gate: Mutex<Option<Arc<Notify>>>,
     /// Who says to have answered.
     name: Mutex<&'static str>,
 }
@@ -66,6 +95,19 @@ impl Body for Scripted {
     }
 }
 
+/// Counts a call that is left before it is answered.
+struct OnDrop {
+    upstream: Option<Arc<Upstream>>,
+}
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            upstream.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Drop for Scripted {
     fn drop(&mut self) {
         if !self.ended {
@@ -77,6 +119,14 @@ impl Drop for Scripted {
 impl Upstream {
     async fn answer(self: Arc<Self>, call: Call) -> Result<Reply, Failed> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut waiting = OnDrop {
+            upstream: Some(Arc::clone(&self)),
+        };
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        waiting.upstream = None;
         // Some turns in which others can come.
         for _ in 0..8 {
             tokio::task::yield_now().await;
@@ -156,6 +206,9 @@ const TERMS: Terms = Terms {
     scope: Scope::Team,
     ttl: Duration::from_secs(3600),
     tools: true,
+    stale_if_error: Duration::ZERO,
+    paced: false,
+    finish: false,
 };
 
 fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
@@ -165,18 +218,31 @@ fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
         bytes: 1 << 20,
         entry,
     }));
-    let params = Params {
+    let params = params_of(terms, &cache);
+    let (calls, _) = serving(params, &upstream);
+    (calls, upstream, cache)
+}
+
+fn params_of(terms: Terms, cache: &Arc<Cache>) -> Params {
+    Params {
         rules: Arc::new(Rules {
             terms,
             routes: FxHashMap::default(),
             max_ttl: Duration::from_secs(86_400),
         }),
-        cache: Arc::clone(&cache),
-    };
-    let answering = Arc::clone(&upstream);
+        cache: Arc::clone(cache),
+        retries: None,
+        counts_saved: false,
+    }
+}
+
+/// Returns the layer over an upstream, and what looks calls up before.
+fn serving(params: Params, upstream: &Arc<Upstream>) -> (Calls, LookupLayer<Failed>) {
+    let answering = Arc::clone(upstream);
     let inner = service_fn(move |call| Arc::clone(&answering).answer(call));
     let layer = CacheLayer::new(params, Arc::new(One));
-    (Calls::new(layer.layer(inner)), upstream, cache)
+    let lookup = layer.lookup();
+    (Calls::new(layer.layer(inner)), lookup)
 }
 
 fn gateway() -> (Calls, Arc<Upstream>) {
@@ -197,6 +263,7 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
             key: "alice".into(),
             team: Some(team.into()),
             models: Vec::new(),
+            keeps: None,
         }),
         endpoint: Endpoint::ChatCompletions,
         model: Some("m".into()),
@@ -205,6 +272,7 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: CallHead {
             method: Method::POST,
@@ -456,7 +524,7 @@ async fn a_leader_that_leaves_anywhere_takes_nobody_along() {
         for number in 0..read {
             assert_eq!(next(&mut leader).await, Some(Ok(event(number))));
         }
-        assert!(record.goes_on_without_client());
+        assert!(record.goes_on_without_client(false));
         drop(leader);
         script.send(Ok(DONE.into())).unwrap();
         drop(script);
@@ -493,7 +561,7 @@ async fn with_the_last_listener_the_upstream_goes() {
     let (mut leader, mut joiner) = (leader.unwrap().body, joiner.unwrap().body);
     upstream.script().send(Ok(event(1))).unwrap();
     // The leader's client leaves; its books read on, but only what others ask for.
-    assert!(record.goes_on_without_client());
+    assert!(record.goes_on_without_client(false));
     assert!(futures_util::poll!(Box::pin(next(&mut leader))).is_pending());
     assert_eq!(next(&mut joiner).await, Some(Ok(event(1))));
     assert_eq!(next(&mut leader).await, Some(Ok(event(1))));
@@ -510,7 +578,7 @@ async fn with_the_last_listener_the_upstream_goes() {
 async fn a_leader_alone_does_not_go_on() {
     let (calls, upstream) = gateway();
     let (leader, record) = ask(&calls, streamed()).await;
-    assert!(!record.goes_on_without_client());
+    assert!(!record.goes_on_without_client(false));
     drop(leader);
     assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 1);
 }

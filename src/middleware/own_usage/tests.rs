@@ -31,6 +31,7 @@ fn call(endpoint: Endpoint) -> Call {
             key: "alice".into(),
             team: Some("research".into()),
             models: Vec::new(),
+            keeps: None,
         }),
         endpoint,
         model: None,
@@ -39,6 +40,7 @@ fn call(endpoint: Endpoint) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::GET,

@@ -218,6 +218,7 @@ async fn teams_of_both_kinds_bound_their_keys() {
         models: Some(vec![Pattern::any()]),
         budgets: None,
         limits: None,
+        cache: None,
     };
     house
         .directory

@@ -15,7 +15,7 @@ use super::run::{Name, Run};
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 
 /// "Weir", so that `file` and SQLite itself can tell whose it is.
 const APPLICATION_ID: i64 = 0x5765_6972;
@@ -26,11 +26,12 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TABLES: &str = include_str!("schema.sql");
 
 /// What makes tables of each version those of the next one, from the first version on.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
+    include_str!("schema-6.sql"),
 ];
 
 /// Why the ledger was not opened. Nothing was changed.

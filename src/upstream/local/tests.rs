@@ -27,6 +27,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
             key: "tests".into(),
             team: None,
             models: Vec::new(),
+            keeps: None,
         }),
         model: Some("poet".into()),
         stream: body["stream"] == true,
@@ -34,6 +35,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

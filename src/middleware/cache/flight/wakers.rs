@@ -1,11 +1,16 @@
 //! Who is woken when something new has come.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
 /// Everybody who waits for something new, by the number of the listener.
 #[derive(Default)]
-pub(super) struct Wakers(Mutex<Vec<Option<Waker>>>);
+pub(super) struct Wakers {
+    waiting: Mutex<Vec<Option<Waker>>>,
+    /// Whether the upstream has not stirred since it was asked last: then nobody need ask it again.
+    is_still: AtomicBool,
+}
 
 impl Wakers {
     /// Adds one, and returns what wakes all: before anything is asked for, or what comes in between would wake nobody.
@@ -20,6 +25,17 @@ impl Wakers {
         }
         drop(wakers);
         Waker::from(Arc::clone(self))
+    }
+
+    /// Returns whether the upstream may have something new, and notes that it is asked now. Whoever is told that it has
+    /// nothing is woken with all others: with a thousand listeners it is asked once for each thing that comes.
+    pub(super) fn has_stirred(&self) -> bool {
+        !self.is_still.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes that there may be more.
+    pub(super) fn stir(&self) {
+        self.is_still.store(false, Ordering::Release);
     }
 
     pub(super) fn forget(&self, id: usize) {
@@ -43,16 +59,17 @@ impl Wakers {
     }
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Option<Waker>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Wake for Wakers {
     fn wake(self: Arc<Self>) {
-        self.wake_all();
+        self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
+        self.stir();
         self.wake_all();
     }
 }
