@@ -150,7 +150,9 @@ impl Call {
 
     /// Returns whether its answer is there already: it uses nothing.
     pub fn is_answered(&self) -> bool {
-        self.looked.as_ref().is_some_and(|looked| looked.is_answered)
+        self.looked
+            .as_ref()
+            .is_some_and(|looked| looked.is_answered)
     }
 
     /// Returns the same call once more. A body on its way is shared with it: whichever is sent first takes it.

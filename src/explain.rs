@@ -174,7 +174,10 @@ impl Explainer {
             let cache = self.cache.as_ref();
             findings.cached = cache.map(|params| cache::preview(params, call, &self.dispatch));
         }
-        let is_answered = findings.cached.as_ref().is_some_and(|cached| cached.is_answered);
+        let is_answered = findings
+            .cached
+            .as_ref()
+            .is_some_and(|cached| cached.is_answered);
         if let Some(rooms) = rooms {
             let (rules, ways) = (Arc::clone(&self.rules), Arc::new(self.dispatch.clone()));
             let mut admission = admission::preview(rules, ways, call, is_answered, rooms);

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::*;
 use crate::report::outlook::Outlook;
 use crate::store::cache::Bounds;
-use crate::store::retries::{self, Retries};
 use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::retries::{self, Retries};
 use crate::upstream::routing::Retry;
 
 const TOKEN: &str = "admin-token-of-mine";

@@ -1,9 +1,9 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, CacheConfig, CacheRetriesConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
-    LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
-    UpstreamConfig, UpstreamKind,
+    AdminConfig, ApiConfig, CacheConfig, CacheRetriesConfig, CacheTerms, Config, KeyConfig,
+    LedgerConfig, LimitsConfig, LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig,
+    ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 

@@ -7,8 +7,9 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::types::{
-    ApiConfig, CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientTlsConfig,
-    EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig, RetryConfig, TimeoutsConfig,
+    ApiConfig, CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
+    CacheWhenConfig, ClientTlsConfig, EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig,
+    RetryConfig, TimeoutsConfig,
 };
 
 /// Loopback, so that a first try opens nothing to the network; 8080 since it needs no privilege.

@@ -13,7 +13,8 @@ mod limits;
 mod redis;
 
 pub use self::cache::{
-    CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig,
+    CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
+    CacheWhenConfig,
 };
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,

@@ -123,7 +123,9 @@ where
             let mut response = explanation
                 .response(record.as_deref().map(|r| r.id.as_str()))
                 .map(ReplyBody::from);
-            let status = record.as_deref().and_then(|r| r.facts().cache_status.clone());
+            let status = record
+                .as_deref()
+                .and_then(|r| r.facts().cache_status.clone());
             if let Some(status) = status {
                 response.headers_mut().insert(CACHE_STATUS, status);
             }

@@ -113,7 +113,10 @@ impl Retries {
 
     /// Forgets the answers that `is_gone` says so of, and returns how many those were.
     pub fn purge(&self, is_gone: impl Fn(&Tags) -> bool) -> u64 {
-        let gone = self.answers.iter().filter(|(_, entry)| is_gone(&entry.tags));
+        let gone = self
+            .answers
+            .iter()
+            .filter(|(_, entry)| is_gone(&entry.tags));
         let gone: Vec<Key> = gone.map(|(call, _)| *call).collect();
         for call in &gone {
             self.answers.invalidate(call);

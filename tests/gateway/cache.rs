@@ -472,7 +472,10 @@ async fn keys_and_teams_say_which_answers_are_kept_for_them() {
             .chat(random.clone())
             .await;
         let told = status(&answer);
-        assert!(told.starts_with(&format!("weir; {expected}")), "{name}: {told}");
+        assert!(
+            told.starts_with(&format!("weir; {expected}")),
+            "{name}: {told}"
+        );
     }
     // Keys made at run time say so, too, and it counts at once.
     let operator = gateway.operator();
@@ -506,14 +509,17 @@ async fn keys_and_teams_say_which_answers_are_kept_for_them() {
 async fn what_is_stale_is_served_when_the_upstream_fails() {
     let gate = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let fails = std::sync::Arc::clone(&gate);
-    let upstream = Upstream::start(move |_| match fails.load(std::sync::atomic::Ordering::SeqCst) {
-        true => Script::new().send(json_answer(
-            "503 Service Unavailable",
-            r#"{"error":{"message":"no","type":"server_error","param":null,"code":null}}"#,
-        )),
-        false => Script::new().send(chat()),
-    })
-    .await;
+    let upstream =
+        Upstream::start(
+            move |_| match fails.load(std::sync::atomic::Ordering::SeqCst) {
+                true => Script::new().send(json_answer(
+                    "503 Service Unavailable",
+                    r#"{"error":{"message":"no","type":"server_error","param":null,"code":null}}"#,
+                )),
+                false => Script::new().send(chat()),
+            },
+        )
+        .await;
     let gateway = Config::over(&upstream)
         .table("[cache]\nttl = \"1s\"\nstale_if_error = \"1h\"\n")
         .retry("attempts = 0")

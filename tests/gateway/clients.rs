@@ -282,7 +282,7 @@ async fn script(mut command: Command, name: &str, mode: &str, gateway: &Gateway)
     assert_eq!(ended.stdout.trim(), "ok");
 }
 
-async fn succeeds(command: Command) -> Ended {
+pub async fn succeeds(command: Command) -> Ended {
     let ended = run_for(PROGRAM, command).await;
     assert!(
         ended.status.success(),
@@ -310,7 +310,7 @@ fn installed(path: &str) -> PathBuf {
     path
 }
 
-fn python(venv: &str) -> Command {
+pub fn python(venv: &str) -> Command {
     quiet(Command::new(installed(venv).join("bin/python")))
 }
 

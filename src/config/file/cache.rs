@@ -37,7 +37,11 @@ pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheC
     let cache = CacheConfig {
         retries: retries(table, reader, terms.enabled),
         counts_saved: reader
-            .choice(table, "hits_count_as", &[("request", false), ("tokens", true)])
+            .choice(
+                table,
+                "hits_count_as",
+                &[("request", false), ("tokens", true)],
+            )
             .unwrap_or(defaults::CACHE.counts_saved),
         terms,
         max_bytes: reader.size(
@@ -71,7 +75,11 @@ pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheC
     cache
 }
 
-fn retries(parent: &mut Table<'_, '_>, reader: &mut Reader<'_>, enabled: bool) -> CacheRetriesConfig {
+fn retries(
+    parent: &mut Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    enabled: bool,
+) -> CacheRetriesConfig {
     let base = CacheRetriesConfig {
         enabled,
         ..defaults::CACHE.retries
@@ -85,7 +93,12 @@ fn retries(parent: &mut Table<'_, '_>, reader: &mut Reader<'_>, enabled: bool) -
     let retries = CacheRetriesConfig {
         enabled: reader.flag(table, "enabled", base.enabled),
         window: reader.duration(table, "window", base.window, windows),
-        linger: reader.duration(table, "linger", base.linger, Duration::ZERO..=LONGEST_LINGER),
+        linger: reader.duration(
+            table,
+            "linger",
+            base.linger,
+            Duration::ZERO..=LONGEST_LINGER,
+        ),
         max_bytes: reader.size(table, "max_bytes", base.max_bytes, sizes),
         max_entries: reader.count(table, "max_entries", base.max_entries, 1..=MOST_ENTRIES),
     };
@@ -95,7 +108,11 @@ fn retries(parent: &mut Table<'_, '_>, reader: &mut Reader<'_>, enabled: bool) -
 
 /// Reads the `cache` of a key or a team.
 pub(super) fn keeps(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Keeps> {
-    reader.choice(table, "cache", &Keeps::ALL.map(|keeps| (keeps.as_str(), keeps)))
+    reader.choice(
+        table,
+        "cache",
+        &Keeps::ALL.map(|keeps| (keeps.as_str(), keeps)),
+    )
 }
 
 /// Reads the `cache` of a route, which leaves out what is as in `[cache]`.
@@ -137,7 +154,9 @@ fn terms(table: &mut Table<'_, '_>, reader: &mut Reader<'_>, base: &CacheTerms) 
             base.stale_if_error,
             Duration::ZERO..=LONGEST_TTL,
         ),
-        replay: reader.choice(table, "replay", &replays).unwrap_or(base.replay),
+        replay: reader
+            .choice(table, "replay", &replays)
+            .unwrap_or(base.replay),
         finish: reader.flag(table, "finish", base.finish),
     }
 }

@@ -394,7 +394,9 @@ impl Booking {
             // It goes on for others, and this is the call that pays.
             Cached::Bypass | Cached::Miss
                 if !self.books.deadline.is_cancelled()
-                    && self.record.goes_on_without_client(own != ClientGone::Cancel) =>
+                    && self
+                        .record
+                        .goes_on_without_client(own != ClientGone::Cancel) =>
             {
                 ClientGone::Drain { tokens: u64::MAX }
             }

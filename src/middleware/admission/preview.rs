@@ -54,7 +54,13 @@ pub fn preview(
 }
 
 impl Desk {
-    pub(super) fn preview(&self, call: &Call, is_answered: bool, rooms: Rooms, now: Now) -> Preview {
+    pub(super) fn preview(
+        &self,
+        call: &Call,
+        is_answered: bool,
+        rooms: Rooms,
+        now: Now,
+    ) -> Preview {
         let whose = Whose::of(call, &*self.ways);
         let who = whose.who();
         let uses_nothing = is_answered || call.endpoint.is_listing();

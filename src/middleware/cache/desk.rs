@@ -73,7 +73,9 @@ impl Quest {
 
     /// Returns which call its client says to have made before.
     fn again(&self) -> Option<&Identity> {
-        self.identity.as_ref().filter(|identity| identity.asks_again)
+        self.identity
+            .as_ref()
+            .filter(|identity| identity.asks_again)
     }
 
     /// Returns what it may join: who wants a new answer does not get one that was asked for before, unless it was its own.
@@ -320,7 +322,12 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
     }
 
     /// Finds what is kept, joins the call that is under way, or leads one.
-    fn enter<S>(self: &Arc<Self>, inner: S, call: Call, quest: &Quest) -> Result<Part<S, E>, CacheError>
+    fn enter<S>(
+        self: &Arc<Self>,
+        inner: S,
+        call: Call,
+        quest: &Quest,
+    ) -> Result<Part<S, E>, CacheError>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,

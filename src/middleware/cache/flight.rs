@@ -213,9 +213,7 @@ impl<E> Listener<E> {
             }
             let polled = match &mut state.stage {
                 Stage::Asking(_) if !flight.wakers.has_stirred() => return Poll::Pending,
-                Stage::Asking(asking) => {
-                    asking.as_mut().poll(&mut Context::from_waker(&waker))
-                }
+                Stage::Asking(asking) => asking.as_mut().poll(&mut Context::from_waker(&waker)),
                 Stage::Failed(begun) => {
                     let told = if self.is_leader { begun.take() } else { None };
                     return Poll::Ready(told.unwrap_or(Begun::Elsewhere));

@@ -22,10 +22,10 @@ use rustc_hash::FxHashMap;
 use tower::ServiceExt;
 
 use super::*;
-use crate::middleware::explain::Explanation;
 use crate::call::{
     Cached, CallBody, Caller, Head as CallHead, Record, ReplyBody, RequestId, StreamError, Try,
 };
+use crate::middleware::explain::Explanation;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::inspect;
 use crate::store::cache::Bounds;

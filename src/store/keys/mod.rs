@@ -31,8 +31,8 @@ pub use self::key::{Fresh, all_keys, create_key, edit_key, find_key, revoke_key,
 pub use self::record::{Head, Record, Unreadable};
 pub use self::team::{all_teams, create_team, delete_team, deleted_teams, edit_team, find_team};
 use super::budgets::Budget;
-use crate::call::Keeps;
 use super::limits::Entry;
+use crate::call::Keeps;
 use crate::keys;
 use crate::pattern::Pattern;
 

@@ -512,6 +512,7 @@ async fn tables_of_the_first_version_become_todays() {
              ALTER TABLE team DROP COLUMN limits; DROP TABLE meta; DROP TABLE deleted_team;
              ALTER TABLE team DROP COLUMN version; ALTER TABLE api_key DROP COLUMN version;
              ALTER TABLE api_key DROP COLUMN rotated;
+             ALTER TABLE team DROP COLUMN cache; ALTER TABLE api_key DROP COLUMN cache;
              INSERT INTO team (name, models, budgets, created) VALUES ('research', '[]', '[]', 77);
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
@@ -547,7 +548,8 @@ async fn a_ledger_keeps_its_id_and_no_other_has_it() {
     connection
         .execute_batch(
             "DROP TABLE meta; DROP TABLE deleted_team; ALTER TABLE team DROP COLUMN version;
-             ALTER TABLE api_key DROP COLUMN version; ALTER TABLE api_key DROP COLUMN rotated; PRAGMA user_version = 3",
+             ALTER TABLE api_key DROP COLUMN version; ALTER TABLE api_key DROP COLUMN rotated;
+             ALTER TABLE team DROP COLUMN cache; ALTER TABLE api_key DROP COLUMN cache; PRAGMA user_version = 3",
         )
         .unwrap();
     let id = open();
