@@ -49,6 +49,7 @@ fn call() -> Call {
         key: "alice".into(),
         team: Some("research".into()),
         models: Vec::new(),
+        keeps: None,
     };
     Call {
         caller: Arc::new(caller),
@@ -59,6 +60,7 @@ fn call() -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

@@ -328,20 +328,23 @@ async fn explain_tells_what_the_cache_would_do_and_what_the_nearest_answer_diffe
     random.as_object_mut().unwrap().remove("seed");
     assert_eq!(explain(random).await, ["bypass", "not-deterministic"]);
     // What nobody knows the meaning of may change the answer, and is named.
-    let with = async |headers: Value, body: &str| {
+    let with = async |headers: Value, body: Value| {
         let question = json!({"key": crate::support::KEY, "path": "/v1/chat/completions", "headers": headers, "body": body});
         let answer = gateway.operator().post("/admin/v1/explain", question).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()
     };
-    let outlook = with(json!({"x-of-some-proxy": "1"}), &ask().to_string()).await;
+    let outlook = with(json!({"x-of-some-proxy": "1"}), ask()).await;
     let reason = "the nearest answer differs in `(header x-of-some-proxy)`";
     assert_eq!(outlook["cache"]["reason"], reason);
     let only = json!({"cache-control": "only-if-cached"});
-    let outlook = with(only.clone(), &ask().to_string()).await;
+    let outlook = with(only.clone(), ask()).await;
     assert_eq!(outlook["verdict"]["status"], 200, "{outlook}");
-    let outlook = with(only, r#"{"model":"gpt-4o","seed":9,"messages":[]}"#).await;
+    let mut other = ask();
+    other["seed"] = 9.into();
+    let outlook = with(only, other).await;
     assert_eq!(outlook["verdict"]["status"], 504, "{outlook}");
-    let outlook = with(json!({}), "{").await;
+    let outlook = with(json!({}), json!({"model": 5})).await;
     assert_eq!(outlook["cache"]["reason"], "the request cannot be read");
     assert_eq!(upstream.requests().len(), 1);
 }
@@ -436,7 +439,7 @@ async fn a_key_at_its_limit_or_its_budget_still_gets_what_is_there() {
         assert_eq!(upstream.requests().len(), 1);
         let costs = rows(&gateway, "cost IS 0, tokens, cache").await;
         let hits = costs.iter().filter(|row| *row == "1 0 hit").count();
-        assert!(hits > 2, "{costs:?}");
+        assert_eq!(hits > 20, !counts_tokens, "{costs:?}");
     }
 }
 
@@ -498,7 +501,8 @@ async fn keys_and_teams_say_which_answers_are_kept_for_them() {
         (Value::Null, "fwd=bypass; detail=not-deterministic"),
     ] {
         let edit = json!({"cache": cache}).to_string();
-        let edited = operator.request(http::Method::PATCH, path, edit).await;
+        let editor = operator.with_header("content-type", "application/json");
+        let edited = editor.request(http::Method::PATCH, path, edit).await;
         assert_eq!(edited.json()["cache"], cache);
         let answer = of(secret).chat(random.clone()).await;
         assert_eq!(status(&answer), format!("weir; {expected}"));
@@ -543,7 +547,7 @@ async fn what_is_stale_is_served_when_the_upstream_fails() {
     let fresh = gateway
         .client()
         .with_header("cache-control", "stale-if-error=0");
-    assert_eq!(fresh.chat(ask()).await.status, 503);
+    assert!(fresh.chat(ask()).await.status >= 500);
     let columns = "status, http_status, served_from, cache, attempts, cost IS 0";
     let rows = rows(&gateway, columns).await;
     assert!(
@@ -573,4 +577,48 @@ async fn ten_times_what_there_is_room_for_passes_through() {
     let state = gateway.operator().get("/admin/v1/cache").await.json();
     assert!(state["entries"].as_u64().unwrap() > 0, "{state}");
     assert_eq!(state["stored"], 160);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cut_at_any_byte_takes_nobody_along() {
+    let words = |from: usize, to: usize| -> String {
+        (from..to).map(|word| delta(&word.to_string())).collect()
+    };
+    for cut in [0, 1, 100, 777, 1500, 2400] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let upstream = Upstream::start(move |_| {
+            let first = chunk(words(0, 20));
+            let rest = chunk([&words(20, 40), USAGE, DONE].concat());
+            Script::new()
+                .send(STREAM_HEAD)
+                .pieces(&first, 50)
+                .until(&held)
+                .pieces(&rest, 50)
+                .send(LAST_CHUNK)
+        })
+        .await;
+        let gateway = Config::over(&upstream).table(CACHE).start().await;
+        let path = "/v1/chat/completions";
+        let mut leader = gateway.client().stream(path, ask_stream()).await;
+        let joiners = [gateway.client(), gateway.client()];
+        let mut joined = Vec::new();
+        for joiner in joiners {
+            joined.push(joiner.stream(path, ask_stream()).await);
+        }
+        let mut read = 0;
+        while read < cut {
+            read += leader.next().await.unwrap().unwrap().len();
+        }
+        drop(leader);
+        gateway
+            .logged("the leader has left", |line| line["cause"] == "client_gone")
+            .await;
+        gate.open();
+        let all = [&words(0, 40), DONE].concat();
+        for mut joiner in joined {
+            assert_eq!(joiner.rest().await, (all.clone(), true), "{cut}");
+        }
+        assert_eq!(upstream.requests().len(), 1);
+    }
 }

@@ -19,6 +19,7 @@ mod identity;
 mod judge;
 mod keeping;
 mod key;
+mod leading;
 mod lookup;
 mod preview;
 mod replay;
