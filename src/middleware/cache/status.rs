@@ -38,7 +38,8 @@ pub(super) fn joined_again() -> HeaderValue {
 
 /// `weir; hit; ttl=-30; detail=stale-if-error`
 pub(super) fn stale(since: Duration) -> HeaderValue {
-    let since = since.as_secs();
+    // Upwards: nothing is stale by none at all.
+    let since = since.as_millis().div_ceil(1000).max(1);
     value(format!("weir; hit; ttl=-{since}; detail=stale-if-error"))
 }
 

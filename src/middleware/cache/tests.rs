@@ -7,7 +7,7 @@ mod retries;
 mod stale;
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -70,6 +70,7 @@ struct Upstream {
     cancelled: AtomicUsize,
     scripts: Mutex<Vec<Script>>,
     fails: AtomicUsize,
+    panics: AtomicBool,
     /// What it waits for before it answers.
     gate: Mutex<Option<Arc<Notify>>>,
     /// Who says to have answered.
@@ -132,6 +133,7 @@ impl Upstream {
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
+        assert!(!self.panics.load(Ordering::SeqCst), "as told");
         let fails = self.fails.load(Ordering::SeqCst);
         if fails > 0 {
             self.fails.store(fails - 1, Ordering::SeqCst);
@@ -220,7 +222,7 @@ fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
         entry,
     }));
     let params = params_of(terms, &cache);
-    let (calls, _) = serving(params, &upstream);
+    let calls = serving(params, &upstream);
     (calls, upstream, cache)
 }
 
@@ -237,13 +239,11 @@ fn params_of(terms: Terms, cache: &Arc<Cache>) -> Params {
     }
 }
 
-/// Returns the layer over an upstream, and what looks calls up before.
-fn serving(params: Params, upstream: &Arc<Upstream>) -> (Calls, LookupLayer<Failed>) {
+/// Returns the layer over an upstream, which looks calls up by itself.
+fn serving(params: Params, upstream: &Arc<Upstream>) -> Calls {
     let answering = Arc::clone(upstream);
     let inner = service_fn(move |call| Arc::clone(&answering).answer(call));
-    let layer = CacheLayer::new(params, Arc::new(One));
-    let lookup = layer.lookup();
-    (Calls::new(layer.layer(inner)), lookup)
+    Calls::new(CacheLayer::new(params, Arc::new(One)).layer(inner))
 }
 
 fn gateway() -> (Calls, Arc<Upstream>) {

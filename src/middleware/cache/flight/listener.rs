@@ -52,8 +52,10 @@ impl<E> Listener<E> {
                 }
             }
             let polled = match &mut state.stage {
-                Stage::Asking(_) if !flight.wakers.has_stirred() => return Poll::Pending,
-                Stage::Asking(asking) => asking.as_mut().poll(&mut Context::from_waker(&waker)),
+                Stage::Asking(asking) => {
+                    let mut cx = Context::from_waker(&waker);
+                    flight.wakers.ask(|| asking.as_mut().poll(&mut cx))
+                }
                 Stage::Failed(begun) => {
                     let told = if self.is_leader { begun.take() } else { None };
                     return Poll::Ready(told.unwrap_or(Begun::Elsewhere));
@@ -66,7 +68,6 @@ impl<E> Listener<E> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(result) => {
                     flight.wakers.forget(self.id);
-                    flight.wakers.stir();
                     let aftermath = state.begun(result);
                     drop(state);
                     flight.clear_up(aftermath);
@@ -105,9 +106,9 @@ impl<E> Listener<E> {
                 }
             }
             let polled = match &mut state.stage {
-                Stage::Answering(_) if !flight.wakers.has_stirred() => return Poll::Pending,
                 Stage::Answering(body) => {
-                    Pin::new(body).poll_frame(&mut Context::from_waker(&waker))
+                    let mut cx = Context::from_waker(&waker);
+                    flight.wakers.ask(|| Pin::new(body).poll_frame(&mut cx))
                 }
                 Stage::Over(result) => return Poll::Ready(result.err().map(Err)),
                 Stage::Asking(_) | Stage::Failed(_) => return Poll::Ready(None),
@@ -116,7 +117,6 @@ impl<E> Listener<E> {
                 return Poll::Pending;
             }
             flight.wakers.forget(self.id);
-            flight.wakers.stir();
             let aftermath = match polled {
                 Poll::Ready(Some(Ok(frame))) => {
                     let block = frame.into_data().unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Wake, Waker};
+use std::task::{Poll, Wake, Waker};
 
 /// Everybody who waits for something new, by the number of the listener.
 #[derive(Default)]
@@ -27,14 +27,22 @@ impl Wakers {
         Waker::from(Arc::clone(self))
     }
 
-    /// Returns whether the upstream may have something new, and notes that it is asked now. Whoever is told that it has
-    /// nothing is woken with all others: with a thousand listeners it is asked once for each thing that comes.
-    pub(super) fn has_stirred(&self) -> bool {
-        !self.is_still.swap(true, Ordering::AcqRel)
+    /// Asks the upstream, where that may have something new. Whoever is told that it has nothing is woken with
+    /// all others: with a thousand listeners it is asked once for each thing that comes.
+    pub(super) fn ask<T>(&self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
+        if self.is_still.swap(true, Ordering::AcqRel) {
+            return Poll::Pending;
+        }
+        let mut asked = Asked {
+            wakers: self,
+            is_in_vain: false,
+        };
+        let polled = poll();
+        asked.is_in_vain = polled.is_pending();
+        polled
     }
 
-    /// Notes that there may be more.
-    pub(super) fn stir(&self) {
+    fn stir(&self) {
         self.is_still.store(false, Ordering::Release);
     }
 
@@ -60,6 +68,24 @@ impl Wakers {
 
     fn wakers(&self) -> MutexGuard<'_, Vec<Option<Waker>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question to the upstream. Unless it was in vain there may be more, and somebody else is to ask.
+struct Asked<'a> {
+    wakers: &'a Wakers,
+    is_in_vain: bool,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.is_in_vain {
+            self.wakers.stir();
+        }
+        if std::thread::panicking() {
+            // Nobody else wakes those who wait, and they are to fail, too.
+            self.wakers.wake_all();
+        }
     }
 }
 

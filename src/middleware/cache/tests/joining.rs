@@ -171,3 +171,21 @@ async fn two_teams_never_share_an_answer_under_way() {
     assert_eq!(record.facts().cached, Cached::Miss);
     assert_eq!(upstream.calls(), 2);
 }
+
+#[tokio::test]
+async fn a_panic_leaves_nobody_waiting() {
+    let (calls, upstream) = gateway();
+    upstream.panics.store(true, Ordering::SeqCst);
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            let calls = calls.clone();
+            tokio::spawn(async move { ask(&calls, streamed()).await.0.is_ok() })
+        })
+        .collect();
+    for asked in asking {
+        assert!(asked.await.is_err_and(|error| error.is_panic()));
+    }
+    // The next one begins anew.
+    upstream.panics.store(false, Ordering::SeqCst);
+    assert!(ask(&calls, streamed()).await.0.is_ok());
+}

@@ -34,7 +34,7 @@ fn retrying_of(terms: Terms) -> Gateway {
         }),
         ..params_of(terms, &cache)
     };
-    let (calls, _) = serving(params, &upstream);
+    let calls = serving(params, &upstream);
     Gateway {
         calls,
         upstream,

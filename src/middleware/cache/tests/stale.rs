@@ -26,7 +26,7 @@ async fn what_is_stale_is_served_when_the_upstream_fails_and_says_so() {
     let facts = record.facts().clone();
     assert_eq!(facts.cached, Cached::Stale);
     let status = facts.cache_status.unwrap();
-    assert_eq!(status, "weir; hit; ttl=-0; detail=stale-if-error");
+    assert_eq!(status, "weir; hit; ttl=-1; detail=stale-if-error");
     assert_eq!(upstream.calls(), 3);
     // What is fresh is served without asking.
     let (_, cached) = text(&calls, call_of("a", TEXT, Some("max-age=60"))).await;
