@@ -1,6 +1,8 @@
 //! Builds the upstreams and the routes between them. What did not change since the last configuration is taken over:
 //! connections, loaded models, and what is known of each endpoint's health.
 
+mod identity;
+
 use std::sync::Arc;
 
 use super::{AppError, local};
@@ -411,10 +413,14 @@ fn retry(config: &RetryConfig) -> Retry {
     }
 }
 
-/// Returns the identity of an upstream: the old one's, as long as what it is stays the same.
+/// Returns the identity of an upstream: the old one's, as long as what it is stays the same. Gateways that are configured
+/// alike give it the same one, so that they may share what it answered.
 fn identity(upstream: &UpstreamConfig, old: Option<(&UpstreamConfig, &Arc<Member>)>) -> u64 {
     let same = old.filter(|(config, _)| config.kind == upstream.kind);
-    same.map_or_else(|| fastrand::u64(..), |(_, member)| member.identity)
+    same.map_or_else(
+        || identity::of(&upstream.kind),
+        |(_, member)| member.identity,
+    )
 }
 
 #[cfg(test)]
