@@ -140,6 +140,7 @@ fn together(c: &mut Criterion) {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(1),
             libraries: vec![library()],
+            what: "limits and budgets",
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();

@@ -45,7 +45,7 @@ use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
 use self::watch::Watch;
 
-/// How long a stop waits until shared limits know what the last calls have used.
+/// How long a stop waits until shared limits know what the last calls have used, and again until Redis has the last answers.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start.
@@ -157,6 +157,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let queue = config.ledger.max_open;
     let shared = shared::shared(with_redis, &limits, &stores.budgets, queue)?;
     stores.shared.clone_from(&shared);
+    stores.shared_cache = shared::answers(&config, &stores.cache).await?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());
@@ -180,7 +181,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         &data_drain,
         directory.ring(),
         books,
-        caching::params(&config, &stores.cache),
+        caching::params(&config, &stores),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));
@@ -222,6 +223,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         directory,
         shared: shared.clone(),
         cache: Arc::clone(&stores.cache),
+        shared_cache: stores.shared_cache.clone(),
         drain: data_drain.clone(),
     });
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
@@ -271,6 +273,9 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     following.await;
     if let Some(shared) = shared {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
+    }
+    if let Some(cache) = &stores.shared_cache {
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, cache.flush()).await;
     }
     // Last of all, when nobody has anything to write down any more.
     let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;

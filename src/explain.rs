@@ -126,6 +126,10 @@ impl Explainer {
                 }
                 None => None,
             };
+            if let Some(cache) = self.cache.as_ref().filter(|_| !call.endpoint.is_listing()) {
+                let preview = cache::preview(cache, &call, &self.dispatch).await;
+                findings.cached = Some(preview);
+            }
             self.preview(&mut findings, &call, rooms);
         }
         findings.call = Some(call);
@@ -180,8 +184,6 @@ impl Explainer {
         if call.endpoint.is_listing() {
             return;
         }
-        let cache = self.cache.as_ref();
-        findings.cached = cache.map(|params| cache::preview(params, call, &self.dispatch));
         match self.dispatch.preview(call) {
             Ok(mut way) => {
                 findings.refuse(way.refused.take().map(GatewayError::from));

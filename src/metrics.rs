@@ -16,7 +16,7 @@ mod redis;
 mod upstreams;
 
 use self::cache::Answers;
-pub use self::cache::{CacheCounts, CacheState};
+pub use self::cache::{CacheCounts, CacheState, SharedCacheState};
 use self::ledger::Books;
 pub use self::ledger::LedgerState;
 pub use self::redis::SharedState;

@@ -7,8 +7,9 @@ use serde_json::{Map, Value};
 use super::Params;
 use super::answer::{Answer, Problem, json};
 use super::query::Query;
-use crate::metrics::{CacheCounts, CacheState, Metrics};
-use crate::store::cache::Cache;
+use crate::metrics::{CacheCounts, CacheState, Metrics, SharedCacheState};
+use crate::store::cache::shared::{SharedCache, SharedState, Waited};
+use crate::store::cache::{Cache, Purge};
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
 
@@ -18,9 +19,24 @@ struct State {
     bytes: u64,
     max_bytes: u64,
     max_entry: u64,
+    hits: u64,
     stored: u64,
     too_large: u64,
+    /// What is kept together with other gateways; `None`: nothing.
+    redis: Option<Redis>,
     endpoints: Vec<Endpoint>,
+}
+
+/// What this gateway has to do with the answers in Redis, since its start. How many there are nobody counts.
+#[derive(Serialize)]
+struct Redis {
+    up: bool,
+    hits: u64,
+    stored: u64,
+    failed: u64,
+    dropped: u64,
+    unreadable: u64,
+    waits: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -62,14 +78,41 @@ pub(super) fn state(params: &Params) -> Answer {
         bytes: seen.bytes,
         max_bytes: bounds.bytes,
         max_entry: bounds.entry,
+        hits: seen.hits,
         stored: seen.stored,
         too_large: seen.too_large,
+        redis: params.shared_cache.as_deref().map(redis),
         endpoints: endpoints.collect(),
     };
     json(StatusCode::OK, &state)
 }
 
+fn redis(shared: &SharedCache) -> Redis {
+    let SharedState {
+        redis,
+        hits,
+        stored,
+        failed,
+        dropped,
+        unreadable,
+        waits,
+    } = shared.snapshot();
+    let waits = Waited::ALL.into_iter().zip(waits);
+    Redis {
+        up: redis.up,
+        hits,
+        stored,
+        failed,
+        dropped,
+        unreadable,
+        waits: waits
+            .map(|(waited, count)| (waited.as_str().into(), count.into()))
+            .collect(),
+    }
+}
+
 /// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, and notes that in the audit.
+/// Other gateways follow; `shared` says whether Redis could be told at once.
 pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer, Problem> {
     let mut query = Query::read(query, PARAMETERS)?;
     let all = query.parse("all", |word| match word {
@@ -91,10 +134,19 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         }
         _ => {}
     }
-    let is = |wanted: Option<&str>, has: Option<&str>| wanted.is_none_or(|name| has == Some(name));
-    let purged = params.cache.purge(|tags| {
-        is(key, Some(&tags.key)) && is(team, tags.team.as_deref()) && is(model, Some(&tags.model))
-    });
+    let named = |name: Option<&str>| name.map(Into::into);
+    let purge = Purge {
+        key: named(key),
+        team: named(team),
+        model: named(model),
+    };
+    let (purged, told) = match &params.shared_cache {
+        Some(shared) => {
+            let purged = shared.purge(purge).await;
+            (purged.entries, Some(purged.told))
+        }
+        None => (params.cache.purge(|tags| purge.takes(tags)), None),
+    };
     let mut detail = Map::new();
     for (name, value) in wanted {
         if let Some(value) = value {
@@ -107,16 +159,36 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
     }
     let mut answer = Map::new();
     answer.insert("purged".into(), Value::from(purged));
+    if let Some(told) = told {
+        answer.insert("shared".into(), Value::from(told));
+    }
     Ok(json(StatusCode::OK, &answer))
 }
 
 /// Brings the metrics of the cache up to date.
-pub(super) fn observe(metrics: &Metrics, cache: &Cache) {
+pub(super) fn observe(metrics: &Metrics, cache: &Cache, shared: Option<&SharedCache>) {
     let seen = cache.snapshot();
     metrics.set_cache(&CacheState {
         entries: seen.entries,
         bytes: seen.bytes,
+        hits: seen.hits,
         stored: seen.stored,
         too_large: seen.too_large,
     });
+    if let Some(shared) = shared {
+        let seen = shared.snapshot();
+        let waits = Waited::ALL.map(Waited::as_str).into_iter().zip(seen.waits);
+        metrics.set_shared_cache(&SharedCacheState {
+            up: seen.redis.up,
+            calls: seen.redis.calls,
+            failures: seen.redis.failures,
+            outages: seen.redis.outages,
+            hits: seen.hits,
+            stored: seen.stored,
+            failed: seen.failed,
+            dropped: seen.dropped,
+            unreadable: seen.unreadable,
+            waits: waits.collect(),
+        });
+    }
 }

@@ -40,6 +40,7 @@ use crate::keys as secrets;
 use crate::metrics::{self, Metrics};
 use crate::server::{Drain, PeerAddr};
 use crate::store::cache::Cache;
+use crate::store::cache::shared::SharedCache;
 use crate::store::directory::Directory;
 use crate::store::limits::Shared;
 use crate::upstream::Dispatch;
@@ -67,6 +68,8 @@ pub struct Params {
     pub shared: Option<Arc<Shared>>,
     /// The answers that are kept.
     pub cache: Arc<Cache>,
+    /// Those that are kept together with other gateways.
+    pub shared_cache: Option<Arc<SharedCache>>,
     /// The data plane's stop.
     pub drain: Drain,
 }
@@ -140,6 +143,7 @@ impl Admin {
             directory,
             shared,
             cache,
+            shared_cache,
             ..
         } = &*self.params;
         health::observe(metrics, &dispatch.load(), drain, directory.ledger());
@@ -147,7 +151,7 @@ impl Admin {
         if let Some(shared) = shared {
             books::observe_shared(metrics, shared);
         }
-        cache::observe(metrics, cache);
+        cache::observe(metrics, cache, shared_cache.as_deref());
         match metrics.render() {
             Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
             Err(error_) => {

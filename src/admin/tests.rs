@@ -67,6 +67,7 @@ impl Desk {
                 bytes: 1 << 20,
                 entry: 1 << 10,
             })),
+            shared_cache: None,
             drain: Drain::default(),
         });
         Self {

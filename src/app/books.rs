@@ -13,6 +13,7 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::cache::Cache;
+use crate::store::cache::shared::SharedCache;
 use crate::store::ledger::{self, Ledger, Sync};
 use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
@@ -26,6 +27,7 @@ pub(super) struct Stores {
     pub(super) means: Arc<Means>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) cache: Arc<Cache>,
+    pub(super) shared_cache: Option<Arc<SharedCache>>,
 }
 
 impl Stores {
@@ -64,6 +66,7 @@ impl Stores {
             means: Arc::default(),
             shared: None,
             cache: caching::open(cache),
+            shared_cache: None,
         })
     }
 

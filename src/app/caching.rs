@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::config::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, Config};
-use crate::middleware::cache::{Params, Rules, Scope, Terms, When};
+use crate::middleware::cache::{Params, Rules, Scope, Shared, Terms, When};
 use crate::store::cache::{Bounds, Cache};
+
+use super::books::Stores;
 
 /// Makes an empty cache.
 pub(super) fn open(config: &CacheConfig) -> Arc<Cache> {
@@ -15,7 +17,7 @@ pub(super) fn open(config: &CacheConfig) -> Arc<Cache> {
 }
 
 /// Returns what calls are answered by besides upstreams; `None` where nothing is kept anywhere.
-pub(super) fn params(config: &Config, cache: &Arc<Cache>) -> Option<Params> {
+pub(super) fn params(config: &Config, stores: &Stores) -> Option<Params> {
     let routes = config.routes.iter();
     let own = routes.filter_map(|route| Some((route.model.as_str().into(), terms(&route.cache?))));
     let rules = Rules {
@@ -26,7 +28,11 @@ pub(super) fn params(config: &Config, cache: &Arc<Cache>) -> Option<Params> {
     let is_used = rules.terms.enabled || rules.routes.values().any(|terms| terms.enabled);
     is_used.then(|| Params {
         rules: Arc::new(rules),
-        cache: Arc::clone(cache),
+        cache: Arc::clone(&stores.cache),
+        shared: stores.shared_cache.clone().map(|cache| Shared {
+            cache,
+            wait: config.cache.redis_wait,
+        }),
     })
 }
 

@@ -238,7 +238,7 @@ impl Reloader {
             drain,
             directory.ring(),
             books,
-            caching::params(config, &stores.cache),
+            caching::params(config, stores),
             dispatch,
         );
         Ok(Next {

@@ -17,9 +17,11 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 12] = [
+const OF_THE_START: [&str; 14] = [
     "cache.max_bytes",
     "cache.max_entry",
+    "cache.redis",
+    "cache.redis_queue",
     "server.listen",
     "server.workers",
     "server.max_connections",
@@ -168,6 +170,9 @@ fn cache(old: &CacheConfig, new: &CacheConfig) -> Vec<&'static str> {
         max_bytes => "max_bytes",
         max_entry => "max_entry",
         max_ttl => "max_ttl",
+        redis => "redis",
+        redis_wait => "redis_wait",
+        redis_queue => "redis_queue",
     }, old, new));
     fields.retain(|field| !field.is_empty());
     fields

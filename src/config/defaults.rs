@@ -106,6 +106,11 @@ pub const CACHE_BYTES: u64 = 256 << 20;
 /// A book, or embeddings of several hundred texts.
 pub const CACHE_ENTRY: u64 = 4 << 20;
 
+/// Most answers that are not streamed are whole by then, and a stream by itself would have begun.
+pub const CACHE_REDIS_WAIT: Duration = Duration::from_secs(5);
+/// A second of a hundred large answers.
+pub const CACHE_REDIS_QUEUE: u64 = 16 << 20;
+
 /// A client that is told why its answer ends can say so; one that is cut off cannot.
 pub const STOP_STREAM: bool = true;
 /// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
@@ -162,6 +167,9 @@ pub const CACHE: CacheConfig = CacheConfig {
     max_bytes: CACHE_BYTES,
     max_entry: CACHE_ENTRY,
     max_ttl: CACHE_MAX_TTL,
+    redis: false,
+    redis_wait: CACHE_REDIS_WAIT,
+    redis_queue: CACHE_REDIS_QUEUE,
 };
 /// `[retry]` where there is none.
 pub const RETRY: RetryConfig = RetryConfig {

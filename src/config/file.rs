@@ -50,12 +50,13 @@ pub(super) struct File {
 impl File {
     pub(super) fn read(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Self {
         let mut root = Table::root(document);
+        let has_redis = root.has("redis");
         let retry = reader
             .table(&mut root, "retry")
             .map_or(defaults::RETRY, |table| {
                 failure::retry(table, reader, &defaults::RETRY)
             });
-        let cache = cache::cache(&mut root, reader);
+        let cache = cache::cache(&mut root, has_redis, reader);
         let file = Self {
             server: server::server(&mut root, reader),
             admin: server::admin(&mut root, reader),

@@ -671,3 +671,28 @@ proptest! {
         let _ = read(&text);
     }
 }
+
+#[test]
+fn answers_are_shared_where_there_is_a_redis_unless_they_are_not_to_be() {
+    const REDIS: &str = "[redis]\nurl = \"redis://127.0.0.1\"\n";
+    for (text, shares) in [
+        (format!("{REDIS}[cache]\n"), true),
+        (format!("[cache]\nredis = true\n{REDIS}"), true),
+        (format!("{REDIS}[cache]\nredis = false\n"), false),
+        (REDIS.to_owned(), false),
+        ("[cache]\n".to_owned(), false),
+    ] {
+        assert_eq!(read(&text).unwrap().config.cache.redis, shares, "{text}");
+    }
+    let text = format!("{REDIS}[cache]\nredis_wait = \"0s\"\nredis_queue = \"1MiB\"\n");
+    let cache = read(&text).unwrap().config.cache;
+    assert_eq!(
+        (cache.redis_wait, cache.redis_queue),
+        (Duration::ZERO, 1 << 20)
+    );
+    let report = read("[cache]\nredis = true\n").unwrap_err().to_string();
+    assert!(
+        report.contains("weir.toml:2:1: cache.redis: has no `[redis]` to keep answers in"),
+        "{report}"
+    );
+}

@@ -78,24 +78,27 @@ impl Together {
 impl Metrics {
     /// Notes how shared limits are.
     pub fn set_shared_limits(&self, state: &SharedState) {
-        const OF: &[&str] = &["limits"];
+        const OF: &str = "limits";
+        self.set_redis(OF, state.up, [state.calls, state.failures, state.outages]);
+        let Together { alone, lost, .. } = &self.together;
+        for (counters, to) in [(alone, state.alone), (lost, state.lost)] {
+            let counter = counters.with_label_values(&[OF]);
+            counter.inc_by(to.saturating_sub(counter.get()));
+        }
+    }
+
+    /// Notes how Redis is for what is shared there: `limits` or `cache`.
+    pub(super) fn set_redis(&self, of: &str, is_up: bool, totals: [u64; 3]) {
         let Together {
             up,
             calls,
             failures,
             outages,
-            alone,
-            lost,
+            ..
         } = &self.together;
-        up.with_label_values(OF).set(i64::from(state.up));
-        for (counters, to) in [
-            (calls, state.calls),
-            (failures, state.failures),
-            (outages, state.outages),
-            (alone, state.alone),
-            (lost, state.lost),
-        ] {
-            let counter = counters.with_label_values(OF);
+        up.with_label_values(&[of]).set(i64::from(is_up));
+        for (counters, to) in [calls, failures, outages].into_iter().zip(totals) {
+            let counter = counters.with_label_values(&[of]);
             counter.inc_by(to.saturating_sub(counter.get()));
         }
     }

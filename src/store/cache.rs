@@ -4,6 +4,10 @@
 //! What may be kept and for whom is decided elsewhere; here a key is a digest of all that, and a collision is as likely as
 //! one of BLAKE3.
 
+mod purge;
+mod record;
+pub mod shared;
+
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +18,9 @@ use http::HeaderMap;
 use moka::Expiry;
 use moka::sync::Cache as Moka;
 use rustc_hash::FxHasher;
+use serde::{Deserialize, Serialize};
 
+pub use self::purge::Purge;
 use crate::openai::usage::Usage;
 
 /// What an answer is found by.
@@ -35,7 +41,7 @@ pub struct Tags {
 }
 
 /// Digests of the parts of a call, by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape(Vec<(Box<str>, u64)>);
 
 /// More members than any call has; what is beyond is not told apart.
@@ -78,6 +84,8 @@ pub struct Snapshot {
     pub entries: u64,
     /// The bytes that they take, roughly.
     pub bytes: u64,
+    /// Calls that were answered by it since the start.
+    pub hits: u64,
     /// Answers that were put in since the start.
     pub stored: u64,
     /// Answers that were too large to be kept.
@@ -98,6 +106,7 @@ pub struct Bounds {
 pub struct Cache {
     memory: Moka<Key, Arc<Entry>>,
     bounds: Bounds,
+    hits: AtomicU64,
     stored: AtomicU64,
     too_large: AtomicU64,
     purges: AtomicU64,
@@ -110,7 +119,7 @@ struct UntilStale;
 
 impl Expiry<Key, Arc<Entry>> for UntilStale {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.fresh_for().unwrap_or_default())
     }
 
     fn expire_after_update(
@@ -120,7 +129,7 @@ impl Expiry<Key, Arc<Entry>> for UntilStale {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.fresh_for().unwrap_or_default())
     }
 }
 
@@ -229,6 +238,7 @@ impl Cache {
         Self {
             memory,
             bounds,
+            hits: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
             purges: AtomicU64::new(0),
@@ -252,14 +262,33 @@ impl Cache {
     }
 
     /// Keeps an answer in the place of the one that was there; returns whether it is small enough for that.
-    pub fn put(&self, key: Key, entry: Entry) -> bool {
+    pub fn put(&self, key: Key, entry: impl Into<Arc<Entry>>) -> bool {
+        let entry = entry.into();
         if entry.size() as u64 > self.bounds.entry.min(self.bounds.bytes) {
             self.too_large.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         self.stored.fetch_add(1, Ordering::Relaxed);
-        self.memory.insert(key, Arc::new(entry));
+        self.memory.insert(key, entry);
         true
+    }
+
+    /// Keeps an answer as [`Cache::put`] does, unless answers were purged since there had been so many [`Cache::purges`].
+    pub fn put_unless_purged(&self, key: Key, entry: Arc<Entry>, purges: u64) -> bool {
+        if self.purges() != purges || !self.put(key, entry) {
+            return false;
+        }
+        // A purge that began in between may not have seen it.
+        let is_kept = self.purges() == purges;
+        if !is_kept {
+            self.memory.invalidate(&key);
+        }
+        is_kept
+    }
+
+    /// Notes that a call was answered by what is here.
+    pub fn note_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Forgets the answers that `is_gone` says so of, and returns how many those were.
@@ -284,6 +313,7 @@ impl Cache {
         Snapshot {
             entries: self.memory.entry_count(),
             bytes: self.memory.weighted_size(),
+            hits: self.hits.load(Ordering::Relaxed),
             stored: self.stored.load(Ordering::Relaxed),
             too_large: self.too_large.load(Ordering::Relaxed),
         }

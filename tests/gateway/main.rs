@@ -17,6 +17,7 @@ mod auth;
 mod book;
 mod budgets;
 mod cache;
+mod cache_redis;
 mod clients;
 mod config_start;
 mod connections;

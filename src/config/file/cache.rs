@@ -14,7 +14,15 @@ const LONGEST_TTL: Duration = Duration::from_secs(400 * 86_400);
 const SMALLEST: u64 = 1 << 10;
 const LARGEST: u64 = 1 << 40;
 
-pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheConfig {
+/// Whoever waits longer has long had an answer of its own.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Reads `[cache]`; `has_redis` says whether there is something to share answers by.
+pub(super) fn cache(
+    root: &mut Table<'_, '_>,
+    has_redis: bool,
+    reader: &mut Reader<'_>,
+) -> CacheConfig {
     let Some(mut table) = reader.table(root, "cache") else {
         return defaults::CACHE;
     };
@@ -43,7 +51,25 @@ pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheC
             defaults::CACHE.max_ttl,
             SHORTEST_TTL..=LONGEST_TTL,
         ),
+        redis: reader.flag(table, "redis", has_redis),
+        redis_wait: reader.duration(
+            table,
+            "redis_wait",
+            defaults::CACHE.redis_wait,
+            Duration::ZERO..=LONGEST_WAIT,
+        ),
+        redis_queue: reader.size(
+            table,
+            "redis_queue",
+            defaults::CACHE.redis_queue,
+            SMALLEST..=LARGEST,
+        ),
     };
+    if cache.redis && !has_redis {
+        let at = table.name_at("redis");
+        let message = "has no `[redis]` to keep answers in; write one, or leave this out";
+        reader.error(&at, message);
+    }
     if cache.max_entry > cache.max_bytes && cache.terms.enabled {
         let at = table.name_at("max_entry");
         reader.warning(
@@ -51,7 +77,6 @@ pub(super) fn cache(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> CacheC
             "is more than `max_bytes`, which no answer can be larger than; write less",
         );
     }
-    reader.not_built(table, "redis");
     reader.finish(table);
     cache
 }

@@ -13,6 +13,12 @@ pub struct CacheConfig {
     pub max_entry: u64,
     /// The longest time that a request may have its answer kept for. Default: a day.
     pub max_ttl: Duration,
+    /// Whether gateways share answers by `[redis]`. Default: true where there is one.
+    pub redis: bool,
+    /// How long a call waits for the answer that another gateway is getting; zero: not at all. Default: 5 s.
+    pub redis_wait: Duration,
+    /// Bytes of answers that may be on their way to Redis, and at least one answer. Default: 16 MiB.
+    pub redis_queue: u64,
 }
 
 /// What holds for a call: `[cache]`, or `cache` of its route.

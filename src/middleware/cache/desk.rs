@@ -12,7 +12,8 @@ use super::flight::{Begun, Flight, Head, Listener, OnWhole, Room, Whole};
 use super::judge::{Ask, Verdict, is_whole};
 use super::replay::replay;
 use super::shape::Shape;
-use super::{CacheError, Params, Ways, status};
+use super::shared::Share;
+use super::{CacheError, Params, Shared, Ways, status};
 use crate::call::{Cached, Call, Caller, Facts, Record, Reply, Try};
 use crate::openai::endpoint::Endpoint;
 use crate::store::cache::{Entry, Key, Stored, Tags};
@@ -35,16 +36,23 @@ const MOST_SHAPED: usize = 64 << 10;
 
 /// What the calls of one stack have in common.
 pub(super) struct Desk<E> {
-    params: Params,
-    ways: Arc<dyn Ways>,
+    pub(super) params: Params,
+    pub(super) ways: Arc<dyn Ways>,
     flights: Arc<Flights<E>>,
 }
 
 /// The calls that can be joined, by their keys: as many as there are calls under way.
 struct Flights<E> {
-    by_key: Mutex<FxHashMap<Key, Arc<Flight<E>>>>,
+    by_key: Mutex<FxHashMap<Key, Aloft<E>>>,
     next: AtomicU64,
     room: Arc<Room>,
+}
+
+/// A call under way.
+struct Aloft<E> {
+    flight: Arc<Flight<E>>,
+    /// How often answers had been purged when it began: who asks after the next purge does not join it.
+    purges: u64,
 }
 
 /// What becomes of a call.
@@ -122,6 +130,12 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
             let listener = match self.enter(inner, call, &ask) {
                 Part::Kept(entry, call) => return Ok(self.hit(&entry, &call)),
                 Part::Nothing(call) => {
+                    if let Some(shared) = &self.params.shared
+                        && !ask.control.no_cache
+                        && let Some(entry) = shared.find(&ask).await
+                    {
+                        return Ok(self.shared_hit(shared, &entry, &call));
+                    }
                     note(&call, Cached::Miss, status::miss(&ask));
                     return Err(CacheError::NotKept.into());
                 }
@@ -145,11 +159,8 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
     }
 
     fn hit(&self, entry: &Entry, call: &Call) -> Reply {
-        note(call, Cached::Hit, status::hit(entry.fresh_for()));
-        let mut facts = call.record.facts();
-        facts.route = self.ways.label(call);
-        facts.served_model.clone_from(&entry.served_model);
-        drop(facts);
+        self.params.cache.note_hit();
+        self.note_hit(call, entry, status::hit(entry.fresh_for()));
         replay(entry)
     }
 
@@ -175,22 +186,25 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
             if ask.control.only_if_cached {
                 return Part::Nothing(call);
             }
-            let known = self.flights.by_key().get(&ask.key).cloned();
-            // Who wants a new answer does not get one that was asked for before.
-            let joined = known.as_ref().filter(|_| !ask.control.no_cache);
-            if let Some(listener) = joined.and_then(|flight| flight.join()) {
+            let purges = self.params.cache.purges();
+            let known = self.flights.known(&ask.key);
+            // Who wants a new answer does not get one that was asked for before; nor does anybody one that was purged.
+            let joined = known
+                .as_ref()
+                .filter(|known| !ask.control.no_cache && known.purges == purges);
+            if let Some(listener) = joined.and_then(|known| known.flight.join()) {
                 return Part::Join(listener, (inner, call));
             }
-            let known = known.map(|flight| flight.number());
+            let known = known.map(|known| known.flight.number());
             let mut flights = self.flights.by_key();
             // Somebody may have begun, or even ended, in between.
-            let current = flights.get(&ask.key).map(|flight| flight.number());
+            let current = flights.get(&ask.key).map(|known| known.flight.number());
             let has_passed = current != known || self.find(ask).is_some();
             if has_passed && !ask.control.no_cache {
                 continue;
             }
-            let (flight, leader) = self.begin(inner, call, ask);
-            let gone = flights.insert(ask.key, flight);
+            let (flight, leader) = self.begin(inner, call, ask, purges);
+            let gone = flights.insert(ask.key, Aloft { flight, purges });
             drop(flights);
             drop(gone);
             return Part::Lead(leader);
@@ -198,7 +212,13 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
     }
 
     /// Begins to lead. Nothing is asked of the upstream before somebody listens.
-    fn begin<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> (Arc<Flight<E>>, Listener<E>)
+    fn begin<S>(
+        self: &Arc<Self>,
+        inner: S,
+        call: Call,
+        ask: &Ask,
+        purges: u64,
+    ) -> (Arc<Flight<E>>, Listener<E>)
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
@@ -206,16 +226,21 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
         note(&call, Cached::Miss, status::miss(ask));
         let record = Arc::clone(&call.record);
         let (key, number) = (ask.key, self.flights.number());
-        let on_whole = self.keeps(&call, ask, number);
+        let share = self.params.shared.as_ref().map(Shared::share);
+        let on_whole = self.keeps(&call, ask, (number, purges), share.clone());
         let flights = Arc::downgrade(&self.flights);
+        let ended = share.clone();
         let on_over = Box::new(move || {
             if let Some(flights) = flights.upgrade() {
                 flights.forget(&key, number);
             }
+            if let Some(share) = &ended {
+                share.end();
+            }
         });
         let bound = usize::try_from(self.params.cache.bounds().entry).unwrap_or(usize::MAX);
         let (flight, leader) = Flight::begin(
-            Box::pin(inner.oneshot(call)),
+            self.asking(inner, call, ask, share),
             (bound, &self.flights.room),
             (number, &record),
             on_whole,
@@ -226,14 +251,21 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
     }
 
     /// Returns what keeps the answer to a call when it is whole.
-    fn keeps(self: &Arc<Self>, call: &Call, ask: &Ask, number: u64) -> OnWhole {
+    fn keeps(
+        self: &Arc<Self>,
+        call: &Call,
+        ask: &Ask,
+        (number, purges): (u64, u64),
+        share: Option<Share>,
+    ) -> OnWhole {
         let desk = Arc::downgrade(self);
         let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
         let shape = small.map(|(bytes, _)| Shape::of(call, bytes, ask.scope, &*self.ways));
         let seen = Seen {
             ask: *ask,
             number,
-            purges: self.params.cache.purges(),
+            purges,
+            share,
             primaries: self.ways.primaries(call),
             shape: shape.unwrap_or_default(),
             endpoint: call.endpoint.clone(),
@@ -259,9 +291,8 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
         let name = served_model.as_ref().unwrap_or(&seen.model);
         let mut primaries = seen.primaries.iter();
         let is_primary = primaries.any(|(other, model)| *other == upstream && model == name);
-        // What was asked for before another one like it is older than that one's; what was purged stays purged.
-        let is_current = self.flights.is_current(&seen.ask.key, seen.number)
-            && self.params.cache.purges() == seen.purges;
+        // What was asked for before another one like it is older than that one's.
+        let is_current = self.flights.is_current(&seen.ask.key, seen.number);
         let (true, Some(usage)) = (is_primary && is_current, is_whole(whole, &seen.endpoint))
         else {
             return;
@@ -284,7 +315,12 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
             stored: Instant::now(),
             ttl: seen.ask.ttl,
         };
-        self.params.cache.put(seen.ask.key, entry);
+        let (key, entry) = (seen.ask.key, Arc::new(entry));
+        let cache = &self.params.cache;
+        let is_kept = cache.put_unless_purged(key, Arc::clone(&entry), seen.purges);
+        if let Some(share) = seen.share.filter(|_| is_kept) {
+            share.put(key, entry);
+        }
     }
 }
 
@@ -292,7 +328,9 @@ impl<E: From<CacheError> + Send + 'static> Desk<E> {
 struct Seen {
     ask: Ask,
     number: u64,
+    /// How often answers had been purged: what was asked for before the next time stays purged.
     purges: u64,
+    share: Option<Share>,
     primaries: Vec<(Arc<str>, Arc<str>)>,
     shape: Shape,
     endpoint: Endpoint,
@@ -314,19 +352,27 @@ async fn joined<E: Send + 'static>(mut listener: Listener<E>, record: &Record) -
     let Begun::Shared(head) = begun else {
         return None;
     };
-    let (degraded, served_model) = {
+    let (degraded, served_model, hit) = {
         let facts = listener.record().facts();
-        (
-            facts.degraded,
-            answered(&facts).and_then(|(_, model)| model),
-        )
+        let answered = answered(&facts).and_then(|(_, model)| model);
+        // The leader has found it with other gateways, and so have all who have joined.
+        let hit = facts.cache_status.clone();
+        let hit = hit.filter(|_| facts.cached == Cached::Hit);
+        let known_as = facts.served_model.clone().filter(|_| hit.is_some());
+        (facts.degraded, answered.or(known_as), hit)
     };
+    let mut headers = kept(&head.headers);
     {
         let mut facts = record.facts();
         facts.degraded = degraded;
         facts.served_model = served_model;
+        if hit.is_some() {
+            facts.cached = Cached::Hit;
+            facts.cache_status = hit;
+            let age = head.headers.get(header::AGE);
+            headers.extend(age.map(|age| (header::AGE, age.clone())));
+        }
     }
-    let mut headers = kept(&head.headers);
     if let Some(value) = head.headers.get(&DEGRADED) {
         headers.insert(DEGRADED, value.clone());
     }
@@ -348,14 +394,22 @@ impl<E> Flights<E> {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn known(&self, key: &Key) -> Option<Aloft<E>> {
+        let flights = self.by_key();
+        flights.get(key).map(|known| Aloft {
+            flight: Arc::clone(&known.flight),
+            purges: known.purges,
+        })
+    }
+
     fn is_current(&self, key: &Key, number: u64) -> bool {
         let flights = self.by_key();
         flights
             .get(key)
-            .is_some_and(|flight| flight.number() == number)
+            .is_some_and(|known| known.flight.number() == number)
     }
 
-    fn by_key(&self) -> MutexGuard<'_, FxHashMap<Key, Arc<Flight<E>>>> {
+    fn by_key(&self) -> MutexGuard<'_, FxHashMap<Key, Aloft<E>>> {
         self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -363,7 +417,7 @@ impl<E> Flights<E> {
         let mut flights = self.by_key();
         let is_it = flights
             .get(key)
-            .is_some_and(|flight| flight.number() == number);
+            .is_some_and(|known| known.flight.number() == number);
         let gone = is_it.then(|| flights.remove(key));
         drop(flights);
         // Whatever it still holds is dropped where nothing is locked.

@@ -5,7 +5,8 @@
 //! call goes upstream as its own would, and pays. Those who ask for the same while it is under way get what has come and then
 //! the rest as it comes. Should it fail before there is anything to share, each of them asks by itself.
 //!
-//! What may be kept, and what makes two calls the same, is in `judge` and `key`; who gets which answer, in `desk`.
+//! What may be kept, and what makes two calls the same, is in `judge` and `key`; who gets which answer, in `desk`; and what
+//! several gateways get together, in `shared`.
 
 mod control;
 mod desk;
@@ -15,6 +16,7 @@ mod key;
 mod preview;
 mod replay;
 mod shape;
+mod shared;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ use tower::{Layer, Service};
 use self::desk::Desk;
 pub use self::judge::{Rules, Scope, Terms, Ways, When};
 pub use self::preview::{Preview, preview};
+pub use self::shared::Shared;
 use crate::call::{Call, Reply};
 use crate::store::cache::Cache;
 
@@ -46,6 +49,8 @@ pub struct Params {
     pub rules: Arc<Rules>,
     /// Where answers are kept.
     pub cache: Arc<Cache>,
+    /// Where other gateways find them, and theirs are found; `None`: nowhere.
+    pub shared: Option<Shared>,
 }
 
 /// Builds [`Caching`].

@@ -1,9 +1,10 @@
 //! What would become of a call, without making it; and why it is not found where one nearly like it is.
 
-use super::judge::Verdict;
+use super::judge::{Ask, Verdict};
 use super::shape::Shape;
 use super::{Params, Ways};
 use crate::call::Call;
+use crate::store::cache::Entry;
 
 /// What the cache would do for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,40 +15,61 @@ pub struct Preview {
     pub reason: String,
 }
 
-/// Returns what would become of a call now. Nothing is counted, and no answer is kept for longer by it.
-pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
-    let ask = match params.rules.judge(call, params.cache.bounds().entry, ways) {
-        Verdict::Bypass(why) => {
-            return Preview {
-                decision: "bypass",
-                reason: why.to_owned(),
-            };
-        }
-        Verdict::Look(ask) => ask,
+/// Returns what would become of a call now; where nothing is in memory, by what lies in Redis. Nothing is counted, and no
+/// answer is kept, or kept for longer, by it.
+pub fn preview(
+    params: &Params,
+    call: &Call,
+    ways: &dyn Ways,
+) -> impl Future<Output = Preview> + Send + use<> {
+    let verdict = params.rules.judge(call, params.cache.bounds().entry, ways);
+    let kept = match &verdict {
+        Verdict::Look(ask) => params.cache.get(&ask.key),
+        Verdict::Bypass(_) => None,
     };
-    let kept = params.cache.get(&ask.key);
-    let reason = match kept {
-        Some(entry) if ask.control.no_cache => {
-            let age = entry.age().as_secs();
-            format!("an answer is there, {age} s old, and the request wants a new one")
-        }
-        Some(entry) if ask.control.max_age.is_some_and(|most| entry.age() > most) => {
-            let age = entry.age().as_secs();
-            format!("an answer is there, but {age} s old")
-        }
-        Some(entry) => {
-            let left = entry.fresh_for().unwrap_or_default().as_secs();
-            return Preview {
-                decision: "hit",
-                reason: format!("an answer is kept for {left} s more"),
-            };
-        }
-        None => nearest(params, call, ways),
+    let nearest = match (&verdict, &kept) {
+        (Verdict::Look(_), None) => nearest(params, call, ways),
+        _ => String::new(),
     };
-    Preview {
-        decision: "miss",
-        reason,
+    let shared = params.shared.clone();
+    async move {
+        let ask = match verdict {
+            Verdict::Bypass(why) => return Preview::new("bypass", why.to_owned()),
+            Verdict::Look(ask) => ask,
+        };
+        match (kept, shared) {
+            (Some(entry), _) => of_kept(&entry, &ask, ""),
+            (None, Some(shared)) => match shared.cache.peek(&ask.key).await {
+                Some(entry) => of_kept(&entry, &ask, " in Redis"),
+                None => Preview::new("miss", nearest),
+            },
+            (None, None) => Preview::new("miss", nearest),
+        }
     }
+}
+
+impl Preview {
+    fn new(decision: &'static str, reason: String) -> Self {
+        Self { decision, reason }
+    }
+}
+
+/// Says whether a call would be answered by what is kept for it.
+fn of_kept(entry: &Entry, ask: &Ask, place: &str) -> Preview {
+    let (age, left) = (entry.age(), entry.fresh_for().unwrap_or_default().as_secs());
+    let seconds = age.as_secs();
+    if ask.control.no_cache {
+        let reason =
+            format!("an answer is there{place}, {seconds} s old, and the request wants a new one");
+        return Preview::new("miss", reason);
+    }
+    if ask.control.max_age.is_some_and(|most| age > most) {
+        return Preview::new(
+            "miss",
+            format!("an answer is there{place}, but {seconds} s old"),
+        );
+    }
+    Preview::new("hit", format!("an answer is kept{place} for {left} s more"))
 }
 
 /// Says what the answer that is nearest to a call differs in.

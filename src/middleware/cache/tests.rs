@@ -172,6 +172,7 @@ fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
             max_ttl: Duration::from_secs(86_400),
         }),
         cache: Arc::clone(&cache),
+        shared: None,
     };
     let answering = Arc::clone(&upstream);
     let inner = service_fn(move |call| Arc::clone(&answering).answer(call));

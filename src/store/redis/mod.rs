@@ -46,6 +46,8 @@ pub struct Params {
     pub timeout: Duration,
     /// The functions that it is to have.
     pub libraries: Vec<Library>,
+    /// What is shared there, for the log.
+    pub what: &'static str,
 }
 
 /// Functions that Redis is to have. The name of a library is made of its code: whoever has loaded it before has loaded the
@@ -163,6 +165,25 @@ impl Redis {
         self.ask(command, within, within).await
     }
 
+    /// Reads a key as [`Redis::call`] would. One of another type was written by somebody else: it reads as empty.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
+        let inner = &*self.inner;
+        let Some(link) = inner.link.load_full() else {
+            return Err(Away);
+        };
+        inner.calls.fetch_add(1, Ordering::Relaxed);
+        let (start, within) = (Instant::now(), inner.params.timeout);
+        let answered = timeout(within, link.query(redis::cmd("GET").arg(key))).await;
+        let answered = answered.map(|answer| match answer {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
+            answer => answer,
+        });
+        inner.judge(&link, answered, start.elapsed(), within)
+    }
+
     /// Waits for an answer `within` a time; one that took longer than `patience` is a failure all the same.
     async fn ask<T: FromRedisValue>(
         &self,
@@ -263,7 +284,8 @@ impl Inner {
         self.failed.store(0, Ordering::Relaxed);
         self.link.store(Some(Arc::new(link)));
         self.up.send_replace(true);
-        tracing::info!(servers = %self.params.servers, "redis answers: limits and budgets are shared");
+        let what = self.params.what;
+        tracing::info!(servers = %self.params.servers, "redis answers: {what} are shared");
     }
 
     /// Gives up a connection, if it is still the one that is used.
@@ -281,7 +303,7 @@ impl Inner {
     fn gone(&self, error: &OpenError) {
         self.outages.fetch_add(1, Ordering::Relaxed);
         self.up.send_replace(false);
-        tracing::warn!(servers = %self.params.servers, %error, "redis is away");
+        tracing::warn!(servers = %self.params.servers, shared = self.params.what, %error, "redis is away");
     }
 }
 

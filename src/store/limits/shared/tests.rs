@@ -45,6 +45,7 @@ impl Server {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(10),
             libraries: vec![library()],
+            what: "limits and budgets",
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();
