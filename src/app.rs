@@ -137,6 +137,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let mut signals = Signals::new().map_err(AppError::Signals)?;
     let hangups = Hangups::new().map_err(AppError::Signals)?;
     let metrics = Arc::new(Metrics::new()?);
+    build::measure(&metrics, &loaded.config);
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
     let config = loaded.config.clone();
     let files = loaded.warnings.files.clone();
@@ -187,9 +188,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
-    let data_params = build::listener_params("data", &config.server, &metrics);
+    build::measure_certificate(&metrics, tls.as_ref());
+    let data_params = build::listener_params(build::DATA, &config.server, &metrics);
     let data_terms = Terms::new(tls.as_ref(), data_params);
-    let admin_params = build::listener_params("admin", &config.server, &metrics);
+    let admin_params = build::listener_params(build::ADMIN, &config.server, &metrics);
     let data = bind("server", config.server.listen, data_terms.clone())?;
     let admin_listener = bind("admin", config.admin.listen, Terms::new(None, admin_params))?;
     let (data_address, admin_address) = (data.1, admin_listener.1);

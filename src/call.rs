@@ -2,6 +2,7 @@
 //! layers report.
 
 mod cached;
+mod cause;
 mod estimate;
 pub mod headers;
 mod inbound;
@@ -19,6 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 pub use self::cached::{Cached, Sharing};
+pub use self::cause::Cause;
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};

@@ -25,7 +25,7 @@ use crate::middleware::own_usage::OwnUsageLayer;
 use crate::middleware::refusals::RefusalsLayer;
 use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
-use crate::middleware::telemetry::{Cause, TelemetryLayer};
+use crate::middleware::telemetry::TelemetryLayer;
 use crate::server::HttpService;
 use crate::store::keyring::CurrentKeyring;
 use crate::upstream::Dispatch;
@@ -34,8 +34,8 @@ use crate::upstream::Dispatch;
 pub struct Parts {
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
-    /// Whether each request is logged.
-    pub access_log: bool,
+    /// The share of requests without a fault that are logged, beside all the others; `None`: none is.
+    pub access_log: Option<f64>,
     /// Cancelled when streams must end.
     pub deadline: CancellationToken,
     /// The bounds of request heads.
@@ -145,6 +145,6 @@ fn panicked(metrics: &Metrics) -> Response<Full<Bytes>> {
     metrics.panicked();
     let explanation = GatewayError::Panic.explain();
     let mut response = explanation.response(None).map(Full::new);
-    response.extensions_mut().insert(Cause(explanation.cause));
+    response.extensions_mut().insert(explanation.cause);
     response
 }

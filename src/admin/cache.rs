@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::Params;
 use super::answer::{Answer, Problem, json};
 use super::query::Query;
-use crate::metrics::{CacheCounts, CacheState, Metrics};
+use crate::metrics::{CacheCounts, CacheRemoved, CacheState, Metrics};
 use crate::store::cache::Cache;
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
@@ -116,7 +116,14 @@ pub(super) fn observe(metrics: &Metrics, cache: &Cache) {
     metrics.set_cache(&CacheState {
         entries: seen.entries,
         bytes: seen.bytes,
+        max_bytes: cache.bounds().bytes,
         stored: seen.stored,
         too_large: seen.too_large,
+        removed: CacheRemoved {
+            size: seen.removed.size,
+            expired: seen.removed.expired,
+            replaced: seen.removed.replaced,
+            purged: seen.removed.purged,
+        },
     });
 }

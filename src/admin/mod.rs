@@ -14,6 +14,7 @@ mod object;
 mod query;
 mod reload;
 mod routes;
+mod scrape;
 mod teams;
 #[cfg(test)]
 mod tests;
@@ -31,13 +32,14 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body::Body;
 use subtle::ConstantTimeEq;
+use tokio::sync::Mutex;
 use tower::Service;
 
 use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
 pub use self::explain::Question;
 pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::server::{Drain, PeerAddr};
 use crate::store::cache::Cache;
 use crate::store::directory::Directory;
@@ -75,6 +77,8 @@ pub struct Params {
 #[derive(Clone)]
 pub struct Admin {
     params: Arc<Params>,
+    /// Held by who reads the metrics: one at a time.
+    scraping: Arc<Mutex<()>>,
 }
 
 impl Admin {
@@ -82,6 +86,7 @@ impl Admin {
     pub fn new(params: Params) -> Self {
         Self {
             params: Arc::new(params),
+            scraping: Arc::default(),
         }
     }
 
@@ -107,7 +112,7 @@ impl Admin {
             return not_allowed("GET, HEAD");
         }
         match path {
-            "/metrics" => self.metrics(),
+            "/metrics" => scrape::answer(&self.params, &self.scraping).await,
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
             "/readyz" => {
                 let Params {
@@ -130,35 +135,6 @@ impl Admin {
         secrets::bearer(value.as_bytes()).is_some_and(|token| {
             bool::from(secrets::digest(token).ct_eq(&self.params.token_digest))
         })
-    }
-
-    fn metrics(&self) -> Answer {
-        let Params {
-            metrics,
-            dispatch,
-            drain,
-            directory,
-            shared,
-            cache,
-            ..
-        } = &*self.params;
-        health::observe(metrics, &dispatch.load(), drain, directory.ledger());
-        books::observe(metrics, directory.ledger(), directory.budgets());
-        if let Some(shared) = shared {
-            books::observe_shared(metrics, shared);
-        }
-        cache::observe(metrics, cache);
-        match metrics.render() {
-            Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
-            Err(error_) => {
-                tracing::error!(error = %error_, "cannot write the metrics");
-                error(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal_error",
-                    "The metrics cannot be written.",
-                )
-            }
-        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Builder<'_> {
                 };
                 let service = match service {
                     Some(service) => service,
-                    None => local::load(upstream, config)?,
+                    None => local::load(upstream, config, self.metrics.engine(&upstream.name))?,
                 };
                 Ok(self.local(upstream, service, identity(upstream, old)))
             }
@@ -212,7 +212,7 @@ impl Builder<'_> {
         let service: Arc<dyn Upstream> = match known {
             Some((old, endpoint)) if same_way(old) => Arc::clone(&endpoint.service),
             _ => {
-                let params = self.remote_params(remote, address);
+                let params = self.remote_params(name, remote, address);
                 let built = RemoteUpstream::new(params).map_err(|source| AppError::Upstream {
                     upstream: upstream.name.clone(),
                     source,
@@ -239,7 +239,12 @@ impl Builder<'_> {
         }))
     }
 
-    fn remote_params(&self, remote: &RemoteConfig, address: &EndpointConfig) -> remote::Params {
+    fn remote_params(
+        &self,
+        name: &str,
+        remote: &RemoteConfig,
+        address: &EndpointConfig,
+    ) -> remote::Params {
         let headers = remote.headers.iter();
         let identity = remote.tls.identity.as_ref();
         remote::Params {
@@ -267,6 +272,7 @@ impl Builder<'_> {
             },
             max_answer: self.config.server.max_answer,
             tunnels: (self.drain.tasks().clone(), self.drain.deadline().clone()),
+            meter: Some(self.metrics.connections_to(name)),
         }
     }
 

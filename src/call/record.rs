@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use super::cached::{Cached, Sharing};
+use super::cause::Cause;
 use super::reply::Outcome;
+use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
 /// The id of a request: printable ASCII without spaces, at most 128 bytes.
@@ -46,7 +48,7 @@ pub struct Facts {
     pub cached: Cached,
     /// What the client is told of that; `None`: nobody has looked.
     pub cache_status: Option<HeaderValue>,
-    /// The name by which the model was asked that another call's answer came from.
+    /// The name by which the upstream knows the model that answered, or the one that another call's answer came from.
     pub served_model: Option<Arc<str>>,
     /// Whether the client asked for a stream.
     pub stream: bool,
@@ -58,12 +60,14 @@ pub struct Facts {
     pub first_token: Option<Duration>,
     /// Counted tokens.
     pub usage: Option<Usage>,
+    /// What it cost, where that is known.
+    pub cost: Option<Nanos>,
     /// Time that the client took to send the body.
     pub upload_time: Option<Duration>,
     /// How the answer ended; `None` for answers of the gateway itself.
     pub outcome: Option<Outcome>,
-    /// Why the request failed: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
-    pub cause: Option<&'static str>,
+    /// Why the request failed.
+    pub cause: Option<Cause>,
     /// Details for the log, never for the client.
     pub detail: Option<String>,
     /// The upstream's own request id.
@@ -192,7 +196,7 @@ impl Try {
     /// Returns whether an upstream may charge for this try, though it brought no answer: it was sent the request, and
     /// never said that it failed.
     pub fn is_billed_in_vain(&self) -> bool {
-        let has_failed = self.status.is_some() || self.result == "upstream_status";
+        let has_failed = self.status.is_some() || self.result == Cause::UpstreamStatus.as_str();
         self.sent && !has_failed && self.result != Self::ANSWERED
     }
 }

@@ -2,7 +2,7 @@
 
 use super::types::{
     AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
-    LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
+    LocalConfig, LogConfig, MetricsConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
     UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
@@ -17,7 +17,7 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 12] = [
+const OF_THE_START: [&str; 13] = [
     "cache.max_bytes",
     "cache.max_entry",
     "server.listen",
@@ -30,6 +30,7 @@ const OF_THE_START: [&str; 12] = [
     "ledger.max_open",
     "log.format",
     "log.level",
+    "log.queue",
 ];
 
 /// Compares two values field by field. All fields are named here, or it does not compile: a new one is not forgotten.
@@ -152,6 +153,7 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
         changes.restart.push("redis".to_owned());
     }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
+    changes.table("metrics", Vec::new(), metrics(&old.metrics, &new.metrics));
     changes
 }
 
@@ -338,7 +340,11 @@ fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
 }
 
 fn log(old: &LogConfig, new: &LogConfig) -> Vec<&'static str> {
-    differing!(LogConfig { format => "format", level => "level", access => "access" }, old, new)
+    differing!(LogConfig { format => "format", level => "level", access => "access", sample => "sample", queue => "queue" }, old, new)
+}
+
+fn metrics(old: &MetricsConfig, new: &MetricsConfig) -> Vec<&'static str> {
+    differing!(MetricsConfig { max_series => "max_series" }, old, new)
 }
 
 #[cfg(test)]

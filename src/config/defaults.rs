@@ -13,6 +13,8 @@ use super::types::{
 
 /// Loopback, so that a first try opens nothing to the network; 8080 since it needs no privilege.
 pub const LISTEN: SocketAddr = loopback(8080);
+/// As many as come in a few seconds of a busy gateway; a thousand of them take about a megabyte.
+pub const LOG_QUEUE: usize = 16_384;
 /// Beside the data plane; 9090 would be Prometheus's own.
 pub const ADMIN_LISTEN: SocketAddr = loopback(8081);
 /// One per core: the work between two awaits is short, and more threads would only trade places.

@@ -34,7 +34,7 @@ pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit, CacheConfig,
     CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientGoneConfig, ClientTlsConfig, Config,
     EjectConfig, EncodingConfig, EndpointConfig, HealthConfig, HedgeConfig, KeyConfig,
-    LedgerConfig, LedgerFailureConfig, LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat,
+    LedgerConfig, LedgerFailureConfig, LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat, MetricsConfig,
     Period, ProxyConfig, RedisConfig, RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig,
     SentinelConfig, ServerConfig, SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides,
     TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind, Window,

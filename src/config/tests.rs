@@ -381,6 +381,10 @@ fn every_field_arrives() {
         format = "json"
         level = "debug"
         access = false
+        sample = 0.25
+        queue = 1024
+        [metrics]
+        max_series = 200
         [telemetry]
     "#;
     let Loaded {
@@ -543,6 +547,8 @@ fn every_field_arrives() {
         (LogFormat::Json, false)
     );
     assert_eq!(config.log.level, tracing::Level::DEBUG);
+    assert_eq!((config.log.sample, config.log.queue), (0.25, 1024));
+    assert_eq!(config.metrics.max_series, 200);
 
     let shown = format!("{config:?}");
     for secret in ["very-secret", "a-token-of-mine", "12345678\"", "\"me\""] {

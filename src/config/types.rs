@@ -51,6 +51,8 @@ pub struct Config {
     pub redis: Option<RedisConfig>,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What is measured.
+    pub metrics: MetricsConfig,
 }
 
 /// `[server]`: the data plane.
@@ -412,15 +414,26 @@ pub struct KeyConfig {
     pub limits: Vec<Entry>,
 }
 
-/// `[log]`: what is logged to standard error, and how.
+/// `[metrics]`: what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Series of each metric; what finds no place is counted under `other`. Default: 5000.
+    pub max_series: usize,
+}
+
+/// `[log]`: what is logged to standard error, and how.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogConfig {
     /// The form of a line. Default: auto.
     pub format: LogFormat,
     /// The least severity that is logged. Default: info.
     pub level: tracing::Level,
-    /// Whether each request is logged. Default: true.
+    /// Whether requests are logged. Default: true.
     pub access: bool,
+    /// The share of the requests without a fault that are logged, from 0 to 1. The others all are. Default: 1.
+    pub sample: f64,
+    /// Lines that wait to be written; where more come they are dropped. Default: 16384.
+    pub queue: usize,
 }
 
 /// The forms of a log line.

@@ -1,16 +1,20 @@
 //! The metrics of answers that are kept, or shared.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge};
 
-use super::{Metrics, counter, counters, gauge};
+use super::declare::Declare;
+use super::family::Family;
+use super::{Metrics, raise, signed};
 use crate::call::{Cached, Facts};
 use crate::openai::endpoint::Endpoint;
 
 /// The metrics of the cache. Without one they are all zero.
 pub(super) struct Answers {
-    requests: IntCounterVec,
+    requests: Family<IntCounter, 2>,
     entries: IntGauge,
     bytes: IntGauge,
+    limit: IntGauge,
+    removed: Family<IntCounter, 1>,
     stored: IntCounter,
     too_large: IntCounter,
 }
@@ -22,10 +26,27 @@ pub struct CacheState {
     pub entries: u64,
     /// The bytes that they take.
     pub bytes: u64,
+    /// The bytes that they may take.
+    pub max_bytes: u64,
     /// Answers that were put in since the start.
     pub stored: u64,
     /// Answers that were too large for it.
     pub too_large: u64,
+    /// Answers that were removed since the start.
+    pub removed: CacheRemoved,
+}
+
+/// Why answers were removed, and how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheRemoved {
+    /// There was no room.
+    pub size: u64,
+    /// Their time was over.
+    pub expired: u64,
+    /// A newer answer took their place.
+    pub replaced: u64,
+    /// Somebody purged them.
+    pub purged: u64,
 }
 
 /// What became of the calls of an endpoint.
@@ -49,39 +70,52 @@ const ENDPOINTS: [Endpoint; 4] = [
     Endpoint::Responses,
 ];
 
+const RESULTS: [Cached; 4] = [Cached::Hit, Cached::Miss, Cached::Joined, Cached::Bypass];
+
 impl Answers {
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        Ok(Self {
-            requests: counters(
-                registry,
+    pub(super) fn new(declare: &mut Declare) -> Result<Self, prometheus::Error> {
+        let answers = Self {
+            requests: declare.counters(
                 "weir_cache_requests_total",
                 "Requests by what the cache did: hit, miss, joined or bypass.",
-                &["endpoint", "result"],
+                ["endpoint", "result"],
             )?,
-            entries: gauge(registry, "weir_cache_entries", "Answers in memory.")?,
-            bytes: gauge(
-                registry,
+            entries: declare.gauge("weir_cache_entries", "Answers in memory.")?,
+            bytes: declare.gauge(
                 "weir_cache_bytes",
                 "Bytes that the answers in memory take.",
             )?,
-            stored: counter(
-                registry,
+            limit: declare.gauge(
+                "weir_cache_limit_bytes",
+                "Bytes that the answers in memory may take.",
+            )?,
+            removed: declare.counters(
+                "weir_cache_removed_total",
+                "Answers that left memory: for want of room (size), as their time was over (expired), for a newer one (replaced), or purged.",
+                ["reason"],
+            )?,
+            stored: declare.counter(
                 "weir_cache_stored_total",
                 "Answers that were put into memory.",
             )?,
-            too_large: counter(
-                registry,
+            too_large: declare.counter(
                 "weir_cache_too_large_total",
                 "Answers that were too large to be kept.",
             )?,
-        })
+        };
+        for endpoint in ENDPOINTS {
+            for result in RESULTS {
+                answers.requests.with([endpoint.label(), result.as_str()]);
+            }
+        }
+        Ok(answers)
     }
 
     /// Counts a request that has ended.
     pub(super) fn finished(&self, endpoint: &str, facts: &Facts) {
         if facts.cache_status.is_some() {
             let result = facts.cached.as_str();
-            self.requests.with_label_values(&[endpoint, result]).inc();
+            self.requests.with([endpoint, result]).inc();
         }
     }
 }
@@ -89,18 +123,25 @@ impl Answers {
 impl Metrics {
     /// Notes how the cache is doing.
     pub fn set_cache(&self, state: &CacheState) {
-        let Answers {
-            entries,
-            bytes,
-            stored,
-            too_large,
-            ..
-        } = &self.answers;
-        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        entries.set(signed(state.entries));
-        bytes.set(signed(state.bytes));
-        for (counter, to) in [(stored, state.stored), (too_large, state.too_large)] {
-            counter.inc_by(to.saturating_sub(counter.get()));
+        let answers = &self.answers;
+        answers.entries.set(signed(state.entries));
+        answers.bytes.set(signed(state.bytes));
+        answers.limit.set(signed(state.max_bytes));
+        raise(&answers.stored, state.stored);
+        raise(&answers.too_large, state.too_large);
+        let CacheRemoved {
+            size,
+            expired,
+            replaced,
+            purged,
+        } = state.removed;
+        for (reason, count) in [
+            ("size", size),
+            ("expired", expired),
+            ("replaced", replaced),
+            ("purged", purged),
+        ] {
+            raise(&answers.removed.with([reason]), count);
         }
     }
 
@@ -108,7 +149,7 @@ impl Metrics {
     pub fn cache_counts(&self) -> Vec<(&'static str, CacheCounts)> {
         let count = |endpoint: &str, cached: Cached| {
             let labels = [endpoint, cached.as_str()];
-            self.answers.requests.with_label_values(&labels).get()
+            self.answers.requests.with(labels).get()
         };
         let counts = ENDPOINTS.iter().map(|endpoint| {
             let label = endpoint.label();

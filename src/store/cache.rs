@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use moka::Expiry;
+use moka::notification::RemovalCause;
 use moka::sync::Cache as Moka;
 use rustc_hash::FxHasher;
 
@@ -82,6 +83,30 @@ pub struct Snapshot {
     pub stored: u64,
     /// Answers that were too large to be kept.
     pub too_large: u64,
+    /// Answers that were removed since the start.
+    pub removed: Removed,
+}
+
+/// Why answers were removed, and how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// There was no room.
+    pub size: u64,
+    /// Their time was over.
+    pub expired: u64,
+    /// A newer answer took their place.
+    pub replaced: u64,
+    /// Somebody purged them.
+    pub purged: u64,
+}
+
+/// Counts removals.
+#[derive(Debug, Default)]
+struct Removals {
+    size: AtomicU64,
+    expired: AtomicU64,
+    replaced: AtomicU64,
+    purged: AtomicU64,
 }
 
 /// How large the cache may be.
@@ -101,6 +126,7 @@ pub struct Cache {
     stored: AtomicU64,
     too_large: AtomicU64,
     purges: AtomicU64,
+    removals: Arc<Removals>,
 }
 
 /// What an entry takes besides its body: its key, its tags, its place.
@@ -216,15 +242,42 @@ impl Stored {
     }
 }
 
+// === impl Removals ===
+
+impl Removals {
+    fn note(&self, cause: RemovalCause) {
+        let counter = match cause {
+            RemovalCause::Size => &self.size,
+            RemovalCause::Expired => &self.expired,
+            RemovalCause::Replaced => &self.replaced,
+            RemovalCause::Explicit => &self.purged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> Removed {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Removed {
+            size: count(&self.size),
+            expired: count(&self.expired),
+            replaced: count(&self.replaced),
+            purged: count(&self.purged),
+        }
+    }
+}
+
 // === impl Cache ===
 
 impl Cache {
     /// Makes an empty one.
     pub fn new(bounds: Bounds) -> Self {
+        let removals = Arc::<Removals>::default();
+        let noted = Arc::clone(&removals);
         let memory = Moka::builder()
             .max_capacity(bounds.bytes)
             .weigher(|_: &Key, entry: &Arc<Entry>| u32::try_from(entry.size()).unwrap_or(u32::MAX))
             .expire_after(UntilStale)
+            .eviction_listener(move |_, _, cause| noted.note(cause))
             .build();
         Self {
             memory,
@@ -232,6 +285,7 @@ impl Cache {
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
             purges: AtomicU64::new(0),
+            removals,
         }
     }
 
@@ -286,6 +340,7 @@ impl Cache {
             bytes: self.memory.weighted_size(),
             stored: self.stored.load(Ordering::Relaxed),
             too_large: self.too_large.load(Ordering::Relaxed),
+            removed: self.removals.counts(),
         }
     }
 }
@@ -333,6 +388,11 @@ mod tests {
         let seen = cache.snapshot();
         assert!(seen.bytes <= 100_000 && seen.entries > 50, "{seen:?}");
         assert_eq!(seen.stored, 1000);
+        let removed = Removed {
+            size: 1000 - seen.entries,
+            ..Removed::default()
+        };
+        assert_eq!(seen.removed, removed);
     }
 
     #[test]
@@ -372,5 +432,6 @@ mod tests {
         assert_eq!(cache.purge(|tags| tags.team.as_deref() == Some("a")), 1);
         assert!(cache.get(&key(1)).is_none());
         assert!(cache.get(&key(2)).is_some());
+        assert_eq!(cache.snapshot().removed.purged, 1);
     }
 }

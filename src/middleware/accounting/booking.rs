@@ -9,7 +9,8 @@ use http::{Method, StatusCode};
 use super::apart::counted;
 use super::books::{Books, ClientGone, OnFailure};
 use super::entries::{intent, is_guess, ledger_attempt, total, written_model};
-use crate::call::{Cached, Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::call::{Cached, Call, Cause, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::metrics::Whose;
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -57,7 +58,7 @@ pub(super) struct End {
     pub(super) status: Status,
     /// The status that is sent now, unless one was before.
     pub(super) http_status: Option<u16>,
-    pub(super) error: Option<&'static str>,
+    pub(super) error: Option<Cause>,
     pub(super) used: Used,
 }
 
@@ -212,6 +213,7 @@ impl Booking {
                 ledger_attempt(attempt, counts)
             })
             .collect();
+        self.note_use(cached, counts.as_ref(), &attempts);
         let total = match cached.is_free() {
             // What it would have used, had another call not paid for it.
             true => counts.map(|counts| Counts {
@@ -226,10 +228,11 @@ impl Booking {
             self.record.facts().usage = counts.map(|counts| counts.usage);
         }
         self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
+        let error = self.note_end(&end, total.as_ref(), served_model.as_ref());
         let entry = Entry {
             status: end.status,
             http_status,
-            error: end.error.map(Into::into),
+            error: error.map(|cause| cause.as_str().into()),
             uncounted: total.is_none() && self.may_be_charged && was_answered,
             served_from: match cached {
                 Cached::Hit => Some(ServedFrom::Cache),
@@ -255,6 +258,59 @@ impl Booking {
             // Nothing is ever closed twice.
             Row::Closed => Receipt::written(),
         }
+    }
+
+    /// Counts what was used, or what was not for want of a need.
+    fn note_use(&self, cached: Cached, counts: Option<&Counts>, attempts: &[Attempt]) {
+        let metrics = &self.books.metrics;
+        let (team, model) = {
+            let facts = self.record.facts();
+            (facts.team.clone(), facts.route.clone())
+        };
+        let whose = Whose {
+            team: team.as_deref(),
+            key: &self.key,
+            model: model.as_deref(),
+        };
+        if cached.is_free() {
+            if let Some(counts) = counts {
+                metrics.saved(&whose, &counts.usage, counts.cost);
+            }
+            return;
+        }
+        if let Some(counts) = counts {
+            metrics.sized(model.as_deref(), &counts.usage);
+        }
+        let tries = attempts.iter().filter_map(|attempt| {
+            let counts = attempt.counts?;
+            Some((Some(&*attempt.upstream), counts))
+        });
+        // What nobody was tried for was used all the same, where it is known.
+        let untried = counts.filter(|_| attempts.is_empty());
+        let billed = tries.chain(untried.map(|counts| (None, *counts)));
+        let mut is_unpriced = false;
+        for (upstream, counts) in billed {
+            metrics.charged(&whose, upstream, &counts.usage, counts.cost);
+            is_unpriced |= counts.cost.is_none();
+        }
+        if is_unpriced {
+            metrics.unpriced(&whose);
+        }
+    }
+
+    /// Notes for the log what the ledger says, and returns why the request failed.
+    fn note_end(
+        &self,
+        end: &End,
+        total: Option<&Counts>,
+        served: Option<&Arc<str>>,
+    ) -> Option<Cause> {
+        let mut facts = self.record.facts();
+        facts.cost = total.and_then(|counts| counts.cost);
+        facts.served_model = served.map(written_model);
+        let of_answer = self.http_status.and_then(Cause::of_answer);
+        let cause = end.error.or(facts.cause).or(of_answer)?;
+        Some(*facts.cause.get_or_insert(cause))
     }
 
     /// Returns what the client of an answer is told that is not let through because its row is not safe.
@@ -362,11 +418,6 @@ impl Booking {
             let means = &self.books.means;
             means.learn(&self.key, model, counts.usage.completion());
         }
-        if let Some(counts) = total {
-            let facts = self.record.facts();
-            let model = facts.route.as_deref();
-            self.books.metrics.charged(&self.key, model, counts.cost);
-        }
         if let Some(room) = self.room.take() {
             let billed = attempts.iter().filter_map(|attempt| attempt.counts);
             let usage = billed.fold(Usage::default(), |sum, counts| {
@@ -398,7 +449,7 @@ impl Booking {
     pub(super) fn leave(&mut self, used: Used) {
         let (status, error) = match self.books.deadline.is_cancelled() {
             true => (Status::Failed, StreamError::Drained.cause()),
-            false => (Status::ClientGone, "client_gone"),
+            false => (Status::ClientGone, Cause::ClientGone),
         };
         drop(self.close(End {
             status,

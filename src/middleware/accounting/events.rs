@@ -11,7 +11,7 @@ use super::booking::{Booking, End, Used};
 use super::books::{ClientGone, OnFailure};
 use super::leaving;
 use super::settling::{Accounted, Polled};
-use crate::call::{BoxBody, StreamError};
+use crate::call::{BoxBody, Cause, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::{StreamObserver, UsageRemover, ending};
 use crate::openai::usage::Usage;
@@ -19,9 +19,9 @@ use crate::store::ledger::{Provenance, Receipt, Status};
 use crate::tokens::GeneratedText;
 
 /// The cause of an answer that ended in an error of the upstream's own.
-const ERROR_EVENT: &str = "upstream_status";
+const ERROR_EVENT: Cause = Cause::UpstreamStatus;
 /// The cause of an answer that ends before its time for want of room.
-const STOPPED: &str = "policy_stopped";
+const STOPPED: Cause = Cause::PolicyStopped;
 
 /// A stream that is read in passing. Its frames hold whole events.
 pub(super) struct Events {

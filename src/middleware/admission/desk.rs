@@ -11,7 +11,8 @@ use super::{AdmissionError, Rules, Ways};
 use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::store::budgets::{Balance, Charge, Spent};
+use crate::metrics::BudgetLabels;
+use crate::store::budgets::{Balance, Charge, Limit, Spent};
 use crate::store::limits::{
     Amount, Denied, Headroom, Hold, Measure, Refusal, SharedAdmitted, SharedDenied, Time, Who,
     tightest_requests, tightest_tokens,
@@ -187,13 +188,23 @@ impl Desk {
                 self.count(&refusal, false);
                 AdmissionError::Limited(refusal)
             }
-            Denied::Other(spent) => AdmissionError::Spent(spent),
+            Denied::Other(spent) => {
+                self.rules.metrics.budget_refused(&BudgetLabels {
+                    holder: spent.holder.kind(),
+                    name: spent.holder.name(),
+                    is_money: matches!(spent.budget.limit, Limit::Money(_)),
+                    per: spent.budget.per.as_str(),
+                });
+                AdmissionError::Spent(spent)
+            }
         }
     }
 
     fn count(&self, refusal: &Refusal, shadow: bool) {
+        let name = refusal.holder.name().map(|name| &**name);
         let (holder, dimension) = (refusal.holder.kind(), refusal.dimension.as_str());
-        self.rules.metrics.limit_refused(holder, dimension, shadow);
+        let metrics = &self.rules.metrics;
+        metrics.limit_refused(holder, name, dimension, shadow);
     }
 
     /// Notes what a client may still do.

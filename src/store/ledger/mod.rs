@@ -152,6 +152,8 @@ pub struct Ledger {
     _end: Arc<End>,
     /// Bounds what can stand in the queue: each row that is open holds one of these.
     places: Arc<Semaphore>,
+    /// How many of them there are.
+    max_open: usize,
     shared: Arc<Shared>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -198,6 +200,7 @@ impl Ledger {
             _end: Arc::new(End(Arc::clone(&queue))),
             queue,
             places,
+            max_open: params.max_open,
             shared,
             threads: Arc::new(Mutex::new(threads)),
         })
@@ -297,6 +300,17 @@ impl Ledger {
     /// Returns what can be seen of the ledger from outside.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot()
+    }
+
+    /// Returns how many rows are open or wait to be written, and how many may.
+    pub fn places(&self) -> (usize, usize) {
+        let free = self.places.available_permits();
+        (self.max_open.saturating_sub(free), self.max_open)
+    }
+
+    /// Returns the size of the file in bytes, as far as the system tells it. Asks the disk.
+    pub fn file_size(&self) -> Option<u64> {
+        Some(std::fs::metadata(&self.path).ok()?.len())
     }
 
     /// Changes how long rows are kept.

@@ -72,6 +72,8 @@ pub struct RedisState {
     pub up: bool,
     /// Commands that were sent since the start.
     pub calls: u64,
+    /// How long their answers were waited for, all together.
+    pub waited: Duration,
     /// Those of them that it did not answer in time, or at all.
     pub failures: u64,
     /// How often it went away since the start.
@@ -93,6 +95,8 @@ struct Inner {
     up: watch::Sender<bool>,
     lost: Notify,
     calls: AtomicU64,
+    /// Microseconds.
+    waited: AtomicU64,
     failures: AtomicU64,
     outages: AtomicU64,
 }
@@ -114,6 +118,7 @@ impl Redis {
             up: watch::Sender::new(false),
             lost: Notify::new(),
             calls: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             outages: AtomicU64::new(0),
         });
@@ -221,6 +226,7 @@ impl Redis {
         RedisState {
             up: *inner.up.borrow(),
             calls: inner.calls.load(Ordering::Relaxed),
+            waited: Duration::from_micros(inner.waited.load(Ordering::Relaxed)),
             failures: inner.failures.load(Ordering::Relaxed),
             outages: inner.outages.load(Ordering::Relaxed),
         }
@@ -241,6 +247,8 @@ impl Inner {
         took: Duration,
         patience: Duration,
     ) -> Result<T, Away> {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
         let (answer, error) = match answered {
             Ok(Ok(answer)) if took <= self.params.timeout => {
                 self.failed.store(0, Ordering::Relaxed);

@@ -15,6 +15,7 @@ fn upstream() -> LocalUpstream {
         source: Source::Poet,
         models: vec!["poet".into(), "text-davinci-003".into()],
         engine: transformer::Params::default(),
+        meter: None,
     })
     .unwrap()
 }

@@ -1,6 +1,7 @@
 //! Files that cannot be written for a while.
 
 use super::*;
+use crate::call::Cause;
 use crate::store::ledger::presence::Presence;
 
 /// A file that was moved away.
@@ -131,7 +132,7 @@ async fn a_row_whose_client_was_refused_says_so() {
     let told = |http_status| Entry {
         unrecorded: Some(Unrecorded {
             http_status: Some(http_status),
-            cause: "gateway_ledger",
+            cause: Cause::GatewayLedger,
         }),
         ..entry(Some(counts(3, 4)))
     };

@@ -13,7 +13,7 @@ use super::{LEASE, Shared, millis};
 use crate::pattern::Pattern;
 use crate::store::budgets::{Answer, Report, Taken as TakenOf};
 use crate::store::limits::account::Account;
-use crate::store::limits::cell::{SLOT_WAIT, Terms};
+use crate::store::limits::cell::{Cell, SLOT_WAIT, Terms};
 use crate::store::limits::dimension::{Amount, Dimension};
 use crate::store::limits::headroom::Headroom;
 use crate::store::limits::refusal::Refusal;
@@ -207,6 +207,18 @@ impl Reply {
 }
 
 impl Wanted {
+    fn of(account: &Arc<Account>, cell: &Cell, want: &Amount) -> Self {
+        Self {
+            account: Arc::clone(account),
+            cell: cell.id,
+            dimension: cell.subject.dimension,
+            size: cell.size,
+            models: Arc::clone(&cell.subject.models),
+            n: cell.weight(want),
+            terms: Arc::clone(&cell.terms),
+        }
+    }
+
     /// Returns the same so many times.
     pub(super) fn times(&self, times: u32) -> Self {
         Self {
@@ -322,16 +334,20 @@ impl Limits {
         let mut wanted = Vec::new();
         for account in accounts.iter().flatten() {
             for cell in account.lock().of(who.model) {
-                wanted.push(Wanted {
-                    account: Arc::clone(account),
-                    cell: cell.id,
-                    dimension: cell.subject.dimension,
-                    size: cell.size,
-                    models: Arc::clone(&cell.subject.models),
-                    n: cell.weight(want),
-                    terms: Arc::clone(&cell.terms),
-                });
+                wanted.push(Wanted::of(account, cell, want));
             }
+        }
+        wanted
+    }
+
+    /// Returns all cells there are; nothing is wanted of them.
+    pub(super) fn all_cells(&self) -> Vec<Wanted> {
+        let accounts = self.accounts.load();
+        let mut wanted = Vec::new();
+        for account in accounts.iter() {
+            let cells = account.lock();
+            let cells = cells.iter();
+            wanted.extend(cells.map(|cell| Wanted::of(account, cell, &Amount::default())));
         }
         wanted
     }

@@ -58,6 +58,9 @@ const LIBRARY: &str = "@LIBRARY@";
 /// How long a place is kept of a gateway that is not heard of.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// How many limits are looked at in one question: Redis answers nobody else meanwhile.
+const LOOKED_AT: usize = 128;
+
 /// What is done while Redis is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnOutage {
@@ -181,6 +184,16 @@ impl Shared {
             report.answered(answer, now.unwrap_or_default());
         }
         Some(reply.headroom(&wanted))
+    }
+
+    /// Returns what is left of every limit there is; takes nothing. `None` while Redis is away.
+    pub async fn all(&self) -> Option<Vec<Headroom>> {
+        let mut all = Vec::new();
+        for wanted in self.limits.all_cells().chunks(LOOKED_AT) {
+            let reply = self.look(wanted, &[]).await.ok()?;
+            all.extend(reply.headroom(wanted));
+        }
+        Some(all)
     }
 
     /// Returns whether calls are let in while Redis is away, by what this process counts alone.
