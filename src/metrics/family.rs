@@ -84,7 +84,7 @@ struct Inner<M, const N: usize> {
     /// Stands in where no series can be made: for label names that are none, which a declaration would not have survived.
     spare: M,
     /// By a digest of the values, which nobody outside can foresee.
-    series: RwLock<HashMap<u64, Series<M, N>>>,
+    series: RwLock<HashMap<u64, Arc<Series<M, N>>>>,
     hasher: RandomState,
 }
 
@@ -185,23 +185,29 @@ impl<M: Kind, const N: usize> Family<M, N> {
             std::collections::hash_map::Entry::Vacant(_) if count >= max => None,
             std::collections::hash_map::Entry::Vacant(place) => {
                 let values = values.map(Box::from);
-                Some(place.insert(Series { values, metric }).metric.clone())
+                let made = place.insert(Arc::new(Series { values, metric }));
+                Some(made.metric.clone())
             }
         }
+    }
+
+    /// Returns all series there are. Whoever needs a new one waits no longer than it takes to count references.
+    fn snapshot(&self) -> Vec<(u64, Arc<Series<M, N>>)> {
+        let series = self.inner.series.read();
+        let series = series.unwrap_or_else(PoisonError::into_inner);
+        let all = series.iter();
+        all.map(|(digest, series)| (*digest, Arc::clone(series)))
+            .collect()
     }
 
     /// Removes the series of which that is true, by the values of their labels.
     fn remove(&self, is_gone: impl Fn(&[&'static str; N], &[Box<str>; N]) -> bool) {
         let inner = &*self.inner;
-        let gone: Vec<u64> = {
-            let series = inner.series.read().unwrap_or_else(PoisonError::into_inner);
-            let series = series.iter();
-            let gone = series.filter(|(_, series)| is_gone(&inner.labels, &series.values));
-            gone.map(|(digest, _)| *digest).collect()
-        };
+        let mut gone = self.snapshot();
+        gone.retain(|(_, series)| is_gone(&inner.labels, &series.values));
         if !gone.is_empty() {
             let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
-            for digest in gone {
+            for (digest, _) in gone {
                 series.remove(&digest);
             }
         }
@@ -224,11 +230,10 @@ pub(super) trait Forget: Send + Sync {
 
 impl<M: Kind, const N: usize> Forget for Family<M, N> {
     fn each_open(&self, see: &mut dyn FnMut(&'static str, &str)) {
-        let series = self.inner.series.read();
-        let series = series.unwrap_or_else(PoisonError::into_inner);
+        let all = self.snapshot();
         for (index, label) in self.inner.labels.iter().enumerate() {
             if OPEN.contains(label) {
-                for series in series.values() {
+                for (_, series) in &all {
                     see(label, &series.values[index]);
                 }
             }
@@ -249,16 +254,13 @@ impl<M: Kind, const N: usize> Collector for Family<M, N> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let metrics: Vec<M> = {
-            let series = self.inner.series.read();
-            let series = series.unwrap_or_else(PoisonError::into_inner);
-            series.values().map(|series| series.metric.clone()).collect()
-        };
+        let all = self.snapshot();
         let mut family = MetricFamily::default();
         family.set_name(self.inner.name.to_owned());
         family.set_help(self.inner.help.to_owned());
         family.set_field_type(M::TYPE);
-        family.set_metric(metrics.iter().map(Metric::metric).collect());
+        let metrics = all.iter().map(|(_, series)| series.metric.metric());
+        family.set_metric(metrics.collect());
         vec![family]
     }
 }

@@ -63,14 +63,14 @@ fn a_client_that_left_counts_as_499() {
 }
 
 #[test]
-fn a_million_names_make_no_more_series_than_there_may_be() {
+fn any_number_of_names_makes_no_more_series_than_there_may_be() {
     let metrics = Metrics::new().unwrap();
     metrics.set_max_series(100);
     let usage = Usage {
         input: 1,
         ..Usage::default()
     };
-    for number in 0..1_000_000_u32 {
+    for number in 0..100_000_u32 {
         let name: Arc<str> = format!("k{number}").into();
         let facts = Facts {
             key: Some(Arc::clone(&name)),
@@ -115,8 +115,8 @@ fn a_million_names_make_no_more_series_than_there_may_be() {
         .filter(cost)
         .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
         .sum();
-    assert_eq!(sum, 1_000_000, "nothing is lost");
-    let folded = r#"weir_series_folded_total{metric="weir_cost_nanodollars_total"} 999900"#;
+    assert_eq!(sum, 100_000, "nothing is lost");
+    let folded = r#"weir_series_folded_total{metric="weir_cost_nanodollars_total"} 99900"#;
     assert!(text.contains(folded), "{text}");
 }
 

@@ -534,7 +534,7 @@ async fn a_spent_budget_is_told_so_that_no_client_tries_again_and_outlives_a_res
     assert!(gateway.restart().await.success());
     assert_eq!(gateway.client().chat(small()).await.status, 429);
     assert!(gateway.metrics().await.contains(
-        "weir_budget_used_percent{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"
+        "weir_budget_used_ratio{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"
     ));
 }
 

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod access_log;
 mod admin;
 mod auth;
 mod book;
@@ -20,6 +21,7 @@ mod cache;
 mod clients;
 mod config_start;
 mod connections;
+mod dashboards;
 mod drain;
 mod ejection;
 mod errors;
@@ -35,6 +37,7 @@ mod ledger;
 mod limits;
 #[cfg(feature = "local")]
 mod local;
+mod metrics;
 mod models;
 mod pass_through;
 mod plain;
