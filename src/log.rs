@@ -29,7 +29,9 @@ static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Returns how many lines were dropped since the start, because nobody read them fast enough.
 pub fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |lines| lines.dropped_lines() as u64)
+    DROPPED
+        .get()
+        .map_or(0, |lines| lines.dropped_lines() as u64)
 }
 
 /// Starts the log. Up to `queue` lines wait to be written. Dropping what it returns writes those that still do, as long as

@@ -2,8 +2,8 @@
 
 use super::types::{
     AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
-    LocalConfig, LogConfig, MetricsConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
-    UpstreamConfig, UpstreamKind,
+    LocalConfig, LogConfig, MetricsConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig,
+    TeamConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 

@@ -34,10 +34,10 @@ pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit, CacheConfig,
     CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientGoneConfig, ClientTlsConfig, Config,
     EjectConfig, EncodingConfig, EndpointConfig, HealthConfig, HedgeConfig, KeyConfig,
-    LedgerConfig, LedgerFailureConfig, LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat, MetricsConfig,
-    Period, ProxyConfig, RedisConfig, RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig,
-    SentinelConfig, ServerConfig, SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides,
-    TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind, Window,
+    LedgerConfig, LedgerFailureConfig, LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat,
+    MetricsConfig, Period, ProxyConfig, RedisConfig, RedisOutageConfig, RemoteConfig, RetryConfig,
+    RouteConfig, SentinelConfig, ServerConfig, SyncConfig, TargetConfig, TeamConfig,
+    TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind, Window,
 };
 pub use crate::secret::Secret;
 

@@ -59,8 +59,14 @@ fn limit(refusal: &Refusal) -> Explanation {
     } = refusal;
     let limit = format!("{size} {}{models}", refusal.dimension.words());
     let explanation = |message| {
-        explain(429, kind, "rate_limit_exceeded", Cause::PolicyLimit, message)
-            .detail(refusal.to_string())
+        explain(
+            429,
+            kind,
+            "rate_limit_exceeded",
+            Cause::PolicyLimit,
+            message,
+        )
+        .detail(refusal.to_string())
     };
     match refusal.retry_after {
         Some(wait) => {

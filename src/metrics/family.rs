@@ -271,7 +271,13 @@ mod tests {
 
     fn family(max: usize) -> (Family<IntCounter, 3>, Family<IntCounter, 1>) {
         let max = Arc::new(AtomicUsize::new(max));
-        let folded = Family::new(("folded_total", "f"), ["metric"], vec![], Arc::clone(&max), None);
+        let folded = Family::new(
+            ("folded_total", "f"),
+            ["metric"],
+            vec![],
+            Arc::clone(&max),
+            None,
+        );
         let folded = folded.unwrap();
         let labels = ["team", "key", "result"];
         let family = Family::new(("m_total", "h"), labels, vec![], max, Some(folded.clone()));
@@ -315,7 +321,12 @@ mod tests {
         }
         family.forget(&|label, value| label == "key" && value == "goes");
         family.with(["t", "late", "hit"]).inc();
-        let values = |key| family.look_up(["t", key, "hit"]).0.map(|metric| metric.get());
+        let values = |key| {
+            family
+                .look_up(["t", key, "hit"])
+                .0
+                .map(|metric| metric.get())
+        };
         assert_eq!(["stays", "goes"].map(values), [Some(1), None]);
         family.forget(&|label, _| label == "result");
         assert!(count(&family) > 0, "a closed label is never gone");
@@ -329,7 +340,9 @@ mod tests {
                 let family = family.clone();
                 scope.spawn(move || {
                     for number in 0..500 {
-                        family.with(["t", &format!("{thread}-{number}"), "hit"]).inc();
+                        family
+                            .with(["t", &format!("{thread}-{number}"), "hit"])
+                            .inc();
                     }
                 });
             }

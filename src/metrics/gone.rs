@@ -51,12 +51,7 @@ impl Known<'_> {
 }
 
 impl Gone {
-    pub(super) fn sweep(
-        &mut self,
-        families: &[Box<dyn Forget>],
-        known: &Known<'_>,
-        now: Instant,
-    ) {
+    pub(super) fn sweep(&mut self, families: &[Box<dyn Forget>], known: &Known<'_>, now: Instant) {
         let is_early = |swept: Instant| now.saturating_duration_since(swept) < PERIOD;
         if self.swept.is_some_and(is_early) {
             return;

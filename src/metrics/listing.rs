@@ -19,7 +19,11 @@ impl Metrics {
             } = declared;
             let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
             // Writing to a text never fails.
-            let _ = writeln!(page, "| `{name}` | {kind} | {} | {help} |", labels.join(" "));
+            let _ = writeln!(
+                page,
+                "| `{name}` | {kind} | {} | {help} |",
+                labels.join(" ")
+            );
         }
         page.push_str(BUCKETS);
         for declared in self.declared().iter().filter(|d| !d.buckets.is_empty()) {

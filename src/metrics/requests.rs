@@ -209,8 +209,7 @@ fn per_output_token(facts: &Facts, duration: Duration) -> Option<f64> {
 }
 
 /// Returns what a try was after the one before it, and why it was made.
-fn kind_of_retry(before: &Try, again: &Try) -> (&'static str, &'static str)
-{
+fn kind_of_retry(before: &Try, again: &Try) -> (&'static str, &'static str) {
     let had_ended = before
         .time
         .is_some_and(|time| before.began.saturating_add(time) <= again.began);

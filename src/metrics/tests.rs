@@ -106,7 +106,11 @@ fn any_number_of_names_makes_no_more_series_than_there_may_be() {
             let rest = line.strip_prefix(&**name);
             rest.is_some_and(|rest| rest.starts_with(['{', '_', ' ']))
         });
-        let per_series = if buckets.is_empty() { 1 } else { buckets.len() + 3 };
+        let per_series = if buckets.is_empty() {
+            1
+        } else {
+            buckets.len() + 3
+        };
         assert!(lines.count() <= 101 * per_series, "{name}");
     }
     let cost = |line: &&str| line.starts_with("weir_cost_nanodollars_total{");
@@ -201,7 +205,11 @@ fn limits_and_budgets_that_are_gone_are_told_no_more() {
         limit: 4.0,
     };
     metrics.set_limits(&[limit("stays"), limit("goes")]);
-    metrics.set_budgets(&[budget("stays", true), budget("goes", true), budget("stays", false)]);
+    metrics.set_budgets(&[
+        budget("stays", true),
+        budget("goes", true),
+        budget("stays", false),
+    ]);
     metrics.set_limits(&[limit("stays")]);
     metrics.set_budgets(&[budget("stays", true)]);
     let text = metrics.render().unwrap();
@@ -255,7 +263,10 @@ fn what_has_been_gone_for_an_hour_is_forgotten_and_what_came_back_is_not() {
     metrics.forget_gone(&known(&["stays", "returns"]), start + 30 * minute);
     metrics.forget_gone(&known(&["stays"]), start + 59 * minute);
     let text = metrics.render().unwrap();
-    assert!(text.contains("\"goes\""), "its last count may not have been scraped yet");
+    assert!(
+        text.contains("\"goes\""),
+        "its last count may not have been scraped yet"
+    );
     metrics.forget_gone(&known(&["stays"]), start + 61 * minute);
     let text = metrics.render().unwrap();
     assert!(!text.contains("\"goes\""), "{text}");

@@ -22,7 +22,8 @@ async fn a_line_has_what_the_ledger_has_and_no_content() {
         .without_key()
         .route("chat", "upstream", "gpt-4o")
         .table(&tables);
-    let prices = "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = 1000\noutput = 2000\n";
+    let prices =
+        "date = \"2026-11-25\"\n[[price]]\nmodel = \"gpt-4o\"\ninput = 1000\noutput = 2000\n";
     std::fs::write(config.path().join("own.toml"), prices).unwrap();
     let gateway = config.start().await;
     let content = "something that nobody else is to read";

@@ -150,7 +150,9 @@ fn expressions(value: &Value, found: &mut Vec<String>) {
 
 /// Returns what is recorded under a name of its own.
 fn recorded(rules: &str) -> impl Iterator<Item = &str> {
-    let lines = rules.lines().map(|line| line.trim().trim_start_matches("- "));
+    let lines = rules
+        .lines()
+        .map(|line| line.trim().trim_start_matches("- "));
     lines.filter_map(|line| Some(line.strip_prefix("record:")?.trim().trim_matches('"')))
 }
 
@@ -206,15 +208,15 @@ fn the_scan_finds_slips() {
         assert_eq!(registry.check(fine), Vec::<String>::new(), "{fine}");
     }
     for (wrong, slip) in [
-        ("rate(weir_nothing_total[5m])", "weir_nothing_total is not declared"),
+        (
+            "rate(weir_nothing_total[5m])",
+            "weir_nothing_total is not declared",
+        ),
         (
             "weir_request_duration_seconds",
             "weir_request_duration_seconds is not declared",
         ),
-        (
-            r#"weir_ready{team="a"}"#,
-            "weir_ready has no label team",
-        ),
+        (r#"weir_ready{team="a"}"#, "weir_ready has no label team"),
         (
             r#"weir_requests_total{a="}", keys="b"}"#,
             "weir_requests_total has no label a",
@@ -224,6 +226,9 @@ fn the_scan_finds_slips() {
             "nothing has the label colour of a by",
         ),
     ] {
-        assert_eq!(registry.check(wrong).first().map(String::as_str), Some(slip));
+        assert_eq!(
+            registry.check(wrong).first().map(String::as_str),
+            Some(slip)
+        );
     }
 }

@@ -1,5 +1,7 @@
 //! One request on its way through the books: from its open row to the settled one, whatever way it ends.
 
+mod noting;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,8 +11,9 @@ use http::{Method, StatusCode};
 use super::apart::counted;
 use super::books::{Books, ClientGone, OnFailure};
 use super::entries::{intent, is_guess, ledger_attempt, total, written_model};
-use crate::call::{Cached, Call, Cause, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
-use crate::metrics::Whose;
+use crate::call::{
+    Cached, Call, CallBody, Cause, Estimate, Priced, Record, Room, StreamError, Try,
+};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -258,59 +261,6 @@ impl Booking {
             // Nothing is ever closed twice.
             Row::Closed => Receipt::written(),
         }
-    }
-
-    /// Counts what was used, or what was not for want of a need.
-    fn note_use(&self, cached: Cached, counts: Option<&Counts>, attempts: &[Attempt]) {
-        let metrics = &self.books.metrics;
-        let (team, model) = {
-            let facts = self.record.facts();
-            (facts.team.clone(), facts.route.clone())
-        };
-        let whose = Whose {
-            team: team.as_deref(),
-            key: &self.key,
-            model: model.as_deref(),
-        };
-        if cached.is_free() {
-            if let Some(counts) = counts {
-                metrics.saved(&whose, &counts.usage, counts.cost);
-            }
-            return;
-        }
-        if let Some(counts) = counts {
-            metrics.sized(model.as_deref(), &counts.usage);
-        }
-        let tries = attempts.iter().filter_map(|attempt| {
-            let counts = attempt.counts?;
-            Some((Some(&*attempt.upstream), counts))
-        });
-        // What nobody was tried for was used all the same, where it is known.
-        let untried = counts.filter(|_| attempts.is_empty());
-        let billed = tries.chain(untried.map(|counts| (None, *counts)));
-        let mut is_unpriced = false;
-        for (upstream, counts) in billed {
-            metrics.charged(&whose, upstream, &counts.usage, counts.cost);
-            is_unpriced |= counts.cost.is_none();
-        }
-        if is_unpriced {
-            metrics.unpriced(&whose);
-        }
-    }
-
-    /// Notes for the log what the ledger says, and returns why the request failed.
-    fn note_end(
-        &self,
-        end: &End,
-        total: Option<&Counts>,
-        served: Option<&Arc<str>>,
-    ) -> Option<Cause> {
-        let mut facts = self.record.facts();
-        facts.cost = total.and_then(|counts| counts.cost);
-        facts.served_model = served.map(written_model);
-        let of_answer = self.http_status.and_then(Cause::of_answer);
-        let cause = end.error.or(facts.cause).or(of_answer)?;
-        Some(*facts.cause.get_or_insert(cause))
     }
 
     /// Returns what the client of an answer is told that is not let through because its row is not safe.

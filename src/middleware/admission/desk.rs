@@ -9,9 +9,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::room::{Kept, of_budgets, of_limits};
 use super::{AdmissionError, Rules, Ways};
 use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
+use crate::metrics::BudgetLabels;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::metrics::BudgetLabels;
 use crate::store::budgets::{Balance, Charge, Limit, Spent};
 use crate::store::limits::{
     Amount, Denied, Headroom, Hold, Measure, Refusal, SharedAdmitted, SharedDenied, Time, Who,

@@ -98,12 +98,7 @@ impl Inner {
     }
 
     /// Settles a row of which no more is known than what it was opened with.
-    fn settle_unanswered(
-        self,
-        status: Status,
-        cause: Cause,
-        counts: Option<Counts>,
-    ) -> Receipt {
+    fn settle_unanswered(self, status: Status, cause: Cause, counts: Option<Counts>) -> Receipt {
         let age = self.intent.received.elapsed().unwrap_or(Duration::ZERO);
         let entry = Entry {
             upstream: self.intent.upstream.clone(),

@@ -192,7 +192,9 @@ impl Read for Stream {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
-            Transport::Tcp(stream) | Transport::Forward(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_read(cx, buf)
+            }
             Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -205,7 +207,9 @@ impl Write for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().transport {
-            Transport::Tcp(stream) | Transport::Forward(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_write(cx, buf)
+            }
             Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -219,7 +223,9 @@ impl Write for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().transport {
-            Transport::Tcp(stream) | Transport::Forward(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_shutdown(cx)
+            }
             Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
