@@ -137,7 +137,8 @@ def test_a_post_is_sent_once(proxy, upstreams, tmp_path):
 
 
 @pytest.mark.parametrize("proxy, changes", [
-    (nginx, {"proxy_next_upstream       error;": "proxy_next_upstream error non_idempotent;"}),
+    (nginx, {"proxy_next_upstream       error;": "proxy_next_upstream error non_idempotent;",
+             "proxy_request_buffering off": "proxy_request_buffering on"}),
     (haproxy, {"retry-on conn-failure": "retry-on empty-response\n    option http-buffer-request"}),
 ], ids=["nginx", "haproxy"])
 def test_a_proxy_that_sends_a_post_again_is_found(proxy, changes, upstreams, tmp_path):
