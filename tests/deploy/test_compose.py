@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from tools import AFTER_DRAIN, DEPLOY, SECRETS, ask, complaint, declared_metrics, drain_timeout, seconds, weir_check
 
 FILE = DEPLOY / "compose.yaml"

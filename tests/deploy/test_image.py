@@ -7,7 +7,6 @@ import re
 import shutil
 
 import pytest
-
 from tools import DEPLOY, ROOT, ask, complaint, toml, weir_check
 
 TEXT = (DEPLOY / "Dockerfile").read_text()

@@ -8,7 +8,6 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-
 from tools import AFTER_DRAIN, KUBERNETES, ask, declared_metrics, drain_timeout, weir_check
 
 BASE = KUBERNETES / "base"

@@ -1,14 +1,26 @@
 """nginx and HAProxy as deploy/ configures them: their syntax, and what they do to streams, uploads, POSTs and WebSockets."""
 
 import json
-import socket
 import ssl
 
 import pytest
-
-from proxies import (ADMIN_TOKEN, HAPROXY, KEY, PROXIES, TELEMETRY, changed, free_port, gateway, haproxy, nginx, nginx_files,
-                     two_gateways, wait_for)
+from proxies import (
+    ADMIN_TOKEN,
+    HAPROXY,
+    KEY,
+    PROXIES,
+    TELEMETRY,
+    changed,
+    free_port,
+    gateway,
+    haproxy,
+    nginx,
+    nginx_files,
+    two_gateways,
+    wait_for,
+)
 from tools import complaint
+
 from upstream import Upstream
 
 CHAT = "/v1/chat/completions"

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from test_redis import compose_command, kubernetes_command
 from tools import DEPLOY, KUBERNETES, ROOT
 

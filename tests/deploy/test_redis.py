@@ -4,9 +4,9 @@ import json
 
 import pytest
 import yaml
-
 from proxies import ADMIN_TOKEN, GATEWAY, KEY, Entry, free_port, running, wait_for
 from tools import DEPLOY, KUBERNETES, SECRETS, WEIR, ask
+
 from upstream import Upstream
 
 CONF = (KUBERNETES / "overlays/example/redis.conf").read_text()

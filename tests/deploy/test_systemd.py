@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from tools import AFTER_DRAIN, DEPLOY, ask, complaint, drain_timeout, seconds, weir_check
 
 TEXT = (DEPLOY / "systemd/weir.service").read_text()
