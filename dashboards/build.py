@@ -562,7 +562,7 @@ def upstreams():
     attempts = rate("weir_upstream_attempts_total", UPSTREAM, "upstream")
     month = "sum (sum_over_time(job:weir_requests_failed:rate5m[30d]))"
     month_all = "sum (sum_over_time(job:weir_requests:rate5m[30d]))"
-    budget = "scalar(weir:error_budget:ratio)"
+    of_budget = "/ on () (weir:error_budget:ratio > 0)"
     recorded = " Needs the recording rules of deploy/prometheus; of all requests, whatever is selected."
     return dashboard(
         "weir-upstreams", "Upstreams and reliability", "What fails, where, and since when? For whoever is on call.",
@@ -571,13 +571,13 @@ def upstreams():
                 (4, stat(
                     "Budget left, 30 days", "Of the failures that the objective allows in 30 days, the share that is left. Below 0: "
                     "overdrawn." + recorded,
-                    f"1 - ({share(month, month_all)}) / ({budget} > 0)", "percentunit",
+                    f"1 - ({share(month, month_all)}) {of_budget}", "percentunit",
                     thresholds((None, BAD), (0, POOR), (0.25, FAIR), (0.5, GOOD)), "Rules are not loaded", decimals=0, spark=False,
                 )),
                 (8, series(
                     "Burn rate", "How many times faster than it may the error budget is used up. At 1 it lasts just 30 days; at "
                     "14.4 for an hour somebody is paged." + recorded,
-                    [(f"max (job:weir_requests_failed:ratio{window}) / ({budget} > 0)", window) for window in ("5m", "1h", "6h", "1d")],
+                    [(f"max (job:weir_requests_failed:ratio{window}) {of_budget}", window) for window in ("5m", "1h", "6h", "1d")],
                     "short", "No requests in this time", steps=thresholds((None, GOOD), (1, FAIR), (14.4, BAD)),
                 )),
                 (12, outcomes()),

@@ -21,7 +21,7 @@ import urllib.request
 
 import promql
 
-GATEWAY = pathlib.Path(os.environ.get("WEIR_BINARY", promql.ROOT / "target/debug/weir"))
+GATEWAY = pathlib.Path(os.environ.get("WEIR_BIN", promql.ROOT / "target/debug/weir"))
 TOKEN = "admin-token-of-the-tests"
 PATIENCE = 40
 
