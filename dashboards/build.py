@@ -620,7 +620,7 @@ def upstreams():
                     ], empty="No remote upstream is configured", decimals=0,
                 )),
                 (8, series(
-                    "In flight", "Calls under way at each upstream, at all gateways; dashed red lines of its name are `max_concurrent`.",
+                    "In flight", "Calls under way at each upstream, at all gateways, and what `max_concurrent` allows where it is set.",
                     [
                         (f"sum by (upstream) (weir_upstream_in_flight{{{UPSTREAM}}})", "{{upstream}}"),
                         (f"sum by (upstream) (weir_upstream_in_flight_limit{{{UPSTREAM}}})", "{{upstream}}: limit"),
@@ -678,8 +678,8 @@ def upstreams():
                     "Running", "Version, whether its last configuration was taken, and the days that its certificate is still good.",
                     [
                         ("Started", "max by (instance, version) (weir_start_time_seconds * on (instance, job) group_left (version) weir_build_info) * 1000", "dateTimeFromNow"),
-                        ("Configuration", "min by (instance, version) (weir_config_last_reload_successful * on (instance, job) group_left (version) weir_build_info)", "bool_yes_no"),
-                        ("Certificate", "min by (instance, version) ((weir_tls_certificate_expiry_timestamp_seconds - time()) * on (instance, job) group_left (version) weir_build_info)", "s"),
+                        ("Configuration taken", "min by (instance, version) (weir_config_last_reload_successful * on (instance, job) group_left (version) weir_build_info)", "bool_yes_no"),
+                        ("Certificate ends in", "min by (instance, version) ((weir_tls_certificate_expiry_timestamp_seconds - time()) * on (instance, job) group_left (version) weir_build_info)", "s"),
                     ], ["instance", "version"], "Started",
                 )),
             ]),

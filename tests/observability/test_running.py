@@ -331,13 +331,6 @@ def test_a_configuration_that_is_refused(story):
     story.ends("WeirConfigReloadFailed")
 
 
-def test_more_series_than_there_may_be(story):
-    numbers = iter(range(10**6))
-    story.until_fires(
-        "WeirSeriesFolded", lambda: story.gateway.chat("gpt-4o", f"secret-of-key-{next(numbers) % MANY}"), metric="weir_requests_total"
-    )
-
-
 def test_a_cache_that_is_too_small(story):
     numbers = iter(range(10**6))
     story.until_fires(
@@ -456,6 +449,13 @@ def test_every_rule_that_records_has_something_to_record(story):
         result = story.prometheus.now(scene.promql.hurried(rule["expr"]))
         assert result and story.prometheus.now(rule["record"]), rule["record"]
         assert all(set(series["metric"]) == level(rule["record"]) for series in result), rule["record"]
+
+
+def test_more_series_than_there_may_be(story):
+    numbers = iter(range(10**6))
+    story.until_fires(
+        "WeirSeriesFolded", lambda: story.gateway.chat("gpt-4o", f"secret-of-key-{next(numbers) % MANY}"), metric="weir_requests_total"
+    )
 
 
 def test_nothing_is_asked_for_that_the_gateway_does_not_declare(story):
