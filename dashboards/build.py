@@ -371,7 +371,8 @@ def upstream_health():
         "Upstreams",
         "Whether each upstream can be used: red where all its endpoints are ejected, or the local model is not there, at one "
         "gateway at least.",
-        f"min by (upstream) (weir_upstream_ready{{{UPSTREAM}}})", "{{upstream}}",
+        f"min by (upstream) ((weir_upstream_ready{{{UPSTREAM}}} unless on (job, instance, upstream) "
+        f'weir_upstream_endpoints{{state="in_use"}} == 0) or 0 * weir_upstream_ready{{{UPSTREAM}}})', "{{upstream}}",
         {0: ("down", BAD), 1: ("ready", GOOD)}, "No upstream is configured",
     )  # fmt: skip
 
@@ -433,7 +434,10 @@ def overview():
                 (3, stat("In flight", "Requests under way now, at all gateways.", or_zero("sum (weir_requests_in_flight)"), decimals=0)),
                 (3, stat(
                     "Upstreams down", "Upstreams that no gateway can use.",
-                    or_zero(f"count (max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"), steps=ANY_IS_BAD, decimals=0,
+                    or_zero(
+                        f'count (max by (upstream) (weir_upstream_endpoints{{{UPSTREAM}, state="in_use"}}) == 0 '
+                        f"or max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"
+                    ), steps=ANY_IS_BAD, decimals=0,
                 )),
                 (3, stat(
                     "Alerts", "Alerts of Weir that are firing. deploy/RUNBOOK.md says what to do about each.",

@@ -69,12 +69,12 @@ def process(*command, **more):
 class Upstreams:
     """Any number of services at one port, told apart by the first part of the path; each does as `ways` says of it:
 
-    ok; failing (500); refusing (401); limited (429); slow (the first token comes after six seconds); hanging (nothing comes).
+    ok; failing (500); refusing (401); slow (the first token comes after six seconds); hanging (nothing comes until it does otherwise).
     """
 
     def __init__(self):
         self.ways = {}
-        self.released = threading.Event()
+        self.stopping = threading.Event()
         upstreams = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ class Upstreams:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 name, path = self.path[1:].split("/", 1)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    upstreams.answer(self, upstreams.ways.get(name, "ok"), path, body)
+                    upstreams.answer(self, name, path, body)
 
             def log_message(self, *_):
                 pass
@@ -97,18 +97,17 @@ class Upstreams:
         return f"http://127.0.0.1:{self.server.server_port}/{name}/v1"
 
     def stop(self):
-        self.released.set()
+        self.stopping.set()
         self.server.shutdown()
         self.server.server_close()
 
-    def answer(self, request, way, path, body):
-        failures = {"failing": 500, "refusing": 401, "limited": 429}
+    def answer(self, request, name, path, body):
+        while self.ways.get(name) == "hanging" and not self.stopping.wait(0.1):
+            pass
+        way = self.ways.get(name, "ok")
+        failures = {"failing": 500, "refusing": 401}
         if way in failures:
             return self.plain(request, failures[way], {"error": {"message": way, "type": "x", "code": None}})
-        if way == "hanging":
-            self.released.wait(120)
-            request.close_connection = True
-            return None
         if path.endswith("embeddings"):
             usage = {"prompt_tokens": 8, "total_tokens": 8}
             data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
@@ -127,7 +126,7 @@ class Upstreams:
         request.send_header("transfer-encoding", "chunked")
         request.end_headers()
         if way == "slow":
-            self.released.wait(6)
+            self.stopping.wait(6)
 
         def event(text):
             request.wfile.write(f"{len(text) + 8:x}\r\ndata: {text}\n\n\r\n".encode())

@@ -202,16 +202,30 @@ class Story:
             thread.join(30)
 
     @contextlib.contextmanager
-    def at_once(self, count, ask):
-        """So many calls under way for as long as the block; then they are left."""
+    def connections(self, count):
+        """So many connections, for as long as the block."""
         opened = [self.gateway.connection() for _ in range(count)]
         try:
-            for each in opened:
-                ask(each)
-            yield
+            yield opened
         finally:
             for each in opened:
                 each.close()
+
+    @contextlib.contextmanager
+    def under_way(self, count, model, way, **more):
+        """So many calls under way at an upstream that is slow or hangs, for as long as the block; then they have their answers."""
+        self.upstreams.ways[model] = way
+        body = scene.json.dumps({"model": model, "messages": [{"role": "user", "content": "a"}], **more})
+        headers = {"authorization": f"Bearer {BOB}", "content-type": "application/json"}
+        with self.connections(count) as opened:
+            try:
+                for each in opened:
+                    each.request("POST", "/v1/chat/completions", body, headers)
+                yield
+            finally:
+                self.upstreams.ways[model] = "ok"
+                for each in opened:
+                    each.getresponse().read()
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +248,7 @@ def story(tmp_path_factory):
         worker.start()
         all_of_it.callback(worker.join, 30)
         all_of_it.callback(it.going.set)
-        all_of_it.callback(upstreams.released.set)
+        all_of_it.callback(upstreams.stopping.set)
         yield it
 
 
@@ -339,7 +353,9 @@ def test_a_cache_that_is_too_small(story):
 
 
 def test_connections_near_their_limit(story):
-    with story.at_once(85, lambda connection: story.gateway.ask("/v1/embeddings", {"model": "text-a", "input": "a"}, ALICE, connection=connection)):
+    with story.connections(85) as opened:
+        for each in opened:
+            assert story.gateway.ask("/v1/embeddings", {"model": "text-a", "input": "a"}, ALICE, connection=each) == 200
         story.fires("WeirConnectionsNearLimit", listener="data")
     story.ends("WeirConnectionsNearLimit")
 
@@ -353,14 +369,7 @@ def test_lines_of_the_log_that_nobody_reads(story):
 
 
 def test_streams_that_begin_late(story):
-    story.upstreams.ways["slow"] = "slow"
-    body = {"model": "slow", "messages": [{"role": "user", "content": "a"}], "stream": True}
-
-    def begin(connection):
-        headers = {"authorization": f"Bearer {BOB}", "content-type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", scene.json.dumps(body), headers)
-
-    with story.at_once(20, begin):
+    with story.under_way(20, "slow", "slow", stream=True):
         story.fires("WeirFirstTokenSlow", model="slow")
 
 
@@ -371,21 +380,14 @@ def test_redis_that_is_away(story):
     story.ends("WeirLimiterOutage")
 
 
-def hanging(story, model):
-    story.upstreams.ways[model] = "hanging"
-    body = scene.json.dumps({"model": model, "messages": [{"role": "user", "content": "a"}]})
-    headers = {"authorization": f"Bearer {BOB}", "content-type": "application/json"}
-    return lambda connection: connection.request("POST", "/v1/chat/completions", body, headers)
-
-
 def test_a_queue_that_is_full(story):
-    with story.at_once(6, hanging(story, "narrow")):
+    with story.under_way(6, "narrow", "hanging"):
         story.fires("WeirQueueSaturated", upstream="narrow")
     story.ends("WeirQueueSaturated")
 
 
 def test_a_ledger_with_too_much_open(story):
-    with story.at_once(55, hanging(story, "hanging")):
+    with story.under_way(55, "hanging", "hanging"):
         story.fires("WeirLedgerBacklog")
     story.ends("WeirLedgerBacklog")
 
@@ -419,7 +421,7 @@ def test_a_hedge_and_a_model_without_a_price_are_no_alerts(story):
         story.gateway.chat("narrow", BOB)
         return story.prometheus.now(asked)
 
-    story.upstreams.ways["narrow"] = "ok"
+    story.upstreams.ways["slow"] = "slow"
     eventually("a hedge, and a model without a price", is_asked)
     assert not story.unexpected()
 
