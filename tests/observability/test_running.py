@@ -67,7 +67,7 @@ name = "pair"
 kind = "openai"
 base_urls = ["{pair_one}", "{pair_two}"]
 models = ["pair"]
-eject = {{ failures = 2, base = "5m" }}
+eject = {{ failures = 1, base = "5m" }}
 
 [[route]]
 model = "gpt-4*"
@@ -121,7 +121,7 @@ limits = {{ requests_per_minute = 1 }}
 def configuration(upstreams, redis_port):
     remote = "".join(
         f'\n[[upstream]]\nname = "{name}"\nkind = "openai"\nbase_url = "{upstreams.url(name)}"\napi_keys = ["credential"]\n'
-        f'models = ["{model}"]\neject = {{ failures = 5, base = "5m" }}\n'
+        f'models = ["{model}"]\neject = {{ failures = {1 if name == "gone" else 5}, base = "5m" }}\n'
         for name, model in (
             ("main", "main"), ("second", "text-*"), ("slow", "slow"), ("hanging", "hanging"), ("failing", "failing"),
             ("refusing", "refusing"), ("gone", "gone-itself"),
@@ -191,7 +191,7 @@ class Story:
             while not stop.is_set():
                 with contextlib.suppress(OSError, scene.http.client.HTTPException):
                     ask()
-                stop.wait(0.05)
+                stop.wait(0.01)
 
         thread = threading.Thread(target=asking, daemon=True)
         thread.start()
@@ -269,7 +269,7 @@ def selections(story, dashboard):
         ("research", "alice", "gpt-4*", "main"), ("none", "bob", "gpt-4*", "main"), ("research", "alice", "poet", "local"),
         ("none", "bob", "failing", "failing"), ("none", "bob", "pair", "pair"), ("none", "bob", "hedged", "second"),
         ("none", "bob", "gone", "local"), ("none", "bob", "narrow", "narrow"), ("research", "carol", "gpt-4*", "main"),
-        ("none", "bob", "unpriced", "none"), ("research", "alice", "text-*", "second"), ("research", "dave", "gpt-4*", "none"),
+        ("none", "bob", "unpriced", "none"), ("research", "alice", "text-*", "second"), ("research", "dave", "none", "none"),
     ):  # fmt: skip
         chosen = {"team": team, "key": key, "model": model, "upstream": upstream}
         one.append({name: escaped(value) for name, value in chosen.items()})
