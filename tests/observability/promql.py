@@ -107,5 +107,9 @@ def hurried(text, by=30, least=10):
         return f"{max(least, seconds // by)}s"
 
     text = re.sub(r"\[(\d+)([smhd])\]", lambda match: f"[{shorter(match)}]", text)
-    text = re.sub(r"(?m)^(\s+interval: )(\d+)([smhd])$", lambda match: match[1] + shorter(re.match(r"(\d+)(\w)", match[2] + match[3])), text)
+    text = re.sub(
+        r"(?m)^(\s+interval: )(\d+)([smhd])$",
+        lambda match: match[1] + shorter(re.match(r"(\d+)(\w)", match[2] + match[3])),
+        text,
+    )
     return re.sub(r"(?m)^(\s+for: )\w+$", r"\g<1>1s", text)

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import signal
 import socket
 import ssl
@@ -211,7 +212,9 @@ class Gateway:
             if line and not line.startswith("#"):
                 name, labels = promql.SELECTOR.match(line).groups()
                 metric, _ = promql.base(name, declared)
-                declared[metric] |= {label for label, _ in promql.re.findall(r'(\w+)=("(?:[^"\\]|\\.)*")', labels or "")} - {"le"}
+                declared[metric] |= {
+                    label for label, _ in re.findall(r'(\w+)=("(?:[^"\\]|\\.)*")', labels or "")
+                } - {"le"}
         return declared
 
     def write(self, text):
@@ -223,6 +226,7 @@ class Gateway:
 
     def reload(self):
         self.child.send_signal(signal.SIGHUP)
+
 
 def certificate(folder, days):
     """Puts a certificate that is good for so many days where the gateway serves it from."""
@@ -259,7 +263,19 @@ def gateway(folder, text):
 
 @contextlib.contextmanager
 def redis(port):
-    command = ("redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning")
+    command = (
+        "redis-server",
+        "--port",
+        port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--loglevel",
+        "warning",
+    )
     with process(*command, stdout=subprocess.DEVNULL) as child:
         eventually("Redis listens", lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
         yield child
@@ -294,7 +310,7 @@ class Prometheus:
 
     def values(self, query):
         """What Grafana offers for a variable whose query is `label_values(SERIES, LABEL)`."""
-        found, label = promql.re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
+        found, label = re.fullmatch(r"label_values\((.*), (\w+)\)", query).groups()
         return self.get(f"label/{label}/values", **{"match[]": found})
 
 

@@ -1,5 +1,5 @@
 // Validates dashboards against the schema that Grafana publishes as TypeScript types: `node schema.mjs NODE_MODULES FILE...`.
-// The types become JSON schemas (interfaces, since those are written out where types of one name would be one) without additional properties; of each panel its own plugin's options and custom fields are
+// The types become JSON schemas without additional properties; of each panel its own plugin's options and custom fields are
 // checked, too. Prints what is wrong, one a line, and exits with 1 if anything is.
 
 import { readFileSync, writeFileSync, mkdtempSync, rmSync } from "node:fs";
@@ -38,8 +38,9 @@ function schemas() {
   const lines = [`export type { Dashboard } from "${types}/dashboard/x/types.gen";`];
   for (const [plugin, custom] of Object.entries(PLUGINS)) {
     const from = `from "${types}/composable/${plugin}/panelcfg/x/types.gen";`;
-    lines.push(`import type { Options as ${plugin}Options } ${from} export interface ${plugin}_options extends ${plugin}Options {}`);
-    if (custom) lines.push(`import type { FieldConfig as ${plugin}Field } ${from} export interface ${plugin}_custom extends ${plugin}Field {}`);
+    // Interfaces of our own, since every plugin calls its types the same: those would become one.
+    lines.push(`import type * as ${plugin} ${from}`, `export interface ${plugin}_options extends ${plugin}.Options {}`);
+    if (custom) lines.push(`export interface ${plugin}_custom extends ${plugin}.FieldConfig {}`);
   }
   const path = join(folder, "all.ts");
   writeFileSync(path, lines.join("\n"));

@@ -68,7 +68,9 @@ def test_dashboards_can_be_provisioned_side_by_side():
             used = re.findall(r"\$(?:team|key|model|upstream)\b", target["expr"])
             assert len(used) == len(re.findall(r'=~"\$(?:team|key|model|upstream)"', target["expr"])), target["expr"]
         assert "id" not in dashboard
-        cells = [(p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in dashboard["panels"]]
+        cells = [
+            (p["gridPos"]["x"], p["gridPos"]["y"], p["gridPos"]["w"], p["gridPos"]["h"]) for p in dashboard["panels"]
+        ]
         taken = [(x + i, y + j) for x, y, w, h in cells for i in range(w) for j in range(h)]
         assert len(taken) == len(set(taken)), "panels overlap"
         assert max(x for x, _ in taken) == 23
@@ -91,7 +93,9 @@ def test_an_alert_says_what_it_is_about_and_what_to_do(rule):
 
 def test_the_runbook_has_nothing_else_and_names_dashboards_and_panels_that_exist():
     runbook = (ROOT / "deploy/RUNBOOK.md").read_text()
-    assert re.findall(r"(?m)^## (\w+)", runbook) and set(re.findall(r"(?m)^## (\w+)", runbook)) == {rule["alert"] for rule in alerts()}
+    assert re.findall(r"(?m)^## (\w+)", runbook) and set(re.findall(r"(?m)^## (\w+)", runbook)) == {
+        rule["alert"] for rule in alerts()
+    }
     titles = {dashboard["title"].removeprefix("Weir: ") for _, dashboard in dashboards()}
     named = {re.sub(r"\s+", " ", name) for name in re.findall(r"(?<!\*)\*([A-Z][a-z][^*]+)\*(?!\*)", runbook)}
     assert named and named <= titles, named - titles

@@ -3,7 +3,11 @@
 import pytest
 from promql import alerts, escaped, hurried, level, substituted, undeclared
 
-DECLARED = {"weir_requests_total": {"team", "cause"}, "weir_wait_seconds": {"model"}, "job_team:weir_cost:sum": {"job", "team"}}
+DECLARED = {
+    "weir_requests_total": {"team", "cause"},
+    "weir_wait_seconds": {"model"},
+    "job_team:weir_cost:sum": {"job", "team"},
+}
 
 
 @pytest.mark.parametrize(
@@ -42,8 +46,13 @@ def test_values_are_escaped_as_grafana_escapes_them():
 
 
 def test_rules_in_a_hurry_have_short_windows_and_no_waits():
-    text = "  - name: a\n    interval: 5m\n    rules:\n      - expr: rate(a[5m]) > b[6h] - 14 * 86400\n        for: 15m\n"
-    assert hurried(text) == "  - name: a\n    interval: 10s\n    rules:\n      - expr: rate(a[10s]) > b[720s] - 14 * 86400\n        for: 1s\n"
+    text = (
+        "  - name: a\n    interval: 5m\n    rules:\n      - expr: rate(a[5m]) > b[6h] - 14 * 86400\n        for: 15m\n"
+    )
+    assert (
+        hurried(text)
+        == "  - name: a\n    interval: 10s\n    rules:\n      - expr: rate(a[10s]) > b[720s] - 14 * 86400\n        for: 1s\n"
+    )
 
 
 def test_a_recorded_series_says_its_labels_by_its_name():

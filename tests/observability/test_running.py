@@ -5,9 +5,12 @@ The tests are one story, told in this order; each alert that has fired may fire 
 """
 
 import contextlib
+import http.client
+import json
+import re
 import threading
-import time
 
+import promql
 import pytest
 import scene
 from promql import alerts, everything, escaped, level, panels, records, rules, substituted, undeclared
@@ -151,14 +154,16 @@ class Story:
         number = 0
         while not self.going.is_set():
             number += 1
-            with contextlib.suppress(OSError, scene.http.client.HTTPException):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 statuses = [
                     self.gateway.chat("gpt-4o", ALICE, temperature=0),
                     self.gateway.chat("gpt-4o", ALICE, f"question {number}"),
                     self.gateway.chat("gpt-4o", ALICE, stream=True),
                     self.gateway.chat("gpt-4o", BOB, stream=True),
                     self.gateway.chat("slow", BOB, stream=True) if number < 4 else 200,
-                    self.gateway.ask("/v1/embeddings", {"model": "text-embedding-3-small", "input": f"{number}"}, ALICE),
+                    self.gateway.ask(
+                        "/v1/embeddings", {"model": "text-embedding-3-small", "input": f"{number}"}, ALICE
+                    ),
                     self.gateway.chat("poet", ALICE, "写诗", stream=True, max_tokens=4) if number % 5 == 1 else 200,
                 ]
                 self.failures += [status for status in statuses if status != 200]
@@ -189,7 +194,7 @@ class Story:
 
         def asking():
             while not stop.is_set():
-                with contextlib.suppress(OSError, scene.http.client.HTTPException):
+                with contextlib.suppress(OSError, http.client.HTTPException):
                     ask()
                 stop.wait(0.01)
 
@@ -215,7 +220,7 @@ class Story:
     def under_way(self, count, model, way, **more):
         """So many calls under way at an upstream that is slow or hangs, for as long as the block; then they have their answers."""
         self.upstreams.ways[model] = way
-        body = scene.json.dumps({"model": model, "messages": [{"role": "user", "content": "a"}], **more})
+        body = json.dumps({"model": model, "messages": [{"role": "user", "content": "a"}], **more})
         headers = {"authorization": f"Bearer {BOB}", "content-type": "application/json"}
         with self.connections(count) as opened:
             try:
@@ -288,12 +293,16 @@ def shown(place, target, result):
     for series in result:
         for _, value in series.get("values", [series.get("value")]):
             assert value.lstrip("+-") not in ("NaN", "Inf"), f"{place}: {target['expr']} is {value}"
-        for label in scene.promql.re.findall(r"{{(\w+)}}", target["legendFormat"]):
+        for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
             assert label in series["metric"], f"{place}: {target['legendFormat']} lacks {label} in {series['metric']}"
 
 
 def undeclared_by(story, expressions):
-    declared = {**story.gateway.metrics(), **scene.promql.PROMETHEUS, **{rule["record"]: level(rule["record"]) for rule in records()}}
+    declared = {
+        **story.gateway.metrics(),
+        **promql.PROMETHEUS,
+        **{rule["record"]: level(rule["record"]) for rule in records()},
+    }
     return {expression: wrong for expression in expressions if (wrong := undeclared(expression, declared))}
 
 
@@ -303,18 +312,28 @@ def undeclared_by(story, expressions):
 def test_in_ordinary_use_no_panel_shows_nonsense_and_no_alert_fires(story):
     busy = 'sum (increase(weir_requests_total{upstream="local", cause=""}[1m])) > 0 and sum (increase(weir_requests_total[1m])) > 50'
     eventually("there was traffic", lambda: story.prometheus.now(busy))
-    eventually("usage is recorded", lambda: story.prometheus.now("job_team_key_model_upstream:weir_cost_dollars:increase5m > 0"))
+    eventually(
+        "usage is recorded",
+        lambda: story.prometheus.now("job_team_key_model_upstream:weir_cost_dollars:increase5m > 0"),
+    )
     for place, dashboard, panel in panels():
         everybody, _ = selections(story, dashboard)
         for target, result in answers(story, panel, everybody):
             shown(place, target, result)
-            assert result or panel["fieldConfig"]["defaults"]["noValue"] not in ("", "–"), f"{place}: {target['expr']} is empty"
+            assert result or panel["fieldConfig"]["defaults"]["noValue"] not in ("", "–"), (
+                f"{place}: {target['expr']} is empty"
+            )
     assert not story.prometheus.firing() and not story.failures
 
 
 def test_a_budget_that_is_nearly_spent(story):
     story.until_fires(
-        "WeirBudgetNearlySpent", lambda: story.gateway.chat("gpt-4o", CAROL), holder="key", name="carol", unit="tokens", per="day"
+        "WeirBudgetNearlySpent",
+        lambda: story.gateway.chat("gpt-4o", CAROL),
+        holder="key",
+        name="carol",
+        unit="tokens",
+        per="day",
     )
 
 
@@ -348,7 +367,8 @@ def test_a_configuration_that_is_refused(story):
 def test_a_cache_that_is_too_small(story):
     numbers = iter(range(10**6))
     story.until_fires(
-        "WeirCacheTooSmall", lambda: story.gateway.chat("gpt-4o", ALICE, f"large {next(numbers)}", temperature=0, size=20_000)
+        "WeirCacheTooSmall",
+        lambda: story.gateway.chat("gpt-4o", ALICE, f"large {next(numbers)}", temperature=0, size=20_000),
     )
 
 
@@ -414,7 +434,7 @@ def test_failures_that_clients_see(story):
 
 
 def test_a_hedge_and_a_model_without_a_price_are_no_alerts(story):
-    asked = 'sum (increase(weir_hedges_total[1m])) > 0 and on () sum (increase(weir_unpriced_requests_total[1m])) > 0'
+    asked = "sum (increase(weir_hedges_total[1m])) > 0 and on () sum (increase(weir_unpriced_requests_total[1m])) > 0"
 
     def is_asked():
         story.gateway.chat("hedged", BOB, stream=True)
@@ -448,7 +468,7 @@ def test_every_panel_has_something_to_show(story):
 
 def test_every_rule_that_records_has_something_to_record(story):
     for rule in records():
-        result = story.prometheus.now(scene.promql.hurried(rule["expr"]))
+        result = story.prometheus.now(promql.hurried(rule["expr"]))
         assert result and story.prometheus.now(rule["record"]), rule["record"]
         assert all(set(series["metric"]) == level(rule["record"]) for series in result), rule["record"]
 
@@ -456,12 +476,16 @@ def test_every_rule_that_records_has_something_to_record(story):
 def test_more_series_than_there_may_be(story):
     numbers = iter(range(10**6))
     story.until_fires(
-        "WeirSeriesFolded", lambda: story.gateway.chat("gpt-4o", f"secret-of-key-{next(numbers) % MANY}"), metric="weir_requests_total"
+        "WeirSeriesFolded",
+        lambda: story.gateway.chat("gpt-4o", f"secret-of-key-{next(numbers) % MANY}"),
+        metric="weir_requests_total",
     )
 
 
 def test_nothing_is_asked_for_that_the_gateway_does_not_declare(story):
-    asked = [target["expr"] for _, _, panel in panels() for target in panel["targets"]] + [rule["expr"] for rule in rules()]
+    asked = [target["expr"] for _, _, panel in panels() for target in panel["targets"]] + [
+        rule["expr"] for rule in rules()
+    ]
     assert not undeclared_by(story, asked)
 
 
