@@ -214,7 +214,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         loaded,
         tls,
     ));
-    let admin = Admin::new(admin::Params {
+    let params = admin::Params {
         token_digest: keys::digest(token.expose().as_bytes()),
         metrics,
         dispatch: current_dispatch,
@@ -223,7 +223,9 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         shared: shared.clone(),
         cache: Arc::clone(&stores.cache),
         drain: data_drain.clone(),
-    });
+    };
+    // The console's playground makes calls of its own, by the stack that is current.
+    let admin = Admin::new(params, admin::data_plane(stack.clone()));
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
     tracing::info!(listener = "admin", address = %admin_address, "listening");
     banner::print(&banner::Banner {

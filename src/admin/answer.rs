@@ -237,6 +237,6 @@ pub(super) fn not_found() -> Answer {
     error(
         StatusCode::NOT_FOUND,
         "unknown_url",
-        "Unknown URL of the admin plane. It has /metrics, /healthz, /readyz, and under /admin/v1 keys, teams, usage, audit, explain and reload.",
+        "Unknown URL of the admin plane. It has the console at /, /metrics, /healthz, /readyz, and under /admin/v1 keys, teams, usage, requests, audit, cache, explain, playground and reload.",
     )
 }

@@ -20,6 +20,7 @@ mod cache;
 mod clients;
 mod config_start;
 mod connections;
+mod console;
 mod drain;
 mod ejection;
 mod errors;
