@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let named = std::env::args().skip(1).find(|arg| !arg.starts_with('-'));
     let source = Source::parse(named.as_deref().unwrap_or("bundled:poet"))?;
     let started = Instant::now();
-    let engine = Engine::start(&source, Params::default())?;
+    let engine = Engine::start(&source, Params::default(), None)?;
     while !engine.is_ready() {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }

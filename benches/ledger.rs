@@ -49,6 +49,7 @@ fn call() -> Call {
         key: "alice".into(),
         team: Some("research".into()),
         models: Vec::new(),
+        keeps: None,
     };
     Call {
         caller: Arc::new(caller),
@@ -59,6 +60,7 @@ fn call() -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,
@@ -182,8 +184,7 @@ fn main() {
         sync: Sync::EverySecond,
         // The writer may be behind for a while when nothing else takes time.
         max_open: 1_000_000,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     })
     .unwrap();
     let table = Arc::new(prices());

@@ -3,7 +3,11 @@
 //!
 //! `cargo bench --no-default-features --bench limits`
 
-#![expect(clippy::unwrap_used, reason = "a benchmark is a test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a benchmark is a test, and prints what it measured"
+)]
 
 use std::hint::black_box;
 use std::net::TcpListener;
@@ -140,6 +144,7 @@ fn together(c: &mut Criterion) {
             servers: Servers::parse(&[&url], false).unwrap(),
             timeout: Duration::from_secs(1),
             libraries: vec![library()],
+            what: "limits and budgets",
         });
         let redis = redis.await.unwrap();
         redis.up().wait_for(|up| *up).await.unwrap();

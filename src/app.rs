@@ -45,7 +45,8 @@ use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};
 use self::watch::Watch;
 
-/// How long a stop waits until shared limits know what the last calls have used.
+/// How long a start waits for what others have used of shared budgets; and a stop until they know what the last calls have
+/// used, and again until Redis has the last answers.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start.
@@ -137,6 +138,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let mut signals = Signals::new().map_err(AppError::Signals)?;
     let hangups = Hangups::new().map_err(AppError::Signals)?;
     let metrics = Arc::new(Metrics::new()?);
+    build::measure(&metrics, &loaded.config);
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
     let config = loaded.config.clone();
     let files = loaded.warnings.files.clone();
@@ -157,6 +159,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let queue = config.ledger.max_open;
     let shared = shared::shared(with_redis, &limits, &stores.budgets, queue)?;
     stores.shared.clone_from(&shared);
+    stores.shared_cache = shared::answers(&config, &stores.cache).await?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());
@@ -167,6 +170,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         configured,
         directory::ADMIN,
     )?;
+    if let Some(shared) = &shared {
+        // What others have used of budgets counts, and is told, from the first request on.
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
+    }
     let mut sharing = redis.map(|redis| Sharing::new(Arc::clone(&directory), redis));
     if let Some(sharing) = &mut sharing {
         // What was revoked elsewhere meanwhile opens nothing from the first request on.
@@ -180,16 +187,17 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         &data_drain,
         directory.ring(),
         books,
-        caching::params(&config, &stores.cache),
+        caching::params(&config, &stores),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));
     let stack = Current::new(stack::build(parts));
 
     let tls = build::tls(&config)?;
-    let data_params = build::listener_params("data", &config.server, &metrics);
+    build::measure_certificate(&metrics, tls.as_ref());
+    let data_params = build::listener_params(build::DATA, &config.server, &metrics);
     let data_terms = Terms::new(tls.as_ref(), data_params);
-    let admin_params = build::listener_params("admin", &config.server, &metrics);
+    let admin_params = build::listener_params(build::ADMIN, &config.server, &metrics);
     let data = bind("server", config.server.listen, data_terms.clone())?;
     let admin_listener = bind("admin", config.admin.listen, Terms::new(None, admin_params))?;
     let (data_address, admin_address) = (data.1, admin_listener.1);
@@ -214,7 +222,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         loaded,
         tls,
     ));
-    let admin = Admin::new(admin::Params {
+    let params = admin::Params {
         token_digest: keys::digest(token.expose().as_bytes()),
         metrics,
         dispatch: current_dispatch,
@@ -222,8 +230,12 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         directory,
         shared: shared.clone(),
         cache: Arc::clone(&stores.cache),
+        retries: Arc::clone(&stores.retries),
+        shared_cache: stores.shared_cache.clone(),
         drain: data_drain.clone(),
-    });
+    };
+    // The console's playground makes calls of its own, by the stack that is current.
+    let admin = Admin::new(params, admin::data_plane(stack.clone()));
     tracing::info!(listener = "data", address = %data_address, tls = secure, "listening");
     tracing::info!(listener = "admin", address = %admin_address, "listening");
     banner::print(&banner::Banner {
@@ -271,6 +283,9 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     following.await;
     if let Some(shared) = shared {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
+    }
+    if let Some(cache) = &stores.shared_cache {
+        let _ = tokio::time::timeout(FLUSH_TIMEOUT, cache.flush()).await;
     }
     // Last of all, when nobody has anything to write down any more.
     let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;

@@ -2,6 +2,7 @@
 //! layers report.
 
 mod cached;
+mod cause;
 mod estimate;
 pub mod headers;
 mod inbound;
@@ -18,7 +19,8 @@ use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
-pub use self::cached::{Cached, Sharing};
+pub use self::cached::{Cached, Keeps, Looked, Sharing};
+pub use self::cause::Cause;
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
@@ -38,6 +40,8 @@ pub struct Caller {
     pub team: Option<Arc<str>>,
     /// Allow-lists of models, the key's and its team's: a model must match each of them.
     pub models: Vec<Vec<Pattern>>,
+    /// Whether answers are kept for it, and which; `None`: as where the call goes.
+    pub keeps: Option<Keeps>,
 }
 
 impl Caller {
@@ -75,6 +79,8 @@ pub struct Call {
     pub estimate: Option<Estimate>,
     /// The room that is kept for it, until somebody keeps the books of it.
     pub room: Option<Box<dyn Room>>,
+    /// What was looked up for it; `None`: nobody has.
+    pub looked: Option<Looked>,
     /// When the client will have given up waiting for the answer to begin, where it said so.
     pub deadline: Option<Instant>,
     /// The request line and the headers fit to travel on: no credentials, nothing hop-by-hop.
@@ -144,6 +150,13 @@ impl Call {
         }
     }
 
+    /// Returns whether its answer is there already: it uses nothing.
+    pub fn is_answered(&self) -> bool {
+        self.looked
+            .as_ref()
+            .is_some_and(|looked| looked.is_answered)
+    }
+
     /// Returns the same call once more. A body on its way is shared with it: whichever is sent first takes it.
     pub fn again(&self) -> Self {
         let body = match &self.body {
@@ -166,6 +179,7 @@ impl Call {
             upstream: self.upstream.clone(),
             estimate: self.estimate,
             room: None,
+            looked: None,
             deadline: self.deadline,
             head: self.head.clone(),
             body,

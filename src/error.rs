@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode, header};
 
-use crate::call::{StreamError, UploadError};
+use crate::call::{Cause, StreamError, UploadError};
 use crate::middleware::accounting::AccountingError;
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::api::ApiError;
@@ -46,7 +46,7 @@ pub enum GatewayError {
     /// The call cannot be written down.
     #[error(transparent)]
     Accounting(#[from] AccountingError),
-    /// No answer is kept for the call, and it wants no other.
+    /// No answer is kept for the call, and it wants no other; or it says to be one that it is not.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// No upstream could be chosen, or the chosen one failed.
@@ -78,6 +78,7 @@ impl Explain for GatewayError {
             Self::Admission(error) => admission::admission(error),
             Self::Accounting(error) => accounting::accounting(error),
             Self::Cache(CacheError::NotKept) => not_kept(),
+            Self::Cache(CacheError::KeyReused) => key_reused(),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
@@ -85,7 +86,7 @@ impl Explain for GatewayError {
                 500,
                 SERVER,
                 "internal_error",
-                "gateway_panic",
+                Cause::GatewayPanic,
                 "The gateway failed; this is a bug.",
             ),
         }
@@ -98,8 +99,20 @@ fn not_kept() -> Explanation {
         504,
         TIMEOUT,
         "not_cached",
-        "client_not_cached",
+        Cause::ClientNotCached,
         "No answer is kept for this request, and its `cache-control: only-if-cached` wants no other.",
+    )
+    .final_word()
+}
+
+/// draft-ietf-httpapi-idempotency-key-header, section 2.7.
+fn key_reused() -> Explanation {
+    explain(
+        422,
+        INVALID_REQUEST,
+        "idempotency_key_reused",
+        Cause::ClientKeyReused,
+        "This `Idempotency-Key` was used for a request with another path, header or body. Send another key, or the same request.",
     )
     .final_word()
 }
@@ -108,7 +121,7 @@ fn explain(
     status: u16,
     kind: &'static str,
     code: &'static str,
-    cause: &'static str,
+    cause: Cause,
     message: impl Into<String>,
 ) -> Explanation {
     Explanation {
@@ -183,7 +196,7 @@ fn route(error: &RouteError) -> Explanation {
             404,
             INVALID_REQUEST,
             "unknown_url",
-            "client_unknown_path",
+            Cause::ClientUnknownPath,
             format!(
                 "Unknown request URL: {method} {}. The OpenAI API lies under /v1.",
                 cut(path)
@@ -197,7 +210,7 @@ fn route(error: &RouteError) -> Explanation {
             405,
             INVALID_REQUEST,
             "method_not_allowed",
-            "client_method",
+            Cause::ClientMethod,
             format!(
                 "Not allowed to {method} on {} (HTTP methods allowed: {allow}).",
                 cut(path)
@@ -206,24 +219,24 @@ fn route(error: &RouteError) -> Explanation {
         .header(header::ALLOW, HeaderValue::from_static(allow)),
         RouteError::UriTooLong { limit } => too_large(
             414,
-            "client_too_large",
+            Cause::ClientTooLarge,
             format!("The request URI is longer than {limit} bytes."),
         ),
         RouteError::HeadTooLarge { limit } => too_large(
             431,
-            "client_too_large",
+            Cause::ClientTooLarge,
             format!("The request headers are larger than {limit} bytes."),
         ),
         RouteError::TooManyHeaders { limit } => too_large(
             431,
-            "client_too_large",
+            Cause::ClientTooLarge,
             format!("The request has more than {limit} headers."),
         ),
         RouteError::Malformed(what) => explain(
             400,
             INVALID_REQUEST,
             "bad_request",
-            "client_malformed",
+            Cause::ClientMalformed,
             format!("Malformed request: {what}."),
         )
         .closing(),
@@ -235,7 +248,7 @@ fn own_usage(error: &OwnUsageError) -> Explanation {
         503,
         SERVER,
         "ledger_unavailable",
-        "gateway_ledger",
+        Cause::GatewayLedger,
         "What was used cannot be read at the moment.",
     )
     .retry_after(Duration::from_secs(5))
@@ -249,16 +262,16 @@ fn auth(error: &AuthError) -> Explanation {
     };
     match error {
         AuthError::Missing => unauthorized(
-            "client_no_key",
+            Cause::ClientNoKey,
             "No API key provided. Send the gateway key as `Authorization: Bearer KEY` (or `api-key`, `x-api-key`).",
         ),
         AuthError::Ambiguous => unauthorized(
-            "client_no_key",
+            Cause::ClientNoKey,
             "More than one Authorization header. Send the gateway key once.",
         ),
         AuthError::Unknown { prefix } => {
             let explanation = unauthorized(
-                "client_wrong_key",
+                Cause::ClientWrongKey,
                 "Incorrect API key provided. The gateway does not know this key.",
             );
             match prefix {
@@ -266,12 +279,12 @@ fn auth(error: &AuthError) -> Explanation {
                 None => explanation,
             }
         }
-        AuthError::Expired => unauthorized("client_expired_key", "This API key has expired."),
+        AuthError::Expired => unauthorized(Cause::ClientExpiredKey, "This API key has expired."),
         AuthError::Path { path, .. } => explain(
             403,
             "permission_error",
             "path_not_allowed",
-            "policy_path",
+            Cause::PolicyPath,
             format!("This API key may not use the path {}.", cut(path)),
         ),
     }
@@ -284,7 +297,7 @@ fn api(error: &ApiError) -> Explanation {
             400,
             INVALID_REQUEST,
             "invalid_type",
-            "client_invalid_body",
+            Cause::ClientInvalidBody,
             "You must provide a `model`, as a string.",
         )
         .param(Some("model")),
@@ -292,7 +305,7 @@ fn api(error: &ApiError) -> Explanation {
             403,
             "permission_error",
             "model_not_allowed",
-            "policy_model",
+            Cause::PolicyModel,
             format!("This API key may not use the model `{}`.", cut(model)),
         )
         .param(Some("model")),
@@ -300,7 +313,7 @@ fn api(error: &ApiError) -> Explanation {
             403,
             "permission_error",
             "model_not_allowed",
-            "policy_model",
+            Cause::PolicyModel,
             "This API key may use some models only, and this call does not tell its model where that can be checked before it goes on: in the query of a WebSocket, or as `model` in a JSON body of at most 256 KiB.",
         )
         .param(Some("model"))
@@ -309,7 +322,7 @@ fn api(error: &ApiError) -> Explanation {
             415,
             INVALID_REQUEST,
             "unsupported_content_encoding",
-            "client_invalid_body",
+            Cause::ClientInvalidBody,
             "Compressed request bodies are not supported on this path.",
         )
         .closing(),
@@ -318,7 +331,7 @@ fn api(error: &ApiError) -> Explanation {
             408,
             INVALID_REQUEST,
             "request_timeout",
-            "client_slow",
+            Cause::ClientSlow,
             format!("The request body did not arrive within {limit:?}."),
         )
         .closing(),
@@ -337,7 +350,7 @@ fn json(error: &JsonError) -> Explanation {
         400,
         INVALID_REQUEST,
         code,
-        "client_invalid_body",
+        Cause::ClientInvalidBody,
         sentence(&error.to_string()),
     )
     .param(param)
@@ -366,28 +379,28 @@ fn connection(status: StatusCode) -> Explanation {
             408,
             INVALID_REQUEST,
             "request_timeout",
-            "client_slow",
+            Cause::ClientSlow,
             "The request head did not arrive in time.",
         ),
         StatusCode::URI_TOO_LONG => explain(
             414,
             INVALID_REQUEST,
             "request_too_large",
-            "client_too_large",
+            Cause::ClientTooLarge,
             "The request URI is too long.",
         ),
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => explain(
             431,
             INVALID_REQUEST,
             "request_too_large",
-            "client_too_large",
+            Cause::ClientTooLarge,
             "The request head has too many headers, or too large ones.",
         ),
         _ => explain(
             400,
             INVALID_REQUEST,
             "bad_request",
-            "client_malformed",
+            Cause::ClientMalformed,
             "The bytes on this connection are not a valid HTTP request.",
         ),
     }
@@ -443,7 +456,7 @@ mod tests {
             limit: Duration::from_secs(8),
         });
         assert_eq!(explanation.status, 504);
-        assert_eq!(explanation.cause, "client_deadline");
+        assert_eq!(explanation.cause, Cause::ClientDeadline);
         assert!(explanation.message.contains("8s"), "{explanation:?}");
     }
 
@@ -453,7 +466,7 @@ mod tests {
         let explanation = upstream_error(UpstreamError::ErrorEvent { message });
         assert_eq!(explanation.status, 502);
         assert_eq!(explanation.message, "try later");
-        assert_eq!(explanation.cause, "upstream_status");
+        assert_eq!(explanation.cause, Cause::UpstreamStatus);
     }
 
     #[test]

@@ -53,7 +53,9 @@ struct Findings {
     target: Option<Target>,
     call: Option<Call>,
     admission: Option<admission::Preview>,
-    /// `None`: there is none.
+    /// Whether anything is kept at all.
+    has_cache: bool,
+    /// `None`: nobody has looked.
     cached: Option<cache::Preview>,
     way: Option<routing::Preview>,
     /// What is wrong with the request itself.
@@ -94,6 +96,7 @@ impl Explainer {
     async fn look(&self, key: &Secret, head: HeadParts, body: Bytes) -> Findings {
         let mut findings = Findings {
             found: self.directory.find(key.expose()),
+            has_cache: self.cache.is_some(),
             ..Findings::default()
         };
         let target = match route::read(&head, self.route) {
@@ -126,6 +129,10 @@ impl Explainer {
                 }
                 None => None,
             };
+            if let Some(cache) = self.cache.as_ref().filter(|_| !call.endpoint.is_listing()) {
+                let preview = cache::preview(cache, &call, &self.dispatch).await;
+                findings.cached = Some(preview);
+            }
             self.preview(&mut findings, &call, rooms);
         }
         findings.call = Some(call);
@@ -167,9 +174,13 @@ impl Explainer {
 
     /// Asks those behind the hinge, where the key is known by what is left of its limits.
     fn preview(&self, findings: &mut Findings, call: &Call, rooms: Option<Rooms>) {
+        let is_answered = findings
+            .cached
+            .as_ref()
+            .is_some_and(|cached| cached.is_answered);
         if let Some(rooms) = rooms {
             let (rules, ways) = (Arc::clone(&self.rules), Arc::new(self.dispatch.clone()));
-            let mut admission = admission::preview(rules, ways, call, rooms);
+            let mut admission = admission::preview(rules, ways, call, is_answered, rooms);
             findings.refuse(admission.refused.take().map(GatewayError::from));
             findings.admission = Some(admission);
         }
@@ -180,9 +191,14 @@ impl Explainer {
         if call.endpoint.is_listing() {
             return;
         }
-        let cache = self.cache.as_ref();
-        findings.cached = cache.map(|params| cache::preview(params, call, &self.dispatch));
+        if let Some(cached) = &findings.cached {
+            let refused = cached.refused.map(GatewayError::from);
+            findings.refuse(refused);
+        }
         match self.dispatch.preview(call) {
+            // Whoever is answered here does not mind who else could.
+            Ok(way) if is_answered => findings.way = Some(way),
+            Err(_) if is_answered => {}
             Ok(mut way) => {
                 findings.refuse(way.refused.take().map(GatewayError::from));
                 findings.way = Some(way);
@@ -228,5 +244,6 @@ fn unbound(key: &str, team: Option<&Arc<str>>) -> Caller {
         key: key.into(),
         team: team.cloned(),
         models: Vec::new(),
+        keeps: None,
     }
 }

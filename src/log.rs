@@ -1,11 +1,13 @@
 //! The log: lines on standard error, for people or for machines.
 //!
-//! A thread of its own writes them. When nobody reads, its queue fills and lines are lost, but no request waits.
+//! A thread of its own writes them. When nobody reads, its queue fills and lines are dropped and counted, but no request
+//! waits. Files, and when to begin new ones, are the platform's business.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::Level;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -22,11 +24,19 @@ pub enum Format {
     Json,
 }
 
-/// Lines that wait to be written.
-const QUEUE: usize = 16_384;
+/// Counts the lines that were dropped.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
-/// Starts the log. Dropping what it returns writes the lines that still wait.
-pub fn start(format: Format, level: Level) -> WorkerGuard {
+/// Returns how many lines were dropped since the start, because nobody read them fast enough.
+pub fn dropped_lines() -> u64 {
+    DROPPED
+        .get()
+        .map_or(0, |lines| lines.dropped_lines() as u64)
+}
+
+/// Starts the log. Up to `queue` lines wait to be written. Dropping what it returns writes those that still do, as long as
+/// somebody reads them.
+pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         Format::Auto => !terminal,
@@ -38,9 +48,10 @@ pub fn start(format: Format, level: Level) -> WorkerGuard {
         .with_target("weir", level)
         .with_default(level.min(Level::WARN));
     let (writer, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(QUEUE)
+        .buffered_lines_limit(queue)
         .lossy(true)
         .finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let layer = fmt::layer().with_writer(writer).with_target(false);
     let layer = if json {
         layer

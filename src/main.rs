@@ -159,7 +159,7 @@ fn start_log(config: &Config) -> impl Drop + use<> {
         LogFormat::Text => log::Format::Text,
         LogFormat::Json => log::Format::Json,
     };
-    log::start(format, config.log.level)
+    log::start(format, config.log.level, config.log.queue)
 }
 
 /// A closed pipe at the other end is no reason to fail.

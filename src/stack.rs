@@ -25,7 +25,7 @@ use crate::middleware::own_usage::OwnUsageLayer;
 use crate::middleware::refusals::RefusalsLayer;
 use crate::middleware::respond::RespondLayer;
 use crate::middleware::route::{self, RouteLayer};
-use crate::middleware::telemetry::{Cause, TelemetryLayer};
+use crate::middleware::telemetry::TelemetryLayer;
 use crate::server::HttpService;
 use crate::store::keyring::CurrentKeyring;
 use crate::upstream::Dispatch;
@@ -34,8 +34,8 @@ use crate::upstream::Dispatch;
 pub struct Parts {
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
-    /// Whether each request is logged.
-    pub access_log: bool,
+    /// The share of requests without a fault that are logged, beside all the others; `None`: none is.
+    pub access_log: Option<f64>,
     /// Cancelled when streams must end.
     pub deadline: CancellationToken,
     /// The bounds of request heads.
@@ -66,6 +66,7 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let cache = parts
         .cache
         .map(|params| CacheLayer::new(params, Arc::new(parts.dispatch.clone())));
+    let lookup = cache.as_ref().map(CacheLayer::lookup);
 
     // From here on a call is typed: who asks for what, of which model. Read from the bottom of this function upwards
     // to follow an answer.
@@ -83,8 +84,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let alive = option_layer(parts.heartbeat.map(HeartbeatLayer::new)).layer(accounted);
     // A call that may not be made, by a limit or a budget, is turned away before it waits for anything or an open row is made.
     let admitted = AdmissionLayer::new(parts.rules, ways).layer(alive);
+    // What is answered already uses nothing: it is found before limits of tokens and budgets are asked.
+    let found = option_layer(lookup).layer(admitted);
     // What a key has used is told from the ledger: it goes to no upstream, and costs nothing itself.
-    let told = own_usage.layer(admitted);
+    let told = own_usage.layer(found);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
     let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(told);
 
@@ -145,6 +148,6 @@ fn panicked(metrics: &Metrics) -> Response<Full<Bytes>> {
     metrics.panicked();
     let explanation = GatewayError::Panic.explain();
     let mut response = explanation.response(None).map(Full::new);
-    response.extensions_mut().insert(Cause(explanation.cause));
+    response.extensions_mut().insert(explanation.cause);
     response
 }

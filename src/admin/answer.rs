@@ -75,6 +75,11 @@ impl From<Refusal> for Problem {
                 "The name is taken, or was; what was used stands in the ledger under it.",
             )
             .at("name"),
+            Refusal::NameConfigured => Self::bad(
+                "name_taken",
+                "The configuration has one of this name, and that one wins; choose another name, or change it there.",
+            )
+            .at("name"),
             Refusal::NoKey => missing("key_not_found", "There is no such key."),
             Refusal::NoTeam => missing("team_not_found", "There is no such team."),
             Refusal::Revoked => Self::bad("key_revoked", "The key was revoked, for good."),
@@ -237,6 +242,6 @@ pub(super) fn not_found() -> Answer {
     error(
         StatusCode::NOT_FOUND,
         "unknown_url",
-        "Unknown URL of the admin plane. It has /metrics, /healthz, /readyz, and under /admin/v1 keys, teams, usage, audit, explain and reload.",
+        "Unknown URL of the admin plane. It has the console at /, /metrics, /healthz, /readyz, and under /admin/v1 keys, teams, usage, requests, audit, cache, explain, playground and reload.",
     )
 }

@@ -7,8 +7,10 @@ use serde_json::{Map, Value};
 use super::Params;
 use super::answer::{Answer, Problem, json};
 use super::query::Query;
-use crate::metrics::{CacheCounts, CacheState, Metrics};
-use crate::store::cache::Cache;
+use crate::metrics::{CacheCounts, CacheRemoved, CacheState, Metrics, SharedCacheState};
+use crate::pattern::Pattern;
+use crate::store::cache::shared::{SharedCache, SharedState, Waited};
+use crate::store::cache::{Cache, Purge};
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
 
@@ -18,9 +20,24 @@ struct State {
     bytes: u64,
     max_bytes: u64,
     max_entry: u64,
+    hits: u64,
     stored: u64,
     too_large: u64,
+    /// What is kept together with other gateways; `None`: nothing.
+    redis: Option<Redis>,
     endpoints: Vec<Endpoint>,
+}
+
+/// What this gateway has to do with the answers in Redis, since its start. How many there are nobody counts.
+#[derive(Serialize)]
+struct Redis {
+    up: bool,
+    hits: u64,
+    stored: u64,
+    failed: u64,
+    dropped: u64,
+    unreadable: u64,
+    waits: Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -29,6 +46,8 @@ struct Endpoint {
     hits: u64,
     misses: u64,
     joined: u64,
+    /// Answered by what was too old, since the upstream failed.
+    stale: u64,
     bypassed: u64,
     /// Hits and joined among what was looked up; `None`: nothing was.
     hit_ratio: Option<f64>,
@@ -44,15 +63,17 @@ pub(super) fn state(params: &Params) -> Answer {
             hits,
             misses,
             joined,
+            stale,
             bypassed,
         } = counts;
-        let looked_up = hits + misses + joined;
+        let looked_up = hits + misses + joined + stale;
         let ratio = (hits + joined) as f64 / looked_up as f64;
         Endpoint {
             endpoint,
             hits,
             misses,
             joined,
+            stale,
             bypassed,
             hit_ratio: (looked_up > 0).then_some((ratio * 1e4).round() / 1e4),
         }
@@ -62,14 +83,41 @@ pub(super) fn state(params: &Params) -> Answer {
         bytes: seen.bytes,
         max_bytes: bounds.bytes,
         max_entry: bounds.entry,
+        hits: seen.hits,
         stored: seen.stored,
         too_large: seen.too_large,
+        redis: params.shared_cache.as_deref().map(redis),
         endpoints: endpoints.collect(),
     };
     json(StatusCode::OK, &state)
 }
 
-/// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, and notes that in the audit.
+fn redis(shared: &SharedCache) -> Redis {
+    let SharedState {
+        redis,
+        hits,
+        stored,
+        failed,
+        dropped,
+        unreadable,
+        waits,
+    } = shared.snapshot();
+    let waits = Waited::ALL.into_iter().zip(waits);
+    Redis {
+        up: redis.up,
+        hits,
+        stored,
+        failed,
+        dropped,
+        unreadable,
+        waits: waits
+            .map(|(waited, count)| (waited.as_str().into(), count.into()))
+            .collect(),
+    }
+}
+
+/// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, names or patterns such as
+/// `gpt-*`, and notes that in the audit. Other gateways follow; `shared` says whether Redis could be told at once.
 pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer, Problem> {
     let mut query = Query::read(query, PARAMETERS)?;
     let all = query.parse("all", |word| match word {
@@ -77,8 +125,15 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         _ => Err("must be true, or left out".to_owned()),
     })?;
     let wanted = ["key", "team", "model"].map(|name| (name, query.take(name)));
-    let [key, team, model] = wanted.each_ref().map(|(_, value)| value.as_deref());
-    match (all, key.or(team).or(model)) {
+    let mut patterns = [None, None, None];
+    for ((name, value), place) in wanted.iter().zip(&mut patterns) {
+        if let Some(text) = value {
+            let pattern = Pattern::parse(text);
+            *place = Some(pattern.map_err(|error| Problem::invalid(name, &error.to_string()))?);
+        }
+    }
+    let [key, team, model] = patterns;
+    match (all, key.as_ref().or(team.as_ref()).or(model.as_ref())) {
         (None, None) => {
             let message = "says that all answers are to be forgotten; without it, name a `key`, a `team` or a `model`";
             return Err(Problem::invalid("all", message));
@@ -91,10 +146,17 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         }
         _ => {}
     }
-    let is = |wanted: Option<&str>, has: Option<&str>| wanted.is_none_or(|name| has == Some(name));
-    let purged = params.cache.purge(|tags| {
-        is(key, Some(&tags.key)) && is(team, tags.team.as_deref()) && is(model, Some(&tags.model))
-    });
+    let purge = Purge { key, team, model };
+    let own = purge.clone();
+    // The cache first: it counts purges, and what was under way before is kept nowhere any more.
+    let (purged, told) = match &params.shared_cache {
+        Some(shared) => {
+            let purged = shared.purge(purge).await;
+            (purged.entries, Some(purged.told))
+        }
+        None => (params.cache.purge(|tags| purge.takes(tags)), None),
+    };
+    let purged = purged + params.retries.purge(|tags| own.takes(tags));
     let mut detail = Map::new();
     for (name, value) in wanted {
         if let Some(value) = value {
@@ -107,16 +169,44 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
     }
     let mut answer = Map::new();
     answer.insert("purged".into(), Value::from(purged));
+    if let Some(told) = told {
+        answer.insert("shared".into(), Value::from(told));
+    }
     Ok(json(StatusCode::OK, &answer))
 }
 
 /// Brings the metrics of the cache up to date.
-pub(super) fn observe(metrics: &Metrics, cache: &Cache) {
+pub(super) fn observe(metrics: &Metrics, cache: &Cache, shared: Option<&SharedCache>) {
     let seen = cache.snapshot();
     metrics.set_cache(&CacheState {
         entries: seen.entries,
         bytes: seen.bytes,
+        hits: seen.hits,
+        max_bytes: cache.bounds().bytes,
         stored: seen.stored,
         too_large: seen.too_large,
+        removed: CacheRemoved {
+            size: seen.removed.size,
+            expired: seen.removed.expired,
+            replaced: seen.removed.replaced,
+            purged: seen.removed.purged,
+        },
     });
+    if let Some(shared) = shared {
+        let seen = shared.snapshot();
+        let waits = Waited::ALL.map(Waited::as_str).into_iter().zip(seen.waits);
+        metrics.set_shared_cache(&SharedCacheState {
+            up: seen.redis.up,
+            calls: seen.redis.calls,
+            failures: seen.redis.failures,
+            outages: seen.redis.outages,
+            waited: seen.redis.waited,
+            hits: seen.hits,
+            stored: seen.stored,
+            failed: seen.failed,
+            dropped: seen.dropped,
+            unreadable: seen.unreadable,
+            waits: waits.collect(),
+        });
+    }
 }

@@ -1,19 +1,25 @@
-//! The admin plane: metrics, health and the admin API, on a listener of its own. Nothing of it can be reached through the data plane.
+//! The admin plane: the console, metrics, health and the admin API, on a listener of its own. Nothing of it can be reached
+//! through the data plane.
 //!
-//! From this machine metrics and health are free to read; everything else, and everyone else, needs the admin token.
+//! The console's page is for everyone, and tells nothing. From this machine metrics and health are free to read; everything
+//! else, and everyone else, needs the admin token.
 
 mod answer;
 mod audit;
 mod body;
 mod books;
 mod cache;
+mod console;
 mod explain;
 mod health;
 mod keys;
 mod object;
+mod playground;
 mod query;
 mod reload;
+mod requests;
 mod routes;
+mod scrape;
 mod teams;
 #[cfg(test)]
 mod tests;
@@ -28,20 +34,25 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
+use http_body_util::Either;
 use subtle::ConstantTimeEq;
+use tokio::sync::Mutex;
 use tower::Service;
 
 use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
 pub use self::explain::Question;
+pub use self::playground::{AdminBody, DataBody, DataPlane, Streamed, data_plane};
 pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
-use crate::metrics::{self, Metrics};
+use crate::metrics::Metrics;
 use crate::server::{Drain, PeerAddr};
 use crate::store::cache::Cache;
+use crate::store::cache::shared::SharedCache;
 use crate::store::directory::Directory;
 use crate::store::limits::Shared;
+use crate::store::retries::Retries;
 use crate::upstream::Dispatch;
 
 /// Where a browser says from which site a page asks.
@@ -67,47 +78,87 @@ pub struct Params {
     pub shared: Option<Arc<Shared>>,
     /// The answers that are kept.
     pub cache: Arc<Cache>,
+    /// Those that are kept for clients that ask again.
+    pub retries: Arc<Retries>,
+    /// Those that are kept together with other gateways.
+    pub shared_cache: Option<Arc<SharedCache>>,
     /// The data plane's stop.
     pub drain: Drain,
 }
 
-/// The admin plane's service.
-#[derive(Clone)]
-pub struct Admin {
+/// The admin plane's service, for requests with bodies of one type.
+pub struct Admin<B> {
     params: Arc<Params>,
+    /// Held by who reads the metrics: one at a time.
+    scraping: Arc<Mutex<()>>,
+    data: DataPlane<B>,
 }
 
-impl Admin {
-    /// Builds the service.
-    pub fn new(params: Params) -> Self {
+impl<B> Clone for Admin<B> {
+    fn clone(&self) -> Self {
+        Self {
+            params: Arc::clone(&self.params),
+            scraping: Arc::clone(&self.scraping),
+            data: self.data.clone(),
+        }
+    }
+}
+
+impl<B> Admin<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Builds the service. The console's playground calls `data`.
+    pub fn new(params: Params, data: DataPlane<B>) -> Self {
         Self {
             params: Arc::new(params),
+            scraping: Arc::default(),
+            data,
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>) -> Answer
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    async fn answer(&self, request: Request<B>) -> Response<AdminBody> {
+        if let Some(answer) = self.refuse(&request) {
+            return answer.map(Either::Left);
+        }
+        if request.uri().path().starts_with(playground::PREFIX) {
+            return playground::answer(&self.data, &self.params.drain, request).await;
+        }
+        let answer = match request.uri().path().starts_with(PREFIX) {
+            true => routes::answer(&self.params, request).await,
+            false => self.public(request).await,
+        };
+        answer.map(Either::Left)
+    }
+
+    /// Returns what is said to those who may not ask.
+    fn refuse(&self, request: &Request<B>) -> Option<Answer> {
         let path = request.uri().path();
-        let is_public = matches!(path, "/metrics" | "/healthz" | "/readyz");
+        if console::has(path) {
+            return None;
+        }
         let peer = request.extensions().get::<PeerAddr>().map(|peer| peer.0);
-        let is_free = is_public && peer.is_some_and(is_local) && !is_rebound(&request);
+        let is_free = is_public(path) && peer.is_some_and(is_local) && !is_rebound(request);
         if !is_free && !self.has_token(request.headers()) {
-            return unauthorized();
+            return Some(unauthorized());
         }
-        if path.starts_with(PREFIX) {
-            return match is_cross_site(&request) {
-                true => cross_site(),
-                false => routes::answer(&self.params, request).await,
-            };
+        (path.starts_with(PREFIX) && is_cross_site(request)).then(cross_site)
+    }
+
+    /// Answers for what is not of the admin API.
+    async fn public(&self, request: Request<B>) -> Answer {
+        if let Some(answer) = console::answer(&request) {
+            return answer;
         }
-        if is_public && !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let (head, _) = request.into_parts();
+        let path = head.uri.path();
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        if is_public(path) && !is_read {
             return not_allowed("GET, HEAD");
         }
         match path {
-            "/metrics" => self.metrics(),
+            "/metrics" => scrape::answer(&self.params, &self.scraping).await,
             "/healthz" => text(StatusCode::OK, "text/plain; charset=utf-8", "ok\n".into()),
             "/readyz" => {
                 let Params {
@@ -131,45 +182,16 @@ impl Admin {
             bool::from(secrets::digest(token).ct_eq(&self.params.token_digest))
         })
     }
-
-    fn metrics(&self) -> Answer {
-        let Params {
-            metrics,
-            dispatch,
-            drain,
-            directory,
-            shared,
-            cache,
-            ..
-        } = &*self.params;
-        health::observe(metrics, &dispatch.load(), drain, directory.ledger());
-        books::observe(metrics, directory.ledger(), directory.budgets());
-        if let Some(shared) = shared {
-            books::observe_shared(metrics, shared);
-        }
-        cache::observe(metrics, cache);
-        match metrics.render() {
-            Ok(body) => text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()),
-            Err(error_) => {
-                tracing::error!(error = %error_, "cannot write the metrics");
-                error(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    "internal_error",
-                    "The metrics cannot be written.",
-                )
-            }
-        }
-    }
 }
 
-impl<B> Service<Request<B>> for Admin
+impl<B> Service<Request<B>> for Admin<B>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    type Response = Answer;
+    type Response = Response<AdminBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -179,6 +201,11 @@ where
         let this = self.clone();
         Box::pin(async move { Ok(this.answer(request).await) })
     }
+}
+
+/// Returns whether it may be read from this machine without a token.
+fn is_public(path: &str) -> bool {
+    matches!(path, "/metrics" | "/healthz" | "/readyz")
 }
 
 /// Returns whether a browser says that a page of another origin asks. Such a page cannot know the token; should it

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::answer::{Answer, Problem, not_allowed, not_found};
-use super::{Params, audit, body, cache, explain, keys, reload, teams, usage};
+use super::{Params, audit, body, cache, explain, keys, reload, requests, teams, usage};
 
 /// Answers a call that may be made.
 pub(super) async fn answer<B>(params: &Params, request: Request<B>) -> Answer
@@ -71,7 +71,8 @@ where
         (["cache"], _) => Ok(not_allowed("GET, DELETE")),
         (["usage"], &Method::GET) => usage::answer(&reader(), uri.query()).await,
         (["audit"], &Method::GET) => audit::answer(&reader(), uri.query()).await,
-        (["usage" | "audit"], _) => Ok(not_allowed("GET")),
+        (["requests"], &Method::GET) => requests::answer(&reader(), uri.query()).await,
+        (["usage" | "audit" | "requests"], _) => Ok(not_allowed("GET")),
         (["reload"], &Method::POST) => Ok(reload(params).await),
         (["explain"], &Method::POST) => explain::answer(params, &headers, body).await,
         (["reload" | "explain"] | ["keys", _, "rotate"], _) => Ok(not_allowed("POST")),

@@ -1,6 +1,5 @@
 use std::time::Duration;
 
-use http::Response;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 
@@ -9,6 +8,7 @@ use crate::report::outlook::Outlook;
 use crate::store::cache::Bounds;
 use crate::store::directory::{ADMIN, Configured};
 use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::retries::{self, Retries};
 use crate::upstream::routing::Retry;
 
 const TOKEN: &str = "admin-token-of-mine";
@@ -26,7 +26,7 @@ impl Control for Idle {
 }
 
 struct Desk {
-    admin: Admin,
+    admin: Admin<Full<Bytes>>,
     _folder: tempfile::TempDir,
 }
 
@@ -37,8 +37,7 @@ impl Desk {
             path: folder.path().join("weir.db"),
             sync: Sync::Never,
             max_open: 8,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         });
         let metrics = Arc::new(Metrics::new().unwrap());
         let retry = Retry {
@@ -56,7 +55,7 @@ impl Desk {
             Configured::default(),
             ADMIN,
         );
-        let admin = Admin::new(Params {
+        let params = Params {
             token_digest: secrets::digest(TOKEN.as_bytes()),
             metrics,
             dispatch: Arc::new(ArcSwap::from_pointee(dispatch)),
@@ -67,8 +66,15 @@ impl Desk {
                 bytes: 1 << 20,
                 entry: 1 << 10,
             })),
+            retries: Arc::new(Retries::new(retries::Bounds {
+                bytes: 1 << 20,
+                entries: 100,
+            })),
+            shared_cache: None,
             drain: Drain::default(),
-        });
+        };
+        let data = |_| std::future::ready(Ok(Response::new(Full::<Bytes>::from("the data plane"))));
+        let admin = Admin::new(params, data_plane(tower::service_fn(data)));
         Self {
             admin,
             _folder: folder,
@@ -250,6 +256,10 @@ async fn mistakes_name_their_field() {
         ("audit?limit=0", "limit"),
         ("audit?limit=9999", "limit"),
         ("audit?before=x", "before"),
+        ("requests?status=bad", "status"),
+        ("requests?limit=0", "limit"),
+        ("requests?before=x", "before"),
+        ("requests?from=2026-01-01", "from"),
     ] {
         let (status, refused) = desk.get(path).await;
         assert_eq!(
@@ -269,7 +279,10 @@ async fn nothing_is_told_or_done_without_the_token_or_across_sites() {
         (Method::GET, "teams"),
         (Method::GET, "usage"),
         (Method::GET, "audit"),
+        (Method::GET, "requests"),
         (Method::POST, "reload"),
+        (Method::GET, "playground/models"),
+        (Method::POST, "playground/chat/completions"),
         (Method::GET, "nothing"),
     ] {
         let request = || {
@@ -407,4 +420,31 @@ async fn usage_is_told_as_json_and_as_csv() {
             .starts_with("text/csv")
     );
     assert!(body.starts_with(b"key,requests,") && body.ends_with(b"\r\n"));
+}
+
+#[tokio::test]
+async fn the_console_is_for_everyone_and_its_playground_for_those_with_the_token() {
+    let desk = Desk::new();
+    for path in ["/", "/console/main.js"] {
+        // Wherever it is asked from: a link of another site may lead here.
+        let anyone = Request::get(path)
+            .header("host", "weir.example.org")
+            .header("sec-fetch-site", "cross-site")
+            .extension(PeerAddr("192.0.2.1:5".parse().unwrap()));
+        let (status, headers, _) = desk.send(anyone.body(Full::default()).unwrap()).await;
+        assert_eq!(status, 200, "{path}");
+        assert!(headers.contains_key("content-security-policy"), "{path}");
+    }
+    for path in ["/console/nothing.js", "/console"] {
+        let anyone = Request::get(path).body(Full::default()).unwrap();
+        assert_eq!(desk.send(anyone).await.0, 401, "{path}");
+    }
+    let with_token = Request::post("/admin/v1/playground/chat/completions")
+        .header("authorization", format!("Bearer {TOKEN}"));
+    let (status, _, body) = desk.send(with_token.body(Full::default()).unwrap()).await;
+    assert_eq!((status.as_u16(), &*body), (200, &b"the data plane"[..]));
+    assert_eq!(
+        desk.get("requests?status=error").await,
+        (200, json!({ "object": "list", "data": [] }))
+    );
 }

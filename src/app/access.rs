@@ -48,6 +48,7 @@ pub(super) fn access(
             expires: None,
             budgets: Vec::new(),
             limits: Vec::new(),
+            cache: None,
         },
     });
     Ok((configured, Some(made)))
@@ -88,6 +89,7 @@ fn key(key: &KeyConfig) -> ConfiguredKey {
             expires: key.expires,
             budgets: key.budgets.iter().map(budget).collect(),
             limits: key.limits.clone(),
+            cache: key.cache,
         },
     }
 }
@@ -98,6 +100,7 @@ fn team(team: &TeamConfig) -> TeamTerms {
         models: team.models.clone(),
         budgets: team.budgets.iter().map(budget).collect(),
         limits: team.limits.clone(),
+        cache: team.cache,
     }
 }
 

@@ -38,7 +38,7 @@ impl Banner<'_> {
         let _ = writeln!(text, "  OpenAI API   {base}");
         let _ = writeln!(
             text,
-            "  admin        http://{}  (/metrics, /healthz, /readyz)",
+            "  admin        http://{}  (the console; /metrics, /healthz, /readyz)",
             reachable(self.admin)
         );
         let key = match self.key {

@@ -13,9 +13,11 @@ use crate::middleware::admission::Rules;
 use crate::server::Drain;
 use crate::store::budgets::Budgets;
 use crate::store::cache::Cache;
-use crate::store::ledger::{self, Ledger, Sync};
+use crate::store::cache::shared::SharedCache;
+use crate::store::ledger::{self, Ledger, Retention, Sync};
 use crate::store::limits::{Limits, Shared};
 use crate::store::means::Means;
+use crate::store::retries::Retries;
 use crate::tokens::{Encoding, Encodings};
 
 /// What stays the same whatever is configured anew.
@@ -26,6 +28,8 @@ pub(super) struct Stores {
     pub(super) means: Arc<Means>,
     pub(super) shared: Option<Arc<Shared>>,
     pub(super) cache: Arc<Cache>,
+    pub(super) retries: Arc<Retries>,
+    pub(super) shared_cache: Option<Arc<SharedCache>>,
 }
 
 impl Stores {
@@ -43,8 +47,7 @@ impl Stores {
                 config::SyncConfig::Never => Sync::Never,
             },
             max_open: config.max_open,
-            retention: config.retention,
-            vacuum: config.vacuum,
+            retention: retention(config),
         })?;
         let interrupted = ledger.snapshot().interrupted;
         if interrupted > 0 {
@@ -64,6 +67,8 @@ impl Stores {
             means: Arc::default(),
             shared: None,
             cache: caching::open(cache),
+            retries: caching::open_retries(&cache.retries),
+            shared_cache: None,
         })
     }
 
@@ -78,7 +83,7 @@ impl Stores {
         let ledger = &config.ledger;
         let refuses = ledger.on_failure == config::LedgerFailureConfig::Refuse;
         self.ledger.set_refuses(refuses);
-        self.ledger.set_retention(ledger.retention, ledger.vacuum);
+        self.ledger.set_retention(retention(ledger));
         let own = ledger.encodings.iter().map(|(pattern, encoding)| {
             let encoding = match encoding {
                 config::EncodingConfig::O200k => Encoding::O200k,
@@ -117,5 +122,13 @@ impl Stores {
             tasks: drain.tasks().clone(),
         };
         (Arc::new(rules), Arc::new(books))
+    }
+}
+
+fn retention(config: &LedgerConfig) -> Retention {
+    Retention {
+        rows: config.retention,
+        audit: config.audit_retention,
+        vacuum: config.vacuum,
     }
 }

@@ -23,6 +23,10 @@ use crate::upstream::Dispatch;
 /// request's id, beyond it only a canned one.
 const HEAD_ROOM: usize = 2;
 
+/// What the listeners are called.
+pub(super) const DATA: &str = "data";
+pub(super) const ADMIN: &str = "admin";
+
 /// Reads the certificate of the data plane.
 pub(super) fn tls(config: &Config) -> Result<Option<Tls>, AppError> {
     let files = config.server.tls.as_ref();
@@ -42,7 +46,7 @@ pub(super) fn parts(
 ) -> stack::Parts {
     stack::Parts {
         metrics: Arc::clone(metrics),
-        access_log: config.log.access,
+        access_log: config.log.access.then_some(config.log.sample),
         deadline: drain.deadline().clone(),
         route: route_params(&config.server),
         keyring,
@@ -91,6 +95,22 @@ pub(super) fn listener_params(
             name,
             metrics: Arc::clone(metrics),
         }),
+    }
+}
+
+/// Begins to measure what stays as it is at the start.
+pub(super) fn measure(metrics: &Metrics, config: &Config) {
+    metrics.set_max_series(config.metrics.max_series);
+    for listener in [DATA, ADMIN] {
+        metrics.connections(listener);
+        metrics.set_connections_limit(listener, config.server.max_connections);
+    }
+}
+
+/// Notes until when the data plane's certificate is valid.
+pub(super) fn measure_certificate(metrics: &Metrics, tls: Option<&Tls>) {
+    if let Some(expires) = tls.and_then(Tls::expires) {
+        metrics.set_certificate(DATA, expires);
     }
 }
 

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::config::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, Config};
-use crate::middleware::cache::{Params, Rules, Scope, Terms, When};
+use crate::config::{
+    CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
+    CacheWhenConfig, Config,
+};
+use crate::middleware::cache::{Params, Retrying, Rules, Scope, Shared, Terms, When};
 use crate::store::cache::{Bounds, Cache};
+use crate::store::retries::{self, Retries};
+
+use super::books::Stores;
 
 /// Makes an empty cache.
 pub(super) fn open(config: &CacheConfig) -> Arc<Cache> {
@@ -14,8 +20,16 @@ pub(super) fn open(config: &CacheConfig) -> Arc<Cache> {
     }))
 }
 
+/// Makes room for what clients get that ask again.
+pub(super) fn open_retries(config: &CacheRetriesConfig) -> Arc<Retries> {
+    Arc::new(Retries::new(retries::Bounds {
+        bytes: config.max_bytes,
+        entries: config.max_entries,
+    }))
+}
+
 /// Returns what calls are answered by besides upstreams; `None` where nothing is kept anywhere.
-pub(super) fn params(config: &Config, cache: &Arc<Cache>) -> Option<Params> {
+pub(super) fn params(config: &Config, stores: &Stores) -> Option<Params> {
     let routes = config.routes.iter();
     let own = routes.filter_map(|route| Some((route.model.as_str().into(), terms(&route.cache?))));
     let rules = Rules {
@@ -24,9 +38,20 @@ pub(super) fn params(config: &Config, cache: &Arc<Cache>) -> Option<Params> {
         max_ttl: config.cache.max_ttl,
     };
     let is_used = rules.terms.enabled || rules.routes.values().any(|terms| terms.enabled);
-    is_used.then(|| Params {
+    let own = &config.cache.retries;
+    (is_used || own.enabled).then(|| Params {
         rules: Arc::new(rules),
-        cache: Arc::clone(cache),
+        cache: Arc::clone(&stores.cache),
+        shared: stores.shared_cache.clone().map(|cache| Shared {
+            cache,
+            wait: config.cache.redis_wait,
+        }),
+        retries: own.enabled.then(|| Retrying {
+            store: Arc::clone(&stores.retries),
+            window: own.window,
+            linger: own.linger,
+        }),
+        counts_saved: config.cache.counts_saved,
     })
 }
 
@@ -45,5 +70,8 @@ fn terms(config: &CacheTerms) -> Terms {
         },
         ttl: config.ttl,
         tools: config.tools,
+        stale_if_error: config.stale_if_error,
+        paced: config.replay == CacheReplayConfig::Recorded,
+        finish: config.finish,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::access;
 use crate::config::{Config, Problem, Severity};
 use crate::store::directory::Made;
-use crate::store::ledger::{OpenError, peek};
+use crate::store::ledger::{OpenError, check_writable, peek};
 
 /// Returns what is wrong with the ledger's place, and with the keys that stand in it.
 pub fn check_ledger(config: &Config) -> Vec<Problem> {
@@ -25,7 +25,9 @@ pub fn check_ledger(config: &Config) -> Vec<Problem> {
     });
     match looked {
         // It is made at the start.
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
+            return check_writable(path).map_or_else(error, |()| Vec::new());
+        }
         Err(unreadable) => {
             let message = format!("{} cannot be read: {unreadable}", path.display());
             return vec![problem(Severity::Error, "ledger.path", message)];
@@ -37,6 +39,9 @@ pub fn check_ledger(config: &Config) -> Vec<Problem> {
         Ok(made) => made.unwrap_or_default(),
         Err(wrong) => return error(wrong),
     };
+    if let Err(unwritable) = check_writable(path) {
+        return error(unwritable);
+    }
     let missing = made.without_team(&access::configured(config));
     let warnings = missing.iter().map(|(team, keys)| {
         let message = without_team(team, keys);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::AppError;
 use crate::config::{LocalConfig, LocalModel, UpstreamConfig};
+use crate::metrics::EngineMeter;
 use crate::upstream::Upstream;
 
 /// Loads the model of a local upstream.
@@ -11,6 +12,7 @@ use crate::upstream::Upstream;
 pub(super) fn load(
     upstream: &UpstreamConfig,
     local: &LocalConfig,
+    meter: EngineMeter,
 ) -> Result<Arc<dyn Upstream>, AppError> {
     use crate::upstream::local::{LocalUpstream, Params};
     use crate::upstream::transformer;
@@ -29,6 +31,7 @@ pub(super) fn load(
             queue: local.queue,
             ..transformer::Params::default()
         },
+        meter: Some(meter),
     };
     let loaded = LocalUpstream::load(params).map_err(|error| AppError::Model {
         upstream: upstream.name.clone(),
@@ -65,6 +68,7 @@ const NO_LOCAL_MODELS: &str = "this build of Weir has no local models (cargo fea
 pub(super) fn load(
     upstream: &UpstreamConfig,
     _: &LocalConfig,
+    _: EngineMeter,
 ) -> Result<Arc<dyn Upstream>, AppError> {
     Err(AppError::Model {
         upstream: upstream.name.clone(),

@@ -238,7 +238,7 @@ impl Reloader {
             drain,
             directory.ring(),
             books,
-            caching::params(config, &stores.cache),
+            caching::params(config, stores),
             dispatch,
         );
         Ok(Next {
@@ -255,7 +255,10 @@ impl Reloader {
         let explainer = Explainer::new(&parts, Arc::clone(&self.fixed.directory));
         self.fixed.explainer.store(Arc::new(explainer));
         (self.fixed.replace)(parts);
-        let params = build::listener_params("data", server, &self.fixed.metrics);
+        let params = build::listener_params(build::DATA, server, &self.fixed.metrics);
+        let metrics = &self.fixed.metrics;
+        metrics.set_max_series(loaded.config.metrics.max_series);
+        build::measure_certificate(metrics, tls);
         self.fixed.terms.replace(tls, params);
         let mut timeout = self
             .drain_timeout

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::{fs, io};
 
 use super::AppError;
-use crate::config::{ClientTlsConfig, RedisConfig, RedisOutageConfig, SentinelConfig};
+use crate::config::{ClientTlsConfig, Config, RedisConfig, RedisOutageConfig, SentinelConfig};
 use crate::secret::Secret;
 use crate::store::budgets::Budgets;
+use crate::store::cache::shared::SharedCache;
+use crate::store::cache::{self, Cache};
 use crate::store::directory;
 use crate::store::limits::{self, Limits, OnOutage, Shared};
 use crate::store::redis::{
-    ClientCertificate, Params, Redis, SentinelCredentials, Servers, TlsCertificates,
+    ClientCertificate, Library, Params, Redis, SentinelCredentials, Servers, TlsCertificates,
 };
 
 /// Returns the limits of this process: all of them, or while Redis is away its share.
@@ -20,8 +22,41 @@ pub(super) fn limits(config: Option<&RedisConfig>) -> Arc<Limits> {
     Arc::new(Limits::with_share(share))
 }
 
-/// Connects to the Redis that gateways share.
+/// Connects to the Redis that gateways share, for their limits, budgets and keys.
 pub(super) async fn redis(config: &RedisConfig) -> Result<Redis, AppError> {
+    let libraries = vec![limits::library(), directory::shared::library()];
+    open(config, libraries, "limits and budgets").await
+}
+
+/// Connects to it for the answers that they keep. Those are large, and go over a connection of their own: no limit waits
+/// behind one.
+async fn redis_of_answers(config: &RedisConfig) -> Result<Redis, AppError> {
+    open(config, vec![cache::shared::library()], "answers").await
+}
+
+/// Keeps answers in Redis too, where that is configured.
+pub(super) async fn answers(
+    config: &Config,
+    cache: &Arc<Cache>,
+) -> Result<Option<Arc<SharedCache>>, AppError> {
+    let Some(redis) = config.redis.as_ref().filter(|_| config.cache.redis) else {
+        return Ok(None);
+    };
+    let params = cache::shared::Params {
+        redis: redis_of_answers(redis).await?,
+        cache: Arc::clone(cache),
+        queue: config.cache.redis_queue,
+    };
+    let shared = SharedCache::new(params);
+    shared.begin().await;
+    Ok(Some(shared))
+}
+
+async fn open(
+    config: &RedisConfig,
+    libraries: Vec<Library>,
+    what: &'static str,
+) -> Result<Redis, AppError> {
     let urls: Vec<_> = config.urls.iter().map(Secret::expose).collect();
     // It was parsed when the configuration was checked.
     let servers = Servers::parse(&urls, config.cluster).map_err(AppError::RedisAddress)?;
@@ -30,7 +65,8 @@ pub(super) async fn redis(config: &RedisConfig) -> Result<Redis, AppError> {
     let params = Params {
         servers,
         timeout: config.timeout,
-        libraries: vec![limits::library(), directory::shared::library()],
+        libraries,
+        what,
     };
     Redis::open(params).await.map_err(|source| AppError::Redis {
         servers: named,

@@ -1,6 +1,8 @@
 //! Builds the upstreams and the routes between them. What did not change since the last configuration is taken over:
 //! connections, loaded models, and what is known of each endpoint's health.
 
+mod identity;
+
 use std::sync::Arc;
 
 use super::{AppError, local};
@@ -74,7 +76,7 @@ impl Builder<'_> {
                 };
                 let service = match service {
                     Some(service) => service,
-                    None => local::load(upstream, config)?,
+                    None => local::load(upstream, config, self.metrics.engine(&upstream.name))?,
                 };
                 Ok(self.local(upstream, service, identity(upstream, old)))
             }
@@ -212,7 +214,7 @@ impl Builder<'_> {
         let service: Arc<dyn Upstream> = match known {
             Some((old, endpoint)) if same_way(old) => Arc::clone(&endpoint.service),
             _ => {
-                let params = self.remote_params(remote, address);
+                let params = self.remote_params(name, remote, address);
                 let built = RemoteUpstream::new(params).map_err(|source| AppError::Upstream {
                     upstream: upstream.name.clone(),
                     source,
@@ -239,7 +241,12 @@ impl Builder<'_> {
         }))
     }
 
-    fn remote_params(&self, remote: &RemoteConfig, address: &EndpointConfig) -> remote::Params {
+    fn remote_params(
+        &self,
+        name: &str,
+        remote: &RemoteConfig,
+        address: &EndpointConfig,
+    ) -> remote::Params {
         let headers = remote.headers.iter();
         let identity = remote.tls.identity.as_ref();
         remote::Params {
@@ -267,6 +274,7 @@ impl Builder<'_> {
             },
             max_answer: self.config.server.max_answer,
             tunnels: (self.drain.tasks().clone(), self.drain.deadline().clone()),
+            meter: Some(self.metrics.connections_to(name)),
         }
     }
 
@@ -411,10 +419,14 @@ fn retry(config: &RetryConfig) -> Retry {
     }
 }
 
-/// Returns the identity of an upstream: the old one's, as long as what it is stays the same.
+/// Returns the identity of an upstream: the old one's, as long as what it is stays the same. Gateways that are configured
+/// alike give it the same one, so that they may share what it answered.
 fn identity(upstream: &UpstreamConfig, old: Option<(&UpstreamConfig, &Arc<Member>)>) -> u64 {
     let same = old.filter(|(config, _)| config.kind == upstream.kind);
-    same.map_or_else(|| fastrand::u64(..), |(_, member)| member.identity)
+    same.map_or_else(
+        || identity::of(&upstream.kind),
+        |(_, member)| member.identity,
+    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use super::cached::{Cached, Sharing};
+use super::cause::Cause;
 use super::reply::Outcome;
+use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
 /// The id of a request: printable ASCII without spaces, at most 128 bytes.
@@ -44,9 +46,11 @@ pub struct Facts {
     pub degraded: bool,
     /// What the cache did.
     pub cached: Cached,
-    /// What the client is told of that; `None`: nobody has looked.
+    /// Whether what it saved counts as tokens of limits and budgets all the same.
+    pub counts_saved: bool,
+    /// What the client is told of the cache; `None`: nobody has looked.
     pub cache_status: Option<HeaderValue>,
-    /// The name by which the model was asked that another call's answer came from.
+    /// The name by which the upstream knows the model that answered, or the one that another call's answer came from.
     pub served_model: Option<Arc<str>>,
     /// Whether the client asked for a stream.
     pub stream: bool,
@@ -58,12 +62,14 @@ pub struct Facts {
     pub first_token: Option<Duration>,
     /// Counted tokens.
     pub usage: Option<Usage>,
+    /// What it cost, where that is known.
+    pub cost: Option<Nanos>,
     /// Time that the client took to send the body.
     pub upload_time: Option<Duration>,
     /// How the answer ended; `None` for answers of the gateway itself.
     pub outcome: Option<Outcome>,
-    /// Why the request failed: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
-    pub cause: Option<&'static str>,
+    /// Why the request failed.
+    pub cause: Option<Cause>,
     /// Details for the log, never for the client.
     pub detail: Option<String>,
     /// The upstream's own request id.
@@ -192,7 +198,7 @@ impl Try {
     /// Returns whether an upstream may charge for this try, though it brought no answer: it was sent the request, and
     /// never said that it failed.
     pub fn is_billed_in_vain(&self) -> bool {
-        let has_failed = self.status.is_some() || self.result == "upstream_status";
+        let has_failed = self.status.is_some() || self.result == Cause::UpstreamStatus.as_str();
         self.sent && !has_failed && self.result != Self::ANSWERED
     }
 }
@@ -235,10 +241,11 @@ impl Record {
         sharing.is_none_or(|sharing| sharing.closes())
     }
 
-    /// Says that the client has left, and returns whether its answer goes on for others.
-    pub fn goes_on_without_client(&self) -> bool {
+    /// Says that the client has left, and returns whether its answer goes on, for others or for whoever asks for it again.
+    /// `reads_on`: the books want its end in any case.
+    pub fn goes_on_without_client(&self, reads_on: bool) -> bool {
         let sharing = self.sharing.get().and_then(Weak::upgrade);
-        sharing.is_some_and(|sharing| sharing.goes_on_without_leader())
+        sharing.is_some_and(|sharing| sharing.goes_on_without_leader(reads_on))
     }
 
     /// Notes more of a try, by its place among them.

@@ -10,6 +10,8 @@ use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
+use super::cause::Cause;
+
 /// A body of unknown kind that can fail as an upstream fails.
 pub type BoxBody = Pin<Box<dyn Body<Data = Bytes, Error = StreamError> + Send>>;
 
@@ -47,16 +49,16 @@ pub enum StreamError {
 
 impl StreamError {
     /// Returns why the answer broke: a word of the closed vocabulary `upstream_*`, `gateway_*`.
-    pub fn cause(self) -> &'static str {
+    pub fn cause(self) -> Cause {
         match self {
-            Self::Broken => "upstream_broken",
-            Self::Idle | Self::Overdue => "upstream_timeout",
-            Self::TooLarge => "upstream_too_large",
-            Self::Drained => "gateway_drained",
-            Self::Engine => "gateway_engine",
-            Self::Behind => "client_slow",
-            Self::Abandoned => "client_gone",
-            Self::Unrecorded => "gateway_ledger",
+            Self::Broken => Cause::UpstreamBroken,
+            Self::Idle | Self::Overdue => Cause::UpstreamTimeout,
+            Self::TooLarge => Cause::UpstreamTooLarge,
+            Self::Drained => Cause::GatewayDrained,
+            Self::Engine => Cause::GatewayEngine,
+            Self::Behind => Cause::ClientSlow,
+            Self::Abandoned => Cause::ClientGone,
+            Self::Unrecorded => Cause::GatewayLedger,
         }
     }
 

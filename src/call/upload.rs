@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cause::Cause;
+
 /// A request body on its way from the client.
 pub type UploadBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = UploadError> + Send>>;
 
@@ -31,11 +33,11 @@ pub enum UploadError {
 
 impl UploadError {
     /// Returns who is to blame: a word of the closed vocabulary `client_*`.
-    pub fn cause(self) -> &'static str {
+    pub fn cause(self) -> Cause {
         match self {
-            Self::TooLarge { .. } => "client_too_large",
-            Self::Stalled { .. } => "client_slow",
-            Self::Broken => "client_malformed",
+            Self::TooLarge { .. } => Cause::ClientTooLarge,
+            Self::Stalled { .. } => Cause::ClientSlow,
+            Self::Broken => Cause::ClientMalformed,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What differs between two configurations, for the report of a reload. Names of fields only: values may be secret.
 
 use super::types::{
-    AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
-    LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
-    UpstreamConfig, UpstreamKind,
+    AdminConfig, ApiConfig, CacheConfig, CacheRetriesConfig, CacheTerms, Config, KeyConfig,
+    LedgerConfig, LimitsConfig, LocalConfig, LogConfig, MetricsConfig, RemoteConfig, RetryConfig,
+    RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 
@@ -17,9 +17,13 @@ pub struct Changes {
 }
 
 /// What belongs to the process or to its listeners, which a reload leaves alone.
-const OF_THE_START: [&str; 12] = [
+const OF_THE_START: [&str; 17] = [
     "cache.max_bytes",
     "cache.max_entry",
+    "cache.retries.max_bytes",
+    "cache.retries.max_entries",
+    "cache.redis",
+    "cache.redis_queue",
     "server.listen",
     "server.workers",
     "server.max_connections",
@@ -30,6 +34,7 @@ const OF_THE_START: [&str; 12] = [
     "ledger.max_open",
     "log.format",
     "log.level",
+    "log.queue",
 ];
 
 /// Compares two values field by field. All fields are named here, or it does not compile: a new one is not forgotten.
@@ -152,6 +157,7 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
         changes.restart.push("redis".to_owned());
     }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
+    changes.table("metrics", Vec::new(), metrics(&old.metrics, &new.metrics));
     changes
 }
 
@@ -162,12 +168,27 @@ fn cache(old: &CacheConfig, new: &CacheConfig) -> Vec<&'static str> {
         scope => "scope",
         ttl => "ttl",
         tools => "tools",
+        stale_if_error => "stale_if_error",
+        replay => "replay",
+        finish => "finish",
     }, old.terms, new.terms);
+    fields.extend(differing!(CacheRetriesConfig {
+        enabled => "retries.enabled",
+        window => "retries.window",
+        linger => "retries.linger",
+        max_bytes => "retries.max_bytes",
+        max_entries => "retries.max_entries",
+    }, old.retries, new.retries));
     fields.extend(differing!(CacheConfig {
         terms => "",
         max_bytes => "max_bytes",
         max_entry => "max_entry",
         max_ttl => "max_ttl",
+        counts_saved => "hits_count_as",
+        retries => "",
+        redis => "redis",
+        redis_wait => "redis_wait",
+        redis_queue => "redis_queue",
     }, old, new));
     fields.retain(|field| !field.is_empty());
     fields
@@ -279,6 +300,7 @@ fn team(old: &TeamConfig, new: &TeamConfig) -> Vec<&'static str> {
         models => "models",
         budgets => "budgets",
         limits => "limits",
+        cache => "cache",
     }, old, new)
 }
 
@@ -292,6 +314,7 @@ fn key(old: &KeyConfig, new: &KeyConfig) -> Vec<&'static str> {
         expires => "expires",
         budgets => "budgets",
         limits => "limits",
+        cache => "cache",
     }, old, new)
 }
 
@@ -329,6 +352,7 @@ fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
         prices => "prices",
         on_failure => "on_failure",
         retention => "retention",
+        audit_retention => "audit_retention",
         vacuum => "vacuum",
         client_gone => "client_gone",
         drain_tokens => "drain_tokens",
@@ -338,7 +362,11 @@ fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
 }
 
 fn log(old: &LogConfig, new: &LogConfig) -> Vec<&'static str> {
-    differing!(LogConfig { format => "format", level => "level", access => "access" }, old, new)
+    differing!(LogConfig { format => "format", level => "level", access => "access", sample => "sample", queue => "queue" }, old, new)
+}
+
+fn metrics(old: &MetricsConfig, new: &MetricsConfig) -> Vec<&'static str> {
+    differing!(MetricsConfig { max_series => "max_series" }, old, new)
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         cache: file.cache,
         redis: file.redis,
         log: file.log,
+        metrics: file.metrics,
     };
     prices::unpriced(&config, &places, reader);
     config
@@ -269,6 +270,7 @@ fn team(team: Team) -> Option<TeamConfig> {
         models: team.models,
         budgets: team.budgets,
         limits: team.limits,
+        cache: team.cache,
     })
 }
 
@@ -282,6 +284,7 @@ fn key(key: Key) -> Option<KeyConfig> {
         expires: key.expires.map(|expires| expires.value),
         budgets: key.budgets,
         limits: key.limits,
+        cache: key.cache,
     })
 }
 

@@ -7,12 +7,15 @@ use std::time::Duration;
 use http::HeaderMap;
 
 use super::types::{
-    ApiConfig, CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig, ClientTlsConfig,
-    EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig, RetryConfig, TimeoutsConfig,
+    ApiConfig, CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
+    CacheWhenConfig, ClientTlsConfig, EjectConfig, EndpointConfig, ProxyConfig, RemoteConfig,
+    RetryConfig, TimeoutsConfig,
 };
 
 /// Loopback, so that a first try opens nothing to the network; 8080 since it needs no privilege.
 pub const LISTEN: SocketAddr = loopback(8080);
+/// As many as come in a few seconds of a busy gateway; a thousand of them take about a megabyte.
+pub const LOG_QUEUE: usize = 16_384;
 /// Beside the data plane; 9090 would be Prometheus's own.
 pub const ADMIN_LISTEN: SocketAddr = loopback(8081);
 /// One per core: the work between two awaits is short, and more threads would only trade places.
@@ -106,6 +109,19 @@ pub const CACHE_BYTES: u64 = 256 << 20;
 /// A book, or embeddings of several hundred texts.
 pub const CACHE_ENTRY: u64 = 4 << 20;
 
+/// The last try of an SDK that gives each one a minute.
+pub const CACHE_RETRY_WINDOW: Duration = Duration::from_secs(60);
+/// The SDKs ask again after half a second, and then after one; a client that leaves for good stops its upstream in two.
+pub const CACHE_RETRY_LINGER: Duration = Duration::from_millis(1500);
+/// A quarter of what is kept for others: it is there for a minute.
+pub const CACHE_RETRY_BYTES: u64 = 64 << 20;
+/// More than a busy minute has.
+pub const CACHE_RETRY_ENTRIES: u64 = 10_000;
+/// Most answers that are not streamed are whole by then, and a stream by itself would have begun.
+pub const CACHE_REDIS_WAIT: Duration = Duration::from_secs(5);
+/// A second of a hundred large answers.
+pub const CACHE_REDIS_QUEUE: u64 = 16 << 20;
+
 /// A client that is told why its answer ends can say so; one that is cut off cannot.
 pub const STOP_STREAM: bool = true;
 /// A sentence or two: few enough to owe, and enough that limits are not asked at each word.
@@ -122,6 +138,8 @@ pub const LOCAL_SHARE: f64 = 1.0;
 pub const LEDGER_PATH: &str = "weir.db";
 /// A year, and time to close its books.
 pub const RETENTION: Duration = Duration::from_secs(400 * 86_400);
+/// Five years: who gave access to whom is asked for long after the rows are.
+pub const AUDIT_RETENTION: Duration = Duration::from_secs(5 * 366 * 86_400);
 /// Who shortens a book wants the disk back.
 pub const VACUUM: bool = true;
 /// A long answer; what a client that left would have cost anyway.
@@ -158,10 +176,24 @@ pub const CACHE: CacheConfig = CacheConfig {
         scope: CacheScopeConfig::Team,
         ttl: CACHE_TTL,
         tools: true,
+        stale_if_error: Duration::ZERO,
+        replay: CacheReplayConfig::AtOnce,
+        finish: false,
     },
     max_bytes: CACHE_BYTES,
     max_entry: CACHE_ENTRY,
     max_ttl: CACHE_MAX_TTL,
+    counts_saved: false,
+    retries: CacheRetriesConfig {
+        enabled: false,
+        window: CACHE_RETRY_WINDOW,
+        linger: CACHE_RETRY_LINGER,
+        max_bytes: CACHE_RETRY_BYTES,
+        max_entries: CACHE_RETRY_ENTRIES,
+    },
+    redis: false,
+    redis_wait: CACHE_REDIS_WAIT,
+    redis_queue: CACHE_REDIS_QUEUE,
 };
 /// `[retry]` where there is none.
 pub const RETRY: RetryConfig = RetryConfig {

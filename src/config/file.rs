@@ -25,7 +25,9 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{CacheConfig, LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig};
+use super::types::{
+    CacheConfig, LedgerConfig, LimitsConfig, LogConfig, MetricsConfig, RedisConfig, RetryConfig,
+};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -45,17 +47,19 @@ pub(super) struct File {
     pub(super) cache: CacheConfig,
     pub(super) redis: Option<RedisConfig>,
     pub(super) log: LogConfig,
+    pub(super) metrics: MetricsConfig,
 }
 
 impl File {
     pub(super) fn read(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Self {
         let mut root = Table::root(document);
+        let has_redis = root.has("redis");
         let retry = reader
             .table(&mut root, "retry")
             .map_or(defaults::RETRY, |table| {
                 failure::retry(table, reader, &defaults::RETRY)
             });
-        let cache = cache::cache(&mut root, reader);
+        let cache = cache::cache(&mut root, has_redis, reader);
         let file = Self {
             server: server::server(&mut root, reader),
             admin: server::admin(&mut root, reader),
@@ -69,6 +73,7 @@ impl File {
             cache,
             redis: redis::redis(&mut root, reader),
             log: server::log(&mut root, reader),
+            metrics: server::metrics(&mut root, reader),
         };
         if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
             reader.not_built(&mut telemetry, "otlp");

@@ -100,6 +100,10 @@ fn an_empty_file_is_complete() {
     let ledger = &config.ledger;
     assert_eq!(ledger.path, Path::new("./weir.db"));
     assert_eq!(ledger.retention, Some(Duration::from_secs(400 * 86_400)));
+    assert_eq!(
+        ledger.audit_retention,
+        Some(Duration::from_secs(1830 * 86_400))
+    );
     assert_eq!(ledger.prices.tables().len(), 1);
     assert_eq!(ledger.client_gone, ClientGoneConfig::Cancel);
     let limits = &config.limits;
@@ -362,6 +366,7 @@ fn every_field_arrives() {
         sync = "always"
         on_failure = "serve"
         retention = "forever"
+        audit_retention = "90d"
         vacuum = false
         client_gone = "drain"
         drain_tokens = 10
@@ -381,6 +386,10 @@ fn every_field_arrives() {
         format = "json"
         level = "debug"
         access = false
+        sample = 0.25
+        queue = 1024
+        [metrics]
+        max_series = 200
         [telemetry]
     "#;
     let Loaded {
@@ -522,11 +531,12 @@ fn every_field_arrives() {
     assert_eq!(
         (
             ledger.retention,
+            ledger.audit_retention,
             ledger.vacuum,
             ledger.drain_tokens,
             ledger.max_open
         ),
-        (None, false, 10, 100)
+        (None, Some(Duration::from_secs(90 * 86_400)), false, 10, 100)
     );
     let encodings = ledger.encodings.iter();
     assert_eq!(
@@ -543,6 +553,8 @@ fn every_field_arrives() {
         (LogFormat::Json, false)
     );
     assert_eq!(config.log.level, tracing::Level::DEBUG);
+    assert_eq!((config.log.sample, config.log.queue), (0.25, 1024));
+    assert_eq!(config.metrics.max_series, 200);
 
     let shown = format!("{config:?}");
     for secret in ["very-secret", "a-token-of-mine", "12345678\"", "\"me\""] {
@@ -670,4 +682,29 @@ proptest! {
     fn any_text_never_panics(text in "(?s).{0,200}") {
         let _ = read(&text);
     }
+}
+
+#[test]
+fn answers_are_shared_where_there_is_a_redis_unless_they_are_not_to_be() {
+    const REDIS: &str = "[redis]\nurl = \"redis://127.0.0.1\"\n";
+    for (text, shares) in [
+        (format!("{REDIS}[cache]\n"), true),
+        (format!("[cache]\nredis = true\n{REDIS}"), true),
+        (format!("{REDIS}[cache]\nredis = false\n"), false),
+        (REDIS.to_owned(), false),
+        ("[cache]\n".to_owned(), false),
+    ] {
+        assert_eq!(read(&text).unwrap().config.cache.redis, shares, "{text}");
+    }
+    let text = format!("{REDIS}[cache]\nredis_wait = \"0s\"\nredis_queue = \"1MiB\"\n");
+    let cache = read(&text).unwrap().config.cache;
+    assert_eq!(
+        (cache.redis_wait, cache.redis_queue),
+        (Duration::ZERO, 1 << 20)
+    );
+    let report = read("[cache]\nredis = true\n").unwrap_err().to_string();
+    assert!(
+        report.contains("weir.toml:2:1: cache.redis: has no `[redis]` to keep answers in"),
+        "{report}"
+    );
 }

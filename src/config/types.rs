@@ -12,13 +12,17 @@ mod ledger;
 mod limits;
 mod redis;
 
-pub use self::cache::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig};
+pub use self::cache::{
+    CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
+    CacheWhenConfig,
+};
 pub use self::ledger::{
     BudgetConfig, BudgetLimit, ClientGoneConfig, EncodingConfig, LedgerConfig, LedgerFailureConfig,
     Period, SyncConfig, Window,
 };
 pub use self::limits::LimitsConfig;
 pub use self::redis::{RedisConfig, RedisOutageConfig, SentinelConfig};
+use crate::call::Keeps;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 use crate::store::limits::Entry;
@@ -51,6 +55,8 @@ pub struct Config {
     pub redis: Option<RedisConfig>,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What is measured.
+    pub metrics: MetricsConfig,
 }
 
 /// `[server]`: the data plane.
@@ -389,6 +395,8 @@ pub struct TeamConfig {
     pub budgets: Vec<BudgetConfig>,
     /// How fast all its keys may use it together; no two overlap. Default: no bound.
     pub limits: Vec<Entry>,
+    /// Which answers are kept for its keys. Default: as where the call goes.
+    pub cache: Option<Keeps>,
 }
 
 /// `[[key]]`: a gateway key.
@@ -410,17 +418,30 @@ pub struct KeyConfig {
     pub budgets: Vec<BudgetConfig>,
     /// How fast it may use it, within its team's limits; no two overlap. Default: [`LimitsConfig::keys`].
     pub limits: Vec<Entry>,
+    /// Which answers are kept for it; none where its team says so. Default: as its team, or else as where the call goes.
+    pub cache: Option<Keeps>,
+}
+
+/// `[metrics]`: what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Series of each metric; what finds no place is counted under `other`. Default: 5000.
+    pub max_series: usize,
 }
 
 /// `[log]`: what is logged to standard error, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LogConfig {
     /// The form of a line. Default: auto.
     pub format: LogFormat,
     /// The least severity that is logged. Default: info.
     pub level: tracing::Level,
-    /// Whether each request is logged. Default: true.
+    /// Whether requests are logged. Default: true.
     pub access: bool,
+    /// The share of the requests without a fault that are logged, from 0 to 1. The others all are. Default: 1.
+    pub sample: f64,
+    /// Lines that wait to be written; where more come they are dropped. Default: 16384.
+    pub queue: usize,
 }
 
 /// The forms of a log line.

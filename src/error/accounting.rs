@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{SERVER, explain};
+use crate::call::Cause;
 use crate::middleware::accounting::AccountingError;
 use crate::middleware::explain::Explanation;
 use crate::store::ledger::LedgerError;
@@ -16,7 +17,7 @@ pub(super) fn accounting(error: &AccountingError) -> Explanation {
             503,
             SERVER,
             "overloaded",
-            "gateway_overloaded",
+            Cause::GatewayOverloaded,
             "Too many requests are under way. Try again a little later.",
         )
         .retry_after(Duration::from_secs(1)),
@@ -24,7 +25,7 @@ pub(super) fn accounting(error: &AccountingError) -> Explanation {
             503,
             SERVER,
             "ledger_unavailable",
-            "gateway_ledger",
+            Cause::GatewayLedger,
             "The gateway cannot write down what is used, and serves nothing until it can.",
         )
         .retry_after(LEDGER_RETRY),

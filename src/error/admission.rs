@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{cut, explain};
+use crate::call::Cause;
 use crate::middleware::admission::AdmissionError;
 use crate::middleware::explain::Explanation;
 use crate::money::Nanos;
@@ -27,7 +28,7 @@ pub(super) fn admission(error: &AdmissionError) -> Explanation {
             503,
             "server_error",
             "limits_unavailable",
-            "gateway_limits",
+            Cause::GatewayLimits,
             "The limits of this request cannot be checked at the moment. Try again in a moment."
                 .to_owned(),
         )
@@ -58,8 +59,14 @@ fn limit(refusal: &Refusal) -> Explanation {
     } = refusal;
     let limit = format!("{size} {}{models}", refusal.dimension.words());
     let explanation = |message| {
-        explain(429, kind, "rate_limit_exceeded", "policy_limit", message)
-            .detail(refusal.to_string())
+        explain(
+            429,
+            kind,
+            "rate_limit_exceeded",
+            Cause::PolicyLimit,
+            message,
+        )
+        .detail(refusal.to_string())
     };
     match refusal.retry_after {
         Some(wait) => {
@@ -111,7 +118,7 @@ fn budget(spent: &Spent, now: Timestamp) -> Explanation {
         429,
         "insufficient_quota",
         "insufficient_quota",
-        "policy_budget",
+        Cause::PolicyBudget,
         message,
     )
     .retry_after(wait)

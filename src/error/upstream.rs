@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::{INVALID_REQUEST, SERVER, TIMEOUT, UPSTREAM, cut, explain, sentence, upload};
-use crate::call::StreamError;
+use crate::call::{Cause, StreamError};
 use crate::middleware::explain::Explanation;
 use crate::upstream::advice::Advice;
 use crate::upstream::{DispatchError, Phase, UpstreamError};
@@ -19,7 +19,7 @@ pub(super) fn dispatch(error: &DispatchError) -> Explanation {
             404,
             INVALID_REQUEST,
             "model_not_found",
-            "client_unknown_model",
+            Cause::ClientUnknownModel,
             format!(
                 "The model `{}` does not exist here: no route and no upstream serves it.",
                 cut(model)
@@ -30,7 +30,7 @@ pub(super) fn dispatch(error: &DispatchError) -> Explanation {
             404,
             INVALID_REQUEST,
             "unknown_url",
-            "client_unknown_path",
+            Cause::ClientUnknownPath,
             format!(
                 "Unknown request URL: {method} {}. No upstream of this gateway takes it.",
                 cut(path)
@@ -40,7 +40,7 @@ pub(super) fn dispatch(error: &DispatchError) -> Explanation {
             503,
             SERVER,
             "overloaded",
-            "upstream_ejected",
+            Cause::UpstreamEjected,
             "Every upstream of this model has failed of late and is left out for a while. Try again a little later.",
         )
         .retry_after(*retry_after),

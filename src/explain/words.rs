@@ -42,7 +42,7 @@ pub(super) fn outlook(head: &HeadParts, asked: &Secret, findings: Findings) -> O
     Outlook {
         verdict: verdict(first.map(Explain::explain)),
         key: key(asked, &findings),
-        request: request(head, &findings, faulty),
+        request: request(head, &findings, faulty.clone()),
         route: way.map(|way| route(way, findings.call.as_ref())),
         estimate: admission.and_then(|admission| admission.forecast.as_ref().map(estimate)),
         limits: admission.map_or_else(Vec::new, |admission| {
@@ -55,6 +55,14 @@ pub(super) fn outlook(head: &HeadParts, asked: &Secret, findings: Findings) -> O
             Some(cached) => Cache {
                 decision: cached.decision.to_owned(),
                 reason: cached.reason.clone(),
+            },
+            None if findings.has_cache => Cache {
+                decision: "bypass".to_owned(),
+                reason: match faulty {
+                    Some(_) => "the request cannot be read",
+                    None => "endpoint",
+                }
+                .to_owned(),
             },
             None => Cache {
                 decision: "off".to_owned(),
@@ -234,6 +242,7 @@ fn budget(preview: &budgets::Preview) -> Budget {
         balance,
         wanted,
         spent,
+        spent_alone: _,
     } = preview;
     let in_unit = |amount: u64| match balance.budget.limit {
         Size::Money(_) => Value::from(Nanos::new(amount).to_string()),

@@ -1,31 +1,40 @@
 //! The metrics of upstreams: what is tried, what fails, who is left out.
 
-use prometheus::core::Collector;
-use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+use std::time::Duration;
 
-use super::{Metrics, counters, gauges};
+use prometheus::{Histogram, IntCounter, IntGauge};
+
+use super::declare::Declare;
+use super::engine::EngineState;
+use super::family::Family;
+use super::requests::DURATION;
+use super::{Metrics, signed};
 
 /// The metrics of upstreams.
 pub(super) struct Upstreams {
-    ready: IntGaugeVec,
-    attempts: IntCounterVec,
-    pub(super) degraded: IntCounterVec,
-    hedges: IntCounterVec,
-    ejections: IntCounterVec,
-    exhausted: IntCounterVec,
-    endpoints: IntGaugeVec,
-    credentials: IntGaugeVec,
-    in_flight: IntGaugeVec,
-    waiting: IntGaugeVec,
+    ready: Family<IntGauge, 1>,
+    attempts: Family<IntCounter, 2>,
+    duration: Family<Histogram, 2>,
+    hedges: Family<IntCounter, 2>,
+    ejections: Family<IntCounter, 1>,
+    exhausted: Family<IntCounter, 1>,
+    endpoints: Family<IntGauge, 2>,
+    credentials: Family<IntGauge, 2>,
+    in_flight: Family<IntGauge, 1>,
+    max_in_flight: Family<IntGauge, 1>,
+    waiting: Family<IntGauge, 1>,
+    max_waiting: Family<IntGauge, 1>,
+    connections: Family<IntGauge, 1>,
+    opened: Family<IntCounter, 1>,
 }
 
 /// What a credential can be, in the order of [`Snapshot::credentials`].
 const CREDENTIAL_STATES: [&str; 3] = ["in_use", "limited", "refused"];
 
-/// How an upstream's endpoints are.
+/// How an upstream is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// All of them.
+    /// Its endpoints.
     pub endpoints: usize,
     /// Those that are left out.
     pub ejected: usize,
@@ -33,186 +42,210 @@ pub struct Snapshot {
     pub credentials: [usize; 3],
     /// Calls under way.
     pub in_flight: usize,
+    /// How many there may be; `None`: as many as come.
+    pub max_in_flight: Option<usize>,
     /// Calls that wait for a place.
     pub waiting: usize,
+    /// How many may wait; `None`: none has to.
+    pub max_waiting: Option<usize>,
+    /// How its model is, where that is in this process.
+    pub engine: Option<EngineState>,
 }
 
+/// Where the connections to an upstream are counted. Clones count together.
+#[derive(Clone, Debug)]
+pub struct ConnectionMeter {
+    open: IntGauge,
+    opened: IntCounter,
+}
+
+/// A connection that is counted as long as it lives.
+#[derive(Debug)]
+pub struct OpenConnection(IntGauge);
+
 impl Upstreams {
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(declare: &mut Declare) -> Result<Self, prometheus::Error> {
+        let of = ["upstream"];
         Ok(Self {
-            ready: gauges(
-                registry,
+            ready: declare.gauges(
                 "weir_upstream_ready",
                 "1 when the upstream could be asked now.",
-                &["upstream"],
+                of,
             )?,
-            attempts: counters(
-                registry,
+            attempts: declare.counters(
                 "weir_upstream_attempts_total",
                 "Tries at upstreams, by how they ended: answered, abandoned, or the cause of a failure.",
-                &["upstream", "result"],
+                ["upstream", "result"],
             )?,
-            degraded: counters(
-                registry,
-                "weir_degraded_total",
-                "Requests that the local model answered in the place of remote upstreams.",
-                &["model"],
+            duration: declare.histograms(
+                "weir_upstream_duration_seconds",
+                "Time that upstreams took to begin an answer, or to give it whole when it is not streamed.",
+                ["model", "upstream"],
+                DURATION,
             )?,
-            hedges: counters(
-                registry,
+            hedges: declare.counters(
                 "weir_hedges_total",
                 "Second attempts for slow answers: those started, and those that answered first.",
-                &["model", "event"],
+                ["model", "event"],
             )?,
-            ejections: counters(
-                registry,
+            ejections: declare.counters(
                 "weir_upstream_ejections_total",
                 "Times that an endpoint was left out because it failed.",
-                &["upstream"],
+                of,
             )?,
-            exhausted: counters(
-                registry,
+            exhausted: declare.counters(
                 "weir_retry_budget_exhausted_total",
                 "Times that a retry at an upstream was left out because the budget of its retries was spent.",
-                &["upstream"],
+                of,
             )?,
-            endpoints: gauges(
-                registry,
+            endpoints: declare.gauges(
                 "weir_upstream_endpoints",
                 "Endpoints of an upstream: those in use, and those that are left out because they fail.",
-                &["upstream", "state"],
+                ["upstream", "state"],
             )?,
-            credentials: gauges(
-                registry,
+            credentials: declare.gauges(
                 "weir_upstream_credentials",
                 "Credentials of an upstream: those in use, and those that are put aside because their limit is spent or they were refused.",
-                &["upstream", "state"],
+                ["upstream", "state"],
             )?,
-            in_flight: gauges(
-                registry,
+            in_flight: declare.gauges(
                 "weir_upstream_in_flight",
                 "Calls under way at an upstream.",
-                &["upstream"],
+                of,
             )?,
-            waiting: gauges(
-                registry,
+            max_in_flight: declare.gauges(
+                "weir_upstream_in_flight_limit",
+                "Calls that an upstream gets at once, where that is bounded.",
+                of,
+            )?,
+            waiting: declare.gauges(
                 "weir_upstream_queue_length",
                 "Calls that wait for a place at an upstream.",
-                &["upstream"],
+                of,
+            )?,
+            max_waiting: declare.gauges(
+                "weir_upstream_queue_limit",
+                "Calls that may wait for a place at an upstream, where they have to.",
+                of,
+            )?,
+            connections: declare.gauges(
+                "weir_upstream_connections",
+                "Open connections to an upstream, those that idle in the pool too.",
+                of,
+            )?,
+            opened: declare.counters(
+                "weir_upstream_connections_opened_total",
+                "Connections to an upstream that were opened.",
+                of,
             )?,
         })
+    }
+
+    /// Observes how long an upstream took.
+    pub(super) fn took(&self, model: &str, upstream: &str, time: Duration) {
+        let times = self.duration.with([model, upstream]);
+        times.observe(time.as_secs_f64());
+    }
+}
+
+impl ConnectionMeter {
+    /// Counts a connection that was opened.
+    pub fn opened(&self) -> OpenConnection {
+        self.opened.inc();
+        self.open.inc();
+        OpenConnection(self.open.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
 impl Metrics {
     /// Notes whether an upstream could be asked.
     pub fn set_upstream_ready(&self, upstream: &str, ready: bool) {
-        self.upstreams
-            .ready
-            .with_label_values(&[upstream])
-            .set(i64::from(ready));
+        self.upstreams.ready.with([upstream]).set(i64::from(ready));
     }
 
     /// Counts a try at an upstream.
     pub fn attempt_ended(&self, upstream: &str, result: &'static str) {
-        self.upstreams
-            .attempts
-            .with_label_values(&[upstream, result])
-            .inc();
+        self.upstreams.attempts.with([upstream, result]).inc();
     }
 
     /// Counts a second attempt: started, or with `won` the first to answer.
     pub fn hedged(&self, model: &str, won: bool) {
         let event = if won { "won" } else { "started" };
-        self.upstreams
-            .hedges
-            .with_label_values(&[model, event])
-            .inc();
+        self.upstreams.hedges.with([model, event]).inc();
     }
 
     /// Counts a retry that was left out because its budget was spent.
     pub fn retry_budget_exhausted(&self, upstream: &str) {
-        self.upstreams
-            .exhausted
-            .with_label_values(&[upstream])
-            .inc();
+        self.upstreams.exhausted.with([upstream]).inc();
     }
 
     /// Counts an ejection.
     pub fn endpoint_ejected(&self, upstream: &str) {
-        self.upstreams
-            .ejections
-            .with_label_values(&[upstream])
-            .inc();
+        self.upstreams.ejections.with([upstream]).inc();
     }
 
-    /// Notes how an upstream's endpoints are.
-    pub fn set_upstream(&self, upstream: &str, snapshot: Snapshot) {
-        let set = |gauges: &IntGaugeVec, labels: &[&str], count: usize| {
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            gauges.with_label_values(labels).set(count);
-        };
-        let in_use = snapshot.endpoints.saturating_sub(snapshot.ejected);
-        set(&self.upstreams.endpoints, &[upstream, "in_use"], in_use);
-        set(
-            &self.upstreams.endpoints,
-            &[upstream, "ejected"],
-            snapshot.ejected,
-        );
-        for (state, count) in CREDENTIAL_STATES.iter().zip(snapshot.credentials) {
-            set(&self.upstreams.credentials, &[upstream, state], count);
+    /// Returns where the connections to an upstream are counted.
+    pub fn connections_to(&self, upstream: &str) -> ConnectionMeter {
+        ConnectionMeter {
+            open: self.upstreams.connections.with([upstream]),
+            opened: self.upstreams.opened.with([upstream]),
         }
-        set(&self.upstreams.in_flight, &[upstream], snapshot.in_flight);
-        set(&self.upstreams.waiting, &[upstream], snapshot.waiting);
+    }
+
+    /// Notes how an upstream is. From then on all that may happen to it is counted, were it zero.
+    pub fn set_upstream(&self, upstream: &str, snapshot: Snapshot) {
+        let upstreams = &self.upstreams;
+        let of = [upstream];
+        let number = |count: usize| signed(count as u64);
+        let in_use = snapshot.endpoints.saturating_sub(snapshot.ejected);
+        for (state, count) in [("in_use", in_use), ("ejected", snapshot.ejected)] {
+            let gauge = upstreams.endpoints.with([upstream, state]);
+            gauge.set(number(count));
+        }
+        for (state, count) in CREDENTIAL_STATES.iter().zip(snapshot.credentials) {
+            let gauge = upstreams.credentials.with([upstream, state]);
+            gauge.set(number(count));
+        }
+        upstreams.in_flight.with(of).set(number(snapshot.in_flight));
+        upstreams.waiting.with(of).set(number(snapshot.waiting));
+        for (gauges, limit) in [
+            (&upstreams.max_in_flight, snapshot.max_in_flight),
+            (&upstreams.max_waiting, snapshot.max_waiting),
+        ] {
+            match limit {
+                Some(limit) => gauges.with(of).set(number(limit)),
+                None => gauges.keep(|other| other != of),
+            }
+        }
+        if let Some(engine) = &snapshot.engine {
+            self.engines.set(upstream, engine);
+        }
+        upstreams.ejections.with(of);
+        upstreams.exhausted.with(of);
+        upstreams.attempts.with([upstream, "answered"]);
     }
 
     /// Forgets the gauges of upstreams that are gone. Those of the others are never away, whoever reads them meanwhile.
     pub fn keep_upstreams(&self, known: impl Fn(&str) -> bool) {
-        let Upstreams {
-            ready,
-            endpoints,
-            credentials,
-            in_flight,
-            waiting,
-            ..
-        } = &self.upstreams;
-        for upstream in names(ready).filter(|name| !known(name)) {
-            for gauges in [ready, in_flight, waiting] {
-                // Who else looks may have removed it already.
-                let _ = gauges.remove_label_values(&[&upstream]);
-            }
-            for state in ["in_use", "ejected"] {
-                let _ = endpoints.remove_label_values(&[&*upstream, state]);
-            }
-            for state in CREDENTIAL_STATES {
-                let _ = credentials.remove_label_values(&[&*upstream, state]);
-            }
+        let upstreams = &self.upstreams;
+        for gauges in [
+            &upstreams.ready,
+            &upstreams.in_flight,
+            &upstreams.max_in_flight,
+            &upstreams.waiting,
+            &upstreams.max_waiting,
+        ] {
+            gauges.keep(|[upstream]| known(upstream));
         }
-    }
-}
-
-/// Returns the only label of each of these gauges.
-fn names(gauges: &IntGaugeVec) -> impl Iterator<Item = String> {
-    let families = gauges.collect().into_iter();
-    let metrics = families.flat_map(|mut family| family.take_metric());
-    metrics.filter_map(|metric| Some(metric.get_label().first()?.value().to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_upstream_that_is_gone_leaves_no_gauges_and_the_others_keep_theirs() {
-        let metrics = Metrics::new().unwrap();
-        for name in ["stays", "goes"] {
-            metrics.set_upstream(name, Snapshot::default());
-            metrics.set_upstream_ready(name, true);
+        for gauges in [&upstreams.endpoints, &upstreams.credentials] {
+            gauges.keep(|[upstream, _]| known(upstream));
         }
-        metrics.keep_upstreams(|name| name == "stays");
-        let text = metrics.render().unwrap();
-        let text = String::from_utf8_lossy(text.as_ref()).into_owned();
-        assert!(!text.contains("\"goes\""), "{text}");
-        assert_eq!(text.matches("upstream=\"stays\"").count(), 8, "{text}");
+        self.engines.keep(&known);
     }
 }

@@ -220,6 +220,7 @@ where
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline,
         head,
         body,

@@ -249,6 +249,7 @@ mod tests {
             key: "alice".into(),
             team: None,
             models: Vec::new(),
+            keeps: None,
         };
         let paths = paths
             .iter()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 
-use crate::call::Record;
+use crate::call::{Cause, Record};
 use crate::openai::envelope::ErrorBody;
 
 /// What an error means to the client, to the log and to the metrics.
@@ -19,8 +19,8 @@ pub struct Explanation {
     pub param: Option<&'static str>,
     /// The envelope's `message`; never internal text.
     pub message: String,
-    /// Who is to blame: a word of the closed vocabulary `client_*`, `policy_*`, `upstream_*`, `gateway_*`.
-    pub cause: &'static str,
+    /// Who is to blame.
+    pub cause: Cause,
     /// More for the log.
     pub detail: Option<String>,
     /// Further headers of the response.

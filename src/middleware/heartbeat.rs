@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower::{Layer, Service};
 
 use super::explain::Explain;
-use crate::call::{BoxBody, Call, Record, Reply, ReplyBody, StreamError};
+use crate::call::{BoxBody, Call, Cause, Record, Reply, ReplyBody, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::StreamObserver;
 
@@ -222,21 +222,11 @@ impl<E: Explain> Late<E> {
 impl<E> Late<E> {
     /// Notes what the client's status does not say.
     fn note(&self, status: StatusCode) {
-        if let Some(cause) = cause(status) {
+        if let Some(cause) = Cause::of_answer(status.as_u16()) {
             let mut facts = self.record.facts();
             facts.cause = Some(cause);
             facts.detail = Some(format!("status {} behind a ping", status.as_u16()));
         }
-    }
-}
-
-/// Returns who is to blame for an answer of this status; `None`: nobody.
-fn cause(status: StatusCode) -> Option<&'static str> {
-    match status.as_u16() {
-        ..400 => None,
-        429 => Some("upstream_limited"),
-        409 | 500.. => Some("upstream_status"),
-        _ => Some("client_invalid_body"),
     }
 }
 
@@ -347,8 +337,8 @@ mod tests {
     async fn a_whole_answer_behind_a_ping_ends_and_leaves_its_cause() {
         for (status, expected) in [
             (200, None),
-            (400, Some("client_invalid_body")),
-            (429, Some("upstream_limited")),
+            (400, Some(Cause::ClientRejected)),
+            (429, Some(Cause::UpstreamLimited)),
         ] {
             let record = Arc::new(Record::new(RequestId::fresh(), std::time::Instant::now()));
             let inner = Arc::clone(&record);

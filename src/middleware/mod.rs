@@ -1,5 +1,6 @@
 //! The layers of the stack, one file each. `stack.rs` says in which order they stand, and why.
 
+mod access_log;
 pub mod accounting;
 pub mod admission;
 pub mod api;

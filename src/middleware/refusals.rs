@@ -211,8 +211,7 @@ mod tests {
             path: folder.path().join("weir.db"),
             sync: Sync::Never,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })
         .unwrap();
         let layer = RefusalsLayer::new(ledger.clone());

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -20,6 +20,9 @@ use tower::{Layer, Service};
 
 use super::explain::{Explain, Explanation};
 use crate::call::{Record, ReplyBody, StreamError};
+
+/// What the cache did, also where that was of no help (RFC 9211).
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Builds [`Respond`].
 #[derive(Clone, Debug)]
@@ -117,9 +120,16 @@ where
         let response = result.unwrap_or_else(|error| {
             let explanation = error.explain();
             explanation.note(record.as_deref());
-            explanation
+            let mut response = explanation
                 .response(record.as_deref().map(|r| r.id.as_str()))
-                .map(ReplyBody::from)
+                .map(ReplyBody::from);
+            let status = record
+                .as_deref()
+                .and_then(|r| r.facts().cache_status.clone());
+            if let Some(status) = status {
+                response.headers_mut().insert(CACHE_STATUS, status);
+            }
+            response
         });
         let (deadline, drained) = (&*this.deadline, this.drained.take());
         Poll::Ready(Ok(response.map(|inner| {

@@ -10,12 +10,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::call::{Allowance, Allowances, Outcome, Record, RequestId, Try};
+use super::access_log::{End, Line, millis};
+use crate::call::{Allowance, Allowances, Cause, Outcome, Record, RequestId};
 use crate::metrics::{Finished, Metrics};
 use crate::store::limits::Spelled;
 
@@ -34,21 +35,11 @@ const TOKENS: [HeaderName; 3] = [
 ];
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// How many characters of a path are logged.
-const LOGGED_PATH: usize = 256;
-
-/// Where the access log's lines come from, for filters.
-const ACCESS_LOG: &str = "weir::access";
-
-/// Who is to blame for an answer that no layer inside could speak for: an extension of the response.
-#[derive(Clone, Copy, Debug)]
-pub struct Cause(pub &'static str);
-
 /// Builds [`Telemetry`].
 #[derive(Clone)]
 pub struct TelemetryLayer {
     metrics: Arc<Metrics>,
-    access_log: bool,
+    access_log: Option<f64>,
 }
 
 /// The service of this layer.
@@ -56,12 +47,13 @@ pub struct TelemetryLayer {
 pub struct Telemetry<S> {
     inner: S,
     metrics: Arc<Metrics>,
-    access_log: bool,
+    access_log: Option<f64>,
 }
 
 impl TelemetryLayer {
-    /// Reports to `metrics`, and to the log when `access_log` says so.
-    pub fn new(metrics: Arc<Metrics>, access_log: bool) -> Self {
+    /// Reports to `metrics`, and where `access_log` is a share to the log: so many of the requests without a fault, and all
+    /// others.
+    pub fn new(metrics: Arc<Metrics>, access_log: Option<f64>) -> Self {
         Self {
             metrics,
             access_log,
@@ -107,12 +99,9 @@ where
         let watch = Watch {
             record,
             metrics: Arc::clone(&self.metrics),
-            log: self.access_log.then(|| {
-                (
-                    request.method().clone(),
-                    request.uri().path().chars().take(LOGGED_PATH).collect(),
-                )
-            }),
+            log: self
+                .access_log
+                .map(|sample| Line::new(sample, request.method(), request.uri().path())),
             status: None,
             sent: 0,
         };
@@ -128,7 +117,7 @@ where
 struct Watch {
     record: Arc<Record>,
     metrics: Arc<Metrics>,
-    log: Option<(Method, String)>,
+    log: Option<Line>,
     status: Option<u16>,
     sent: u64,
 }
@@ -139,7 +128,7 @@ impl Watch {
         let status = response.status().as_u16();
         self.status = Some(status);
         let mut facts = self.record.facts();
-        if let Some(Cause(cause)) = response.extensions_mut().remove() {
+        if let Some(cause) = response.extensions_mut().remove() {
             facts.cause = Some(cause);
         }
         let headers = response.headers_mut();
@@ -179,7 +168,7 @@ impl Drop for Watch {
         let mut facts = self.record.facts();
         let gone = self.status.is_none() || facts.outcome == Some(Outcome::ClientGone);
         if gone && facts.cause.is_none() {
-            facts.cause = Some("client_gone");
+            facts.cause = Some(Cause::ClientGone);
         }
         self.metrics.request_finished(&Finished {
             facts: &facts,
@@ -187,56 +176,16 @@ impl Drop for Watch {
             duration,
             sent: self.sent,
         });
-        let Some((method, path)) = &self.log else {
-            return;
-        };
-        tracing::info!(
-            target: ACCESS_LOG,
-            {
-            request.id = %self.record.id,
-            http.method = %method,
-            url.path = path,
-            http.status = self.status.unwrap_or(499),
-            endpoint = facts.endpoint,
-            key.id = facts.key.as_deref(),
-            team.id = facts.team.as_deref(),
-            model = facts.route.as_deref(),
-            upstream.name = facts.upstream.as_deref(),
-            upstream.request_id = facts.upstream_request_id.as_deref(),
-            attempts = facts.attempts.len(),
-            tries = tries(&facts.attempts),
-            degraded = facts.degraded,
-            stream = facts.stream,
-            duration_ms = millis(duration),
-            upstream_ms = facts.upstream_time.map(millis),
-            first_token_ms = facts.first_token.map(millis),
-            tokens.input = facts.usage.map(|usage| usage.prompt()),
-            tokens.output = facts.usage.map(|usage| usage.completion()),
-            sent_bytes = self.sent,
-            cause = facts.cause,
-            detail = facts.detail.as_deref()
-            },
-            "request"
-        );
+        if let Some(line) = &self.log {
+            let end = End {
+                id: &self.record.id,
+                status: self.status.unwrap_or(499),
+                duration,
+                sent: self.sent,
+            };
+            line.write(&facts, &end);
+        }
     }
-}
-
-/// More than one try is told one by one: where, after how many milliseconds, for how long, and how it ended.
-fn tries(attempts: &[Try]) -> Option<String> {
-    let told = attempts.iter().map(|attempt| {
-        let Try {
-            upstream,
-            endpoint,
-            result,
-            ..
-        } = attempt;
-        let time = attempt.time.map_or(0.0, millis);
-        format!(
-            "{upstream} {endpoint} +{}ms {time}ms {result}",
-            millis(attempt.began)
-        )
-    });
-    (attempts.len() > 1).then(|| told.collect::<Vec<_>>().join("; "))
 }
 
 /// Tells a limit of ours, in OpenAI's spelling, in the place of the upstream's. Where we have none, the upstream's stands.
@@ -255,10 +204,6 @@ fn tell_allowance(headers: &mut HeaderMap, names: &[HeaderName; 3], told: Option
     // What is spelled there are digits and letters.
     let reset = HeaderValue::try_from(Spelled(reset).to_string());
     headers.insert(reset_name, reset.unwrap_or(HeaderValue::from_static("0s")));
-}
-
-fn millis(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// <https://www.w3.org/TR/server-timing/>: our own milliseconds and the upstream's.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::Failure;
 use crate::store::budgets::Budgets;
-use crate::store::directory::{CLI, Configured, Directory, DirectoryError};
-use crate::store::ledger::{self, Ledger, OpenError, ReadError, Reader, Sync};
+use crate::store::directory::{CLI, Configured, Directory, DirectoryError, Listed, Made};
+use crate::store::ledger::{self, Ledger, OpenError, ReadError, Reader, Seen, Sync};
 
 /// A ledger that is open for changes.
 pub(super) struct Open {
@@ -22,8 +22,7 @@ impl Open {
             // Few changes, and each of them somebody waits for.
             sync: Sync::Always,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })?;
         // Nobody calls here: a large ledger need not be read for what budgets have left.
         let budgets = Arc::new(Budgets::of_nobody());
@@ -38,11 +37,27 @@ impl Drop for Open {
     }
 }
 
-/// Returns a way to read a file that is there, and a ledger.
-pub(super) fn reader(path: &Path) -> Result<Reader, Failure> {
+/// Returns a way to read a file that is there, and a ledger; and what is to be said of how much of it can be read.
+pub(super) fn reader(path: &Path) -> Result<(Reader, Option<String>), Failure> {
     exists(path)?;
-    ledger::check_file(path)?;
-    Ok(Reader::of_file(path))
+    let note = match ledger::check_file(path)? {
+        Seen::All => None,
+        Seen::WithoutLog => Some(format!(
+            "{path}-wal cannot be read along with the ledger, since nothing can be written beside it: what was written last is missing",
+            path = path.display()
+        )),
+    };
+    Ok((Reader::of_file(path), note))
+}
+
+/// Lists the keys and teams of a file that cannot be written.
+pub(super) fn listed(
+    path: &Path,
+    configured: Configured,
+) -> Result<(Listed, Option<String>), Failure> {
+    let (reader, note) = reader(path)?;
+    let made = reader.read_now(Made::read)?;
+    Ok((Listed::of(configured, made), note))
 }
 
 fn exists(path: &Path) -> Result<(), Failure> {

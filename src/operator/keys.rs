@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::file::Open;
+use super::file::{self, Open};
 use super::gateway::{ask, encode};
-use super::{Failure, Place};
+use super::{Failure, Place, Told};
 use crate::report::{Table, plain};
 use crate::store::keys::{Invalid, Rotation, form};
 use crate::store::limits::json_to_words;
@@ -48,9 +48,10 @@ pub enum Op {
 ///
 /// # Errors
 /// [`Failure`]
-pub async fn keys(place: &Place, options: KeysOptions) -> Result<String, Failure> {
+pub async fn keys(place: &Place, options: KeysOptions) -> Result<Told, Failure> {
     let KeysOptions { op, json } = options;
     let done = op.clone();
+    let mut note = None;
     let answer = match place {
         Place::Gateway { url, token } => {
             let (method, path, body) = op.call();
@@ -59,16 +60,36 @@ pub async fn keys(place: &Place, options: KeysOptions) -> Result<String, Failure
             serde_json::from_slice(&answer)
                 .map_err(|_| Failure::internal("the answer is not one of Weir's admin API"))?
         }
-        Place::File { path, configured } => op.at(&Open::new(path, configured.clone())?).await?,
+        Place::File { path, configured } => match Open::new(path, configured.clone()) {
+            Ok(open) => op.at(&open).await?,
+            // To list, reading is enough; where that fails, too, the first reason is the better one.
+            Err(failure) => {
+                let listed = op.lists().then(|| file::listed(path, configured.clone()));
+                let Some(Ok((listed, of_file))) = listed else {
+                    return Err(failure);
+                };
+                note = of_file;
+                match op {
+                    Op::ListTeams => json!({ "data": shown(&listed.teams) }),
+                    _ => json!({ "data": shown(&listed.keys) }),
+                }
+            }
+        },
     };
-    Ok(match json {
+    let text = match json {
         // What was read as JSON always serializes.
         true => serde_json::to_string_pretty(&answer).unwrap_or_default() + "\n",
         false => words(&done, &answer),
-    })
+    };
+    Ok(Told { text, note })
 }
 
 impl Op {
+    /// Returns whether nothing is changed by it.
+    fn lists(&self) -> bool {
+        matches!(self, Self::List | Self::ListTeams)
+    }
+
     /// Returns the call of the admin API.
     fn call(self) -> (Method, String, Option<Value>) {
         let key = |name: &str| format!("keys/{}", encode(name));

@@ -11,8 +11,7 @@ fn ledger() -> (tempfile::TempDir, Place) {
         path: path.clone(),
         sync: Sync::Never,
         max_open: 8,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     });
     ledger.unwrap().close();
     let place = Place::File {
@@ -23,7 +22,8 @@ fn ledger() -> (tempfile::TempDir, Place) {
 }
 
 async fn act(place: &Place, op: Op) -> Result<String, Failure> {
-    keys(place, KeysOptions { op, json: false }).await
+    let told = keys(place, KeysOptions { op, json: false }).await?;
+    Ok(told.text)
 }
 
 fn form(json: Value) -> Map<String, Value> {
@@ -142,4 +142,51 @@ async fn usage_of_the_file() {
             .message
             .contains("--from")
     );
+    let mut backwards = by(GroupBy::Key, Format::Table);
+    backwards.from = Some("2026-11-02".into());
+    backwards.to = Some("2026-11-01".into());
+    let at_a_gateway = Place::Gateway {
+        url: "http://127.0.0.1:1".into(),
+        token: None,
+    };
+    for place in [&place, &at_a_gateway] {
+        let refused = usage(place, &backwards).await.unwrap_err();
+        assert_eq!(
+            refused.message,
+            "--to (2026-11-01T00:00:00Z) lies before --from (2026-11-02T00:00:00Z)"
+        );
+        assert!(refused.is_users);
+    }
+    backwards.to.clone_from(&backwards.from);
+    assert!(usage(&place, &backwards).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_name_of_the_configuration_is_not_given_again() {
+    let (_folder, place) = ledger();
+    let Place::File { path, .. } = place else {
+        panic!("it is a file");
+    };
+    let terms =
+        crate::store::keys::form::new_key(form(json!({ "name": "alice" })), jiff::Timestamp::now());
+    let configured = Configured {
+        keys: vec![crate::store::directory::ConfiguredKey {
+            digest: [7; 32],
+            terms: terms.unwrap(),
+        }],
+        ..Configured::default()
+    };
+    let place = Place::File { path, configured };
+    let new = |name: &str| Op::New(form(json!({ "name": name })));
+    let refused = act(&place, new("alice")).await.unwrap_err();
+    assert!(
+        refused.is_users
+            && refused
+                .message
+                .contains("configuration has one of this name, and that one wins"),
+        "{refused}"
+    );
+    act(&place, new("bob")).await.unwrap();
+    let refused = act(&place, new("bob")).await.unwrap_err();
+    assert!(refused.message.contains("the name is taken"), "{refused}");
 }

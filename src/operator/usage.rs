@@ -45,6 +45,15 @@ pub enum Format {
 /// # Errors
 /// [`Failure`]
 pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failure> {
+    let (from, to) = (
+        time("--from", options.from.as_deref())?,
+        time("--to", options.to.as_deref())?,
+    );
+    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to < from) {
+        let message = format!("--to ({to}) lies before --from ({from})");
+        return Err(Failure::mistake(message));
+    }
+    let mut note = None;
     let usage = match place {
         Place::Gateway { url, token } => {
             let path = format!("usage?{}", query(options)?);
@@ -53,10 +62,6 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
                 .map_err(|_| Failure::internal("the answer is not one of Weir's admin API"))?
         }
         Place::File { path, .. } => {
-            let (from, to) = (
-                time("--from", options.from.as_deref())?,
-                time("--to", options.to.as_deref())?,
-            );
             let query = Query {
                 from: from.and_then(|time| SystemTime::try_from(time).ok()),
                 to: to.and_then(|time| SystemTime::try_from(time).ok()),
@@ -64,16 +69,15 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
                 team: options.team.clone(),
                 group_by: options.by,
             };
-            let report = file::reader(path)?
-                .read(move |file| query.run(file))
-                .await?;
+            let (reader, of_file) = file::reader(path)?;
+            note = of_file;
+            let report = reader.read(move |file| query.run(file)).await?;
             Usage::new(report, from, to, options.by)
         }
     };
-    let note = match usage.data.is_empty() {
-        true => note(place, options).await?,
-        false => None,
-    };
+    if usage.data.is_empty() {
+        note = note.or(unknown(place, options).await?);
+    }
     let text = match options.format {
         Format::Table => to_table(&usage),
         Format::Csv => to_csv(&usage),
@@ -84,7 +88,7 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
 }
 
 /// Says which of the names that were asked for is nobody's.
-async fn note(place: &Place, options: &UsageOptions) -> Result<Option<String>, Failure> {
+async fn unknown(place: &Place, options: &UsageOptions) -> Result<Option<String>, Failure> {
     for (what, name) in [("key", &options.key), ("team", &options.team)] {
         if let Some(name) = name
             && !is_known(place, what, name).await?
@@ -110,7 +114,7 @@ async fn is_known(place: &Place, what: &str, name: &str) -> Result<bool, Failure
                 _ => configured.teams.iter().any(|team| *team.name == *name),
             };
             let (is_key, name) = (what == "key", name.to_owned());
-            let reader = file::reader(path)?;
+            let (reader, _) = file::reader(path)?;
             let is_made = reader.read(move |file| match is_key {
                 true => {
                     Ok(keys::find_key(file, &name)?.is_some_and(|key| *key.terms.name == *name))

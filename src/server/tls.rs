@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -37,6 +38,8 @@ pub enum TlsError {
 #[derive(Clone)]
 pub struct Tls {
     config: Arc<ServerConfig>,
+    /// When the certificate is no longer valid, where it says so.
+    expires: Option<SystemTime>,
     /// SHA-256 of the chain and the key.
     digest: [u8; 32],
 }
@@ -59,6 +62,7 @@ impl Tls {
             path: key.to_owned(),
             source,
         })?;
+        let expires = chain.first().and_then(expires);
         let mut digest = Sha256::new();
         for part in chain.iter().map(AsRef::as_ref).chain([key.secret_der()]) {
             // The length tells where a part ends.
@@ -75,13 +79,25 @@ impl Tls {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self {
             config: Arc::new(config),
+            expires,
             digest: digest.finalize().into(),
         })
+    }
+
+    /// Returns when the certificate is no longer valid, where that can be read.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.config))
     }
+}
+
+fn expires(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = certificate.validity().not_after.timestamp();
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(seconds).ok()?))
 }
 
 impl PartialEq for Tls {

@@ -4,6 +4,10 @@
 //! What may be kept and for whom is decided elsewhere; here a key is a digest of all that, and a collision is as likely as
 //! one of BLAKE3.
 
+mod purge;
+mod record;
+pub mod shared;
+
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +16,12 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use moka::Expiry;
+use moka::notification::RemovalCause;
 use moka::sync::Cache as Moka;
 use rustc_hash::FxHasher;
+use serde::{Deserialize, Serialize};
 
+pub use self::purge::Purge;
 use crate::openai::usage::Usage;
 
 /// What an answer is found by.
@@ -35,7 +42,7 @@ pub struct Tags {
 }
 
 /// Digests of the parts of a call, by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape(Vec<(Box<str>, u64)>);
 
 /// More members than any call has; what is beyond is not told apart.
@@ -60,6 +67,10 @@ pub struct Entry {
     pub stored: Instant,
     /// For how long from then on it may be served.
     pub ttl: Duration,
+    /// For how long after that it may be served where an upstream fails.
+    pub stale: Duration,
+    /// After how many milliseconds each block of events came. Empty: nobody knows.
+    pub pace: Arc<[u32]>,
 }
 
 /// The body of an answer.
@@ -78,10 +89,36 @@ pub struct Snapshot {
     pub entries: u64,
     /// The bytes that they take, roughly.
     pub bytes: u64,
+    /// Calls that were answered by it since the start.
+    pub hits: u64,
     /// Answers that were put in since the start.
     pub stored: u64,
     /// Answers that were too large to be kept.
     pub too_large: u64,
+    /// Answers that were removed since the start.
+    pub removed: Removed,
+}
+
+/// Why answers were removed, and how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// There was no room.
+    pub size: u64,
+    /// Their time was over.
+    pub expired: u64,
+    /// A newer answer took their place.
+    pub replaced: u64,
+    /// Somebody purged them.
+    pub purged: u64,
+}
+
+/// Counts removals.
+#[derive(Debug, Default)]
+struct Removals {
+    size: AtomicU64,
+    expired: AtomicU64,
+    replaced: AtomicU64,
+    purged: AtomicU64,
 }
 
 /// How large the cache may be.
@@ -98,9 +135,11 @@ pub struct Bounds {
 pub struct Cache {
     memory: Moka<Key, Arc<Entry>>,
     bounds: Bounds,
+    hits: AtomicU64,
     stored: AtomicU64,
     too_large: AtomicU64,
     purges: AtomicU64,
+    removals: Arc<Removals>,
 }
 
 /// What an entry takes besides its body: its key, its tags, its place.
@@ -110,7 +149,7 @@ struct UntilStale;
 
 impl Expiry<Key, Arc<Entry>> for UntilStale {
     fn expire_after_create(&self, _: &Key, entry: &Arc<Entry>, _: Instant) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.lasts_for())
     }
 
     fn expire_after_update(
@@ -120,7 +159,7 @@ impl Expiry<Key, Arc<Entry>> for UntilStale {
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        Some(entry.ttl)
+        Some(entry.lasts_for())
     }
 }
 
@@ -177,12 +216,20 @@ impl Entry {
             .filter(|left| !left.is_zero())
     }
 
-    fn size(&self) -> usize {
+    /// Returns how long it is kept, be it fresh or stale.
+    fn lasts_for(&self) -> Duration {
+        self.ttl
+            .saturating_add(self.stale)
+            .saturating_sub(self.age())
+    }
+
+    /// Returns how many bytes it takes.
+    pub fn size(&self) -> usize {
         let headers = self.headers.iter();
         let headers: usize = headers
             .map(|(name, value)| name.as_str().len() + value.len())
             .sum();
-        OVERHEAD + headers + self.shape.size() + self.body.size()
+        OVERHEAD + headers + self.shape.size() + self.body.size() + size_of_val(&*self.pace)
     }
 }
 
@@ -216,22 +263,51 @@ impl Stored {
     }
 }
 
+// === impl Removals ===
+
+impl Removals {
+    fn note(&self, cause: RemovalCause) {
+        let counter = match cause {
+            RemovalCause::Size => &self.size,
+            RemovalCause::Expired => &self.expired,
+            RemovalCause::Replaced => &self.replaced,
+            RemovalCause::Explicit => &self.purged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn counts(&self) -> Removed {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Removed {
+            size: count(&self.size),
+            expired: count(&self.expired),
+            replaced: count(&self.replaced),
+            purged: count(&self.purged),
+        }
+    }
+}
+
 // === impl Cache ===
 
 impl Cache {
     /// Makes an empty one.
     pub fn new(bounds: Bounds) -> Self {
+        let removals = Arc::<Removals>::default();
+        let noted = Arc::clone(&removals);
         let memory = Moka::builder()
             .max_capacity(bounds.bytes)
             .weigher(|_: &Key, entry: &Arc<Entry>| u32::try_from(entry.size()).unwrap_or(u32::MAX))
             .expire_after(UntilStale)
+            .eviction_listener(move |_, _, cause| noted.note(cause))
             .build();
         Self {
             memory,
             bounds,
+            hits: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
             purges: AtomicU64::new(0),
+            removals,
         }
     }
 
@@ -251,15 +327,39 @@ impl Cache {
         entry.fresh_for().is_some().then_some(entry)
     }
 
+    /// Returns an answer that is there, be it fresh or stale.
+    pub fn get_even_stale(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.memory.get(key)
+    }
+
     /// Keeps an answer in the place of the one that was there; returns whether it is small enough for that.
-    pub fn put(&self, key: Key, entry: Entry) -> bool {
+    pub fn put(&self, key: Key, entry: impl Into<Arc<Entry>>) -> bool {
+        let entry = entry.into();
         if entry.size() as u64 > self.bounds.entry.min(self.bounds.bytes) {
             self.too_large.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         self.stored.fetch_add(1, Ordering::Relaxed);
-        self.memory.insert(key, Arc::new(entry));
+        self.memory.insert(key, entry);
         true
+    }
+
+    /// Keeps an answer as [`Cache::put`] does, unless answers were purged since there had been so many [`Cache::purges`].
+    pub fn put_unless_purged(&self, key: Key, entry: Arc<Entry>, purges: u64) -> bool {
+        if self.purges() != purges || !self.put(key, entry) {
+            return false;
+        }
+        // A purge that began in between may not have seen it.
+        let is_kept = self.purges() == purges;
+        if !is_kept {
+            self.memory.invalidate(&key);
+        }
+        is_kept
+    }
+
+    /// Notes that a call was answered by what is here.
+    pub fn note_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Forgets the answers that `is_gone` says so of, and returns how many those were.
@@ -284,8 +384,10 @@ impl Cache {
         Snapshot {
             entries: self.memory.entry_count(),
             bytes: self.memory.weighted_size(),
+            hits: self.hits.load(Ordering::Relaxed),
             stored: self.stored.load(Ordering::Relaxed),
             too_large: self.too_large.load(Ordering::Relaxed),
+            removed: self.removals.counts(),
         }
     }
 }
@@ -309,6 +411,8 @@ mod tests {
             shape: Shape::default(),
             stored: Instant::now(),
             ttl,
+            stale: Duration::ZERO,
+            pace: Arc::default(),
         }
     }
 
@@ -333,6 +437,11 @@ mod tests {
         let seen = cache.snapshot();
         assert!(seen.bytes <= 100_000 && seen.entries > 50, "{seen:?}");
         assert_eq!(seen.stored, 1000);
+        let removed = Removed {
+            size: 1000 - seen.entries,
+            ..Removed::default()
+        };
+        assert_eq!(seen.removed, removed);
     }
 
     #[test]
@@ -357,6 +466,7 @@ mod tests {
         old.stored = Instant::now().checked_sub(HOUR).unwrap();
         cache.put(key(1), old);
         assert!(cache.get(&key(1)).is_none());
+        assert!(cache.get_even_stale(&key(1)).is_some());
         cache.put(key(1), entry("a", b"new", HOUR));
         assert!(cache.get(&key(1)).is_some());
     }
@@ -372,5 +482,6 @@ mod tests {
         assert_eq!(cache.purge(|tags| tags.team.as_deref() == Some("a")), 1);
         assert!(cache.get(&key(1)).is_none());
         assert!(cache.get(&key(2)).is_some());
+        assert_eq!(cache.snapshot().removed.purged, 1);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::advice::Advice;
-use crate::call::UploadError;
+use crate::call::{Cause, UploadError};
 
 /// A call that brought no answer fit for the client. `Display` is for the log: it may name addresses.
 #[derive(Debug, thiserror::Error)]
@@ -123,28 +123,28 @@ impl fmt::Display for Phase {
 }
 
 impl UpstreamError {
-    /// Returns who is to blame: a word of the closed vocabulary `client_*`, `upstream_*`, `gateway_*`.
-    pub fn cause(&self) -> &'static str {
+    /// Returns who is to blame.
+    pub fn cause(&self) -> Cause {
         match self {
-            Self::Connect(_) => "upstream_connect",
-            Self::Broken(_) => "upstream_broken",
+            Self::Connect(_) => Cause::UpstreamConnect,
+            Self::Broken(_) => Cause::UpstreamBroken,
             Self::Timeout {
                 phase: Phase::Client,
                 ..
-            } => "client_deadline",
-            Self::Timeout { .. } => "upstream_timeout",
+            } => Cause::ClientDeadline,
+            Self::Timeout { .. } => Cause::UpstreamTimeout,
             Self::Status { status, .. } if *status == StatusCode::GATEWAY_TIMEOUT => {
-                "upstream_timeout"
+                Cause::UpstreamTimeout
             }
-            Self::Status { .. } | Self::ErrorEvent { .. } => "upstream_status",
-            Self::Refused(_) => "upstream_auth",
-            Self::Invalid(_) | Self::Unexpected(_) => "upstream_invalid",
-            Self::TooLarge { .. } => "upstream_too_large",
+            Self::Status { .. } | Self::ErrorEvent { .. } => Cause::UpstreamStatus,
+            Self::Refused(_) => Cause::UpstreamAuth,
+            Self::Invalid(_) | Self::Unexpected(_) => Cause::UpstreamInvalid,
+            Self::TooLarge { .. } => Cause::UpstreamTooLarge,
             Self::Upload(error) => error.cause(),
-            Self::Overloaded { .. } | Self::NoPlace { .. } => "gateway_overloaded",
-            Self::NotLoaded => "gateway_not_ready",
-            Self::Engine(_) => "gateway_engine",
-            Self::BadRequest { .. } => "client_invalid_body",
+            Self::Overloaded { .. } | Self::NoPlace { .. } => Cause::GatewayOverloaded,
+            Self::NotLoaded => Cause::GatewayNotReady,
+            Self::Engine(_) => Cause::GatewayEngine,
+            Self::BadRequest { .. } => Cause::ClientInvalidBody,
         }
     }
 

@@ -17,9 +17,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use self::answer::{Choices, Maker, Stream, Tally};
 use self::request::{Kind, Plan, plan};
-use super::transformer::{self, Engine, LoadError, Source, SubmitError};
+use super::transformer::{self, Engine, LoadError, Source, Status, SubmitError};
 use super::{Attempt, Credential, Upstream, UpstreamError, UpstreamFuture};
 use crate::call::{Call, CallBody, Reply};
+use crate::metrics::{EngineMeter, EngineState};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::models::Model;
 
@@ -37,6 +38,8 @@ pub struct Params {
     pub models: Vec<String>,
     /// The bounds of its engine.
     pub engine: transformer::Params,
+    /// Where its work is counted.
+    pub meter: Option<EngineMeter>,
 }
 
 /// A model in this process.
@@ -53,7 +56,7 @@ impl LocalUpstream {
     /// [`LoadError`], for a large model only as far as it can be known without its weights.
     pub fn load(params: Params) -> Result<Self, LoadError> {
         Ok(Self {
-            engine: Arc::new(Engine::start(&params.source, params.engine)?),
+            engine: Arc::new(Engine::start(&params.source, params.engine, params.meter)?),
             name: params.name,
             models: params.models,
         })
@@ -96,6 +99,25 @@ impl Upstream for LocalUpstream {
 
     fn is_ready(&self) -> bool {
         self.engine.is_ready()
+    }
+
+    fn engine(&self) -> Option<EngineState> {
+        let Status {
+            ready,
+            queued,
+            running,
+            cache_tokens,
+        } = self.engine.status();
+        let (params, max_cache_tokens) = self.engine.bounds();
+        Some(EngineState {
+            ready,
+            queued,
+            max_queued: params.queue,
+            running,
+            max_running: params.max_running,
+            cache_tokens,
+            max_cache_tokens,
+        })
     }
 }
 

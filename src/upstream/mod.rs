@@ -19,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use crate::call::{Call, Reply};
+use crate::metrics::EngineState;
 use crate::openai::models::Model;
 pub use error::{Phase, UpstreamError};
 pub use routing::{Dispatch, DispatchError};
@@ -90,4 +91,9 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// Returns whether a call sent now could be answered.
     fn is_ready(&self) -> bool;
+
+    /// Returns how busy the model is, where it is in this process.
+    fn engine(&self) -> Option<EngineState> {
+        None
+    }
 }

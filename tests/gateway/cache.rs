@@ -246,6 +246,7 @@ async fn errors_are_not_kept_and_a_client_may_ask_for_what_is_there_alone() {
     assert_eq!(answer.status, 504);
     assert_eq!(error_code(&answer.json()), "not_cached");
     assert_eq!(answer.headers["x-should-retry"], "false");
+    assert_eq!(status(&answer), "weir; fwd=miss");
     let mut other = ask();
     other["seed"] = 8.into();
     gateway.client().chat(other.clone()).await;
@@ -281,12 +282,15 @@ async fn operators_see_the_cache_and_empty_it() {
         "?all=true&key=alice",
         "?who=me",
         "?team=%ff",
+        "?team=",
+        "?model=gpt-4o&key=",
     ] {
         assert_eq!(delete(wrong).await.status, 400, "{wrong}");
     }
     assert_eq!(delete("?team=research").await.json(), json!({"purged": 0}));
+    assert_eq!(delete("?model=gpt-5*").await.json(), json!({"purged": 0}));
     assert_eq!(
-        delete("?key=alice&model=gpt-4o").await.json(),
+        delete("?key=alice&model=gpt-4*").await.json(),
         json!({"purged": 1})
     );
     gateway.client().chat(ask()).await;
@@ -323,6 +327,25 @@ async fn explain_tells_what_the_cache_would_do_and_what_the_nearest_answer_diffe
     let mut random = ask();
     random.as_object_mut().unwrap().remove("seed");
     assert_eq!(explain(random).await, ["bypass", "not-deterministic"]);
+    // What nobody knows the meaning of may change the answer, and is named.
+    let with = async |headers: Value, body: Value| {
+        let question = json!({"key": crate::support::KEY, "path": "/v1/chat/completions", "headers": headers, "body": body});
+        let answer = gateway.operator().post("/admin/v1/explain", question).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    let outlook = with(json!({"x-of-some-proxy": "1"}), ask()).await;
+    let reason = "the nearest answer differs in `(header x-of-some-proxy)`";
+    assert_eq!(outlook["cache"]["reason"], reason);
+    let only = json!({"cache-control": "only-if-cached"});
+    let outlook = with(only.clone(), ask()).await;
+    assert_eq!(outlook["verdict"]["status"], 200, "{outlook}");
+    let mut other = ask();
+    other["seed"] = 9.into();
+    let outlook = with(only, other).await;
+    assert_eq!(outlook["verdict"]["status"], 504, "{outlook}");
+    let outlook = with(json!({}), json!({"model": 5})).await;
+    assert_eq!(outlook["cache"]["reason"], "the request cannot be read");
     assert_eq!(upstream.requests().len(), 1);
 }
 
@@ -371,4 +394,231 @@ async fn teams_and_routes_have_answers_of_their_own() {
         status(&of("rita").chat(off).await),
         "weir; fwd=bypass; detail=off"
     );
+}
+
+#[tokio::test]
+async fn a_key_at_its_limit_or_its_budget_still_gets_what_is_there() {
+    for (bound, counts_tokens) in [
+        ("limits = { tokens_per_day = 100 }", false),
+        ("budgets = [{ tokens = 100, per = \"day\" }]", false),
+        ("limits = { tokens_per_day = 100 }", true),
+        ("budgets = [{ tokens = 100, per = \"day\" }]", true),
+    ] {
+        let upstream = Upstream::answering(chat()).await;
+        let hits = match counts_tokens {
+            true => "[cache]\nhits_count_as = \"tokens\"\n",
+            false => CACHE,
+        };
+        let key = crate::support::KEY;
+        let gateway = Config::over(&upstream)
+            .table(hits)
+            .without_key()
+            .table(&format!(
+                "[[key]]\nname = \"alice\"\nsecret = \"{key}\"\n{bound}\n"
+            ))
+            .start()
+            .await;
+        // It reserves nearly all, and uses five.
+        let mut body = ask();
+        body["max_tokens"] = 85.into();
+        assert_eq!(gateway.client().chat(body.clone()).await.status, 200);
+        let mut other = body.clone();
+        other["seed"] = 8.into();
+        other["max_tokens"] = 95.into();
+        assert_eq!(gateway.client().chat(other).await.status, 429, "{bound}");
+        for _ in 0..30 {
+            let answer = gateway.client().chat(body.clone()).await;
+            if counts_tokens && answer.status == 429 {
+                break;
+            }
+            assert!(status(&answer).starts_with("weir; hit"), "{bound}");
+        }
+        let answer = gateway.client().chat(body).await;
+        let expected = if counts_tokens { 429 } else { 200 };
+        assert_eq!(answer.status, expected, "{bound}");
+        assert_eq!(upstream.requests().len(), 1);
+        let costs = rows(&gateway, "cost IS 0, tokens, cache").await;
+        let hits = costs.iter().filter(|row| *row == "1 0 hit").count();
+        assert_eq!(hits > 20, !counts_tokens, "{costs:?}");
+    }
+}
+
+#[tokio::test]
+async fn keys_and_teams_say_which_answers_are_kept_for_them() {
+    let upstream = Upstream::answering(chat()).await;
+    let key = |name: &str, more: &str| {
+        format!("[[key]]\nname = \"{name}\"\nsecret = \"wk-{name}-0123456789abcdef\"\n{more}\n")
+    };
+    let gateway = Config::over(&upstream)
+        .table(CACHE)
+        .table("[[team]]\nname = \"all\"\ncache = \"always\"\n\n[[team]]\nname = \"none\"\ncache = \"off\"\n")
+        .table(&key("ann", "team = \"all\""))
+        .table(&key("abe", "team = \"all\"\ncache = \"on-request\""))
+        .table(&key("nick", "team = \"none\"\ncache = \"always\""))
+        .table(&key("plain", ""))
+        .start()
+        .await;
+    let of = |secret: &str| {
+        let bearer = format!("Bearer {secret}");
+        gateway.stranger().with_header("authorization", &bearer)
+    };
+    let mut random = ask();
+    random.as_object_mut().unwrap().remove("seed");
+    for (name, expected) in [
+        ("ann", "fwd=miss"),
+        ("ann", "hit"),
+        ("abe", "fwd=bypass; detail=not-asked-for"),
+        ("nick", "fwd=bypass; detail=off"),
+        ("plain", "fwd=bypass; detail=not-deterministic"),
+    ] {
+        let answer = of(&format!("wk-{name}-0123456789abcdef"))
+            .chat(random.clone())
+            .await;
+        let told = status(&answer);
+        assert!(
+            told.starts_with(&format!("weir; {expected}")),
+            "{name}: {told}"
+        );
+    }
+    // Keys made at run time say so, too, and it counts at once.
+    let operator = gateway.operator();
+    let wrong = json!({"name": "made", "cache": "sometimes"});
+    let refused = operator.post("/admin/v1/keys", wrong).await;
+    assert_eq!(refused.status, 400);
+    assert_eq!(refused.json()["error"]["param"], "cache");
+    let made = json!({"name": "made", "cache": "always"});
+    let made = operator.post("/admin/v1/keys", made).await.json();
+    assert_eq!(made["cache"], "always");
+    let secret = made["key"].as_str().unwrap();
+    for expected in ["fwd=miss", "hit"] {
+        let answer = of(secret).chat(random.clone()).await;
+        let told = status(&answer);
+        assert!(told.starts_with(&format!("weir; {expected}")), "{told}");
+    }
+    let path = "/admin/v1/keys/made";
+    for (cache, expected) in [
+        (json!("off"), "fwd=bypass; detail=off"),
+        (Value::Null, "fwd=bypass; detail=not-deterministic"),
+    ] {
+        let edit = json!({"cache": cache}).to_string();
+        let editor = operator.with_header("content-type", "application/json");
+        let edited = editor.request(http::Method::PATCH, path, edit).await;
+        assert_eq!(edited.json()["cache"], cache);
+        let answer = of(secret).chat(random.clone()).await;
+        assert_eq!(status(&answer), format!("weir; {expected}"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_stale_is_served_when_the_upstream_fails() {
+    let gate = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let fails = std::sync::Arc::clone(&gate);
+    let upstream =
+        Upstream::start(
+            move |_| match fails.load(std::sync::atomic::Ordering::SeqCst) {
+                true => Script::new().send(json_answer(
+                    "503 Service Unavailable",
+                    r#"{"error":{"message":"no","type":"server_error","param":null,"code":null}}"#,
+                )),
+                false => Script::new().send(chat()),
+            },
+        )
+        .await;
+    let gateway = Config::over(&upstream)
+        .table("[cache]\nttl = \"1s\"\nstale_if_error = \"1h\"\n")
+        .retry("attempts = 0")
+        .start()
+        .await;
+    let first = gateway.client().chat(ask()).await;
+    let wary = gateway
+        .client()
+        .with_header("cache-control", "only-if-cached");
+    eventually("the answer is stale", async || {
+        (wary.chat(ask()).await.status == 504).then_some(())
+    })
+    .await;
+    gate.store(true, std::sync::atomic::Ordering::SeqCst);
+    let stale = gateway.client().chat(ask()).await;
+    assert_eq!((stale.status, &stale.body), (200, &first.body));
+    let told = status(&stale);
+    assert!(told.starts_with("weir; hit; ttl=-"), "{told}");
+    assert!(told.ends_with("; detail=stale-if-error"), "{told}");
+    assert_eq!(stale.headers["warning"], "111 weir \"Revalidation Failed\"");
+    let fresh = gateway
+        .client()
+        .with_header("cache-control", "stale-if-error=0");
+    assert!(fresh.chat(ask()).await.status >= 500);
+    let columns = "status, http_status, served_from, cache, attempts, cost IS 0";
+    let rows = rows(&gateway, columns).await;
+    assert!(
+        rows.contains(&"complete 200 cache stale 1 1".to_owned()),
+        "{rows:?}"
+    );
+}
+
+#[tokio::test]
+async fn ten_times_what_there_is_room_for_passes_through() {
+    let text = format!(
+        r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}}}"#,
+        "x".repeat(4096)
+    );
+    let upstream = Upstream::answering(json_answer("200 OK", text)).await;
+    let gateway = Config::over(&upstream)
+        .table("[cache]\nmax_bytes = \"64KiB\"\nmax_entry = \"16KiB\"\n")
+        .start()
+        .await;
+    for seed in 0..160 {
+        let mut body = ask();
+        body["seed"] = seed.into();
+        assert_eq!(gateway.client().chat(body).await.status, 200);
+        let state = gateway.operator().get("/admin/v1/cache").await.json();
+        assert!(state["bytes"].as_u64().unwrap() <= 64 << 10, "{state}");
+    }
+    let state = gateway.operator().get("/admin/v1/cache").await.json();
+    assert!(state["entries"].as_u64().unwrap() > 0, "{state}");
+    assert_eq!(state["stored"], 160);
+}
+
+#[tokio::test]
+async fn a_leader_that_is_cut_at_any_byte_takes_nobody_along() {
+    let words = |from: usize, to: usize| -> String {
+        (from..to).map(|word| delta(&word.to_string())).collect()
+    };
+    for cut in [0, 1, 100, 777, 1500, 2400] {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let upstream = Upstream::start(move |_| {
+            let first = chunk(words(0, 20));
+            let rest = chunk([&words(20, 40), USAGE, DONE].concat());
+            Script::new()
+                .send(STREAM_HEAD)
+                .pieces(&first, 50)
+                .until(&held)
+                .pieces(&rest, 50)
+                .send(LAST_CHUNK)
+        })
+        .await;
+        let gateway = Config::over(&upstream).table(CACHE).start().await;
+        let path = "/v1/chat/completions";
+        let mut leader = gateway.client().stream(path, ask_stream()).await;
+        let joiners = [gateway.client(), gateway.client()];
+        let mut joined = Vec::new();
+        for joiner in joiners {
+            joined.push(joiner.stream(path, ask_stream()).await);
+        }
+        let mut read = 0;
+        while read < cut {
+            read += leader.next().await.unwrap().unwrap().len();
+        }
+        drop(leader);
+        gateway
+            .logged("the leader has left", |line| line["cause"] == "client_gone")
+            .await;
+        gate.open();
+        let all = [&words(0, 40), DONE].concat();
+        for mut joiner in joined {
+            assert_eq!(joiner.rest().await, (all.clone(), true), "{cut}");
+        }
+        assert_eq!(upstream.requests().len(), 1);
+    }
 }

@@ -282,7 +282,7 @@ async fn script(mut command: Command, name: &str, mode: &str, gateway: &Gateway)
     assert_eq!(ended.stdout.trim(), "ok");
 }
 
-async fn succeeds(command: Command) -> Ended {
+pub async fn succeeds(command: Command) -> Ended {
     let ended = run_for(PROGRAM, command).await;
     assert!(
         ended.status.success(),
@@ -294,7 +294,7 @@ async fn succeeds(command: Command) -> Ended {
     ended
 }
 
-fn clients() -> PathBuf {
+pub fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
@@ -310,11 +310,11 @@ fn installed(path: &str) -> PathBuf {
     path
 }
 
-fn python(venv: &str) -> Command {
+pub fn python(venv: &str) -> Command {
     quiet(Command::new(installed(venv).join("bin/python")))
 }
 
-fn node() -> Command {
+pub fn node() -> Command {
     let modules = installed("node/node_modules");
     let own = modules.join("node-bin/bin/node");
     let mut command = quiet(Command::new(if own.exists() { own } else { "node".into() }));

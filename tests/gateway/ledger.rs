@@ -53,6 +53,15 @@ async fn settled(gateway: &Gateway, columns: &str) -> Vec<String> {
     gateway.ledger(&format!("SELECT {columns} FROM request ORDER BY id"))
 }
 
+/// Waits for so many rows: refusals are promised to nobody, and are written a moment later.
+async fn written(gateway: &Gateway, rows: usize) {
+    eventually(&format!("there are {rows} rows"), async || {
+        let count = gateway.ledger("SELECT count(*) FROM request");
+        (count[0].parse::<usize>().unwrap() >= rows).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_request_is_a_row_with_its_attempt_its_tokens_and_its_cost() {
     let upstream = Upstream::answering(chat()).await;
@@ -445,6 +454,7 @@ async fn a_known_caller_who_is_refused_has_a_row_that_says_why() {
     assert_eq!(stranger.status, 401);
     let columns = "status, http_status, error, key, endpoint, model, tokens, cost, attempts";
     let chat = "alice /v1/chat/completions";
+    written(&gateway, 5).await;
     assert_eq!(
         settled(&gateway, columns).await,
         [
@@ -458,6 +468,7 @@ async fn a_known_caller_who_is_refused_has_a_row_that_says_why() {
     for _ in 0..100 {
         assert_eq!(client.chat(ask()).await.status, 429);
     }
+    written(&gateway, 61).await;
     assert_eq!(
         settled(&gateway, "count(*)").await,
         ["61"],
@@ -534,7 +545,7 @@ async fn a_spent_budget_is_told_so_that_no_client_tries_again_and_outlives_a_res
     assert!(gateway.restart().await.success());
     assert_eq!(gateway.client().chat(small()).await.status, 429);
     assert!(gateway.metrics().await.contains(
-        "weir_budget_used_percent{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"
+        "weir_budget_used_ratio{holder=\"key\",name=\"alice\",per=\"day\",unit=\"tokens\"}"
     ));
 }
 

@@ -79,7 +79,7 @@ async fn a_burst_is_let_in_and_the_rest_is_told_when_to_come_back() {
     let metrics = gateway.metrics().await;
     assert!(
         metrics.contains(
-            r#"weir_limit_refusals_total{dimension="requests_per_minute",holder="key",mode="refuse"} 1"#
+            r#"weir_limit_refusals_total{dimension="requests_per_minute",holder="key",mode="refuse",name="alice"} 1"#
         ),
         "{metrics}"
     );
@@ -251,7 +251,7 @@ async fn a_shadow_counts_and_refuses_nothing() {
     let metrics = gateway.metrics().await;
     assert!(
         metrics.contains(
-            r#"weir_limit_refusals_total{dimension="requests_per_day",holder="key",mode="shadow"} 2"#
+            r#"weir_limit_refusals_total{dimension="requests_per_day",holder="key",mode="shadow",name="alice"} 2"#
         ),
         "{metrics}"
     );
@@ -447,7 +447,7 @@ async fn a_stream_that_runs_out_of_its_limit_is_finished_properly() {
         upstream.left().await;
         assert_eq!(
             gateway.ledger("SELECT status, error, http_status, output_tokens FROM request"),
-            [format!("complete - 200 {words}")]
+            [format!("complete policy_stopped 200 {words}")]
         );
         assert_eq!(gateway.client().chat(asking_for(20)).await.status, 429);
         let metrics = gateway.metrics().await;
@@ -576,6 +576,6 @@ async fn a_stream_of_the_responses_api_ends_as_incomplete() {
     upstream.left().await;
     assert_eq!(
         gateway.ledger("SELECT status, error, http_status, output_tokens FROM request"),
-        [format!("complete - 200 {deltas}")]
+        [format!("complete policy_stopped 200 {deltas}")]
     );
 }

@@ -12,14 +12,19 @@
 
 mod support;
 
+mod access_log;
 mod admin;
 mod auth;
 mod book;
 mod budgets;
 mod cache;
+mod cache_redis;
+mod cache_retries;
 mod clients;
 mod config_start;
 mod connections;
+mod console;
+mod dashboards;
 mod drain;
 mod ejection;
 mod errors;
@@ -35,9 +40,11 @@ mod ledger;
 mod limits;
 #[cfg(feature = "local")]
 mod local;
+mod metrics;
 mod models;
 mod pass_through;
 mod plain;
+mod read_only;
 mod redis;
 mod redis_ways;
 mod reload;

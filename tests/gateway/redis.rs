@@ -440,7 +440,7 @@ async fn refused(upstream: &Upstream, redis: &str, words: &[&str]) {
 async fn a_start_names_what_is_wrong_with_redis() {
     let upstream = Upstream::answering(chat()).await;
     // What the README says that its user needs.
-    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hgetall +hdel +hlen +zrange +zscore +exists";
+    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hgetall +hdel +hlen +zrange +zscore +type";
     let guarded = Redis::on_port(|_, folder| {
         let users = format!(
             "user default on >other ~* +@all\nuser weir on >right ~weir:* {needs}\nuser narrow on >right ~weir:* +fcall\n"

@@ -92,6 +92,8 @@ async fn two_gateways_use_one_budget_and_one_that_dies_is_counted_once() {
 
     gateways[1].signal("KILL");
     gateways[1].restart().await;
+    // It has asked before it answers.
+    assert_eq!(says(&gateways[1]).await, used);
     for gateway in &gateways {
         comes_to(gateway, used).await;
         assert_eq!(call(gateway).await, 429);
@@ -132,8 +134,9 @@ async fn a_redis_that_is_emptied_hears_of_all_of_it_again() {
     comes_to(&one, 6 * USED).await;
     redis.ask(&["FLUSHALL"]);
     let key = "weir:{limits}:1:budget:tokens:total:calendar:key:alice";
+    // Beside both stands when all of it was begun.
     eventually("both are there", async || {
-        redis.ask(&["HLEN", key]).starts_with('2').then_some(())
+        redis.ask(&["HLEN", key]).starts_with('3').then_some(())
     })
     .await;
     for gateway in [&one, &two] {
@@ -141,6 +144,19 @@ async fn a_redis_that_is_emptied_hears_of_all_of_it_again() {
     }
     comes_to(&one, 8 * USED).await;
     comes_to(&two, 8 * USED).await;
+}
+
+#[tokio::test]
+async fn an_emptied_redis_gives_nobody_a_budget_again() {
+    let (upstream, redis, [one, two]) = house("").await;
+    while call(&one).await == 200 {}
+    let used = says(&one).await;
+    comes_to(&two, used).await;
+    for _ in 0..3 {
+        redis.ask(&["FLUSHALL"]);
+        assert_eq!(call(&two).await, 429);
+    }
+    assert_eq!(upstream.calls().len() as u64 * USED, used);
 }
 
 #[tokio::test]
@@ -172,6 +188,20 @@ async fn nobody_uses_a_budget_without_redis_where_that_is_configured() {
     redis.kill();
     let refused = one.client().chat(question()).await;
     refused.error(503, "server_error", "limits_unavailable");
+    // What is explained is what the call gets: also where the gateway needs nobody to know that a budget has no room.
+    let too_much = MOST * TOKENS;
+    for (most, code) in [
+        (MOST, "limits_unavailable"),
+        (too_much, "insufficient_quota"),
+    ] {
+        let mut body: Value = serde_json::from_str(&question()).unwrap();
+        body["max_tokens"] = json!(most);
+        let question = json!({ "key": "alice", "body": body });
+        let explained = one.operator().post("/admin/v1/explain", question).await;
+        assert_eq!(explained.json()["verdict"]["code"], code);
+        let answer = one.client().chat(body.to_string()).await;
+        assert_eq!(answer.json()["error"]["code"], code);
+    }
     redis.restart().await;
     eventually("it lets in again", async || {
         (call(&one).await == 200).then_some(())

@@ -151,3 +151,31 @@ fn labels_tell_all_endpoints_of_an_upstream_apart() {
         assert_eq!(&*label(&address), expected);
     }
 }
+
+#[test]
+fn gateways_that_are_configured_alike_know_an_upstream_by_the_same_number() {
+    let identity = |more: &str| {
+        // Nothing of one setup is known to the other.
+        let setup = Setup::new();
+        let config = setup.config(&format!("{ONE}{more}"));
+        setup.build(&config, None).members()[0].identity
+    };
+    let plain = identity("");
+    for same in [
+        "",
+        "timeouts = { total = \"9s\" }\n",
+        "max_concurrent = 3\n",
+        "models = [\"a\"]\n",
+    ] {
+        assert_eq!(identity(same), plain, "{same}");
+    }
+    for other in [
+        "headers = { x-team = \"a\" }\n",
+        "api_keys = [\"sk-a-0123456789\"]\n",
+    ] {
+        assert_ne!(identity(other), plain, "{other}");
+    }
+    let keys =
+        ["sk-a-0123456789", "sk-b-0123456789"].map(|key| format!("api_keys = [\"{key}\"]\n"));
+    assert_ne!(identity(&keys[0]), identity(&keys[1]));
+}

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::PlaceArgs;
+use crate::call::Keeps;
 use crate::cli::{EXIT_HELP, HashArgs};
 use crate::operator::{KeysOptions, Op, Wanted};
 use crate::report::parse_time;
@@ -89,6 +90,9 @@ struct CommonArgs {
     /// A limit such as "60 requests/minute"; may be there several times; "none" for none
     #[arg(long = "limit", value_name = "LIMIT", value_parser = or_none(limits::words_to_json))]
     limits: Vec<Value>,
+    /// Which answers are kept: "off", "deterministic", "always", "on-request", or "default" for as elsewhere
+    #[arg(long, value_name = "WHICH", value_parser = keeps)]
+    cache: Option<Value>,
 }
 
 /// What is said of a key.
@@ -258,7 +262,22 @@ impl CommonArgs {
             let limits = self.limits.into_iter().filter(|limit| !limit.is_null());
             form.insert("limits".into(), limits.collect());
         }
+        if let Some(cache) = self.cache {
+            form.insert("cache".into(), cache);
+        }
         form
+    }
+}
+
+/// Reads which answers are kept; `default` is what nothing is said of.
+fn keeps(word: &str) -> Result<Value, String> {
+    match (word, Keeps::parse(word)) {
+        ("default", _) => Ok(Value::Null),
+        (_, Some(keeps)) => Ok(keeps.as_str().into()),
+        (_, None) => {
+            let words = Keeps::ALL.map(Keeps::as_str);
+            Err(format!("must be one of {}, default", words.join(", ")))
+        }
     }
 }
 

@@ -147,6 +147,7 @@ fn what_only_a_start_can_change_is_told_apart() {
             sync = "always"
             on_failure = "serve"
             retention = "30d"
+            audit_retention = "400d"
             vacuum = false
             client_gone = "drain"
             drain_tokens = 10
@@ -161,7 +162,7 @@ fn what_only_a_start_can_change_is_told_apart() {
         applied,
         [
             "server: changed (max_body, max_head, keep_alive, stream_ping)",
-            "ledger: changed (on_failure, retention, vacuum, client_gone, drain_tokens, encodings)",
+            "ledger: changed (on_failure, retention, audit_retention, vacuum, client_gone, drain_tokens, encodings)",
             "log: changed (access)"
         ]
     );

@@ -6,7 +6,8 @@ use super::super::reader::{Field, Placed, Reader, Table, Text};
 use super::super::types::BudgetConfig;
 use super::budget::budgets;
 use super::limits::limits;
-use super::{name, paths, secret_problem};
+use super::{cache, name, paths, secret_problem};
+use crate::call::Keeps;
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::store::limits::Entry;
@@ -17,6 +18,7 @@ pub(in super::super) struct Team {
     pub(in super::super) models: Vec<Pattern>,
     pub(in super::super) budgets: Vec<BudgetConfig>,
     pub(in super::super) limits: Vec<Entry>,
+    pub(in super::super) cache: Option<Keeps>,
 }
 
 /// One `[[key]]`, as far as it could be read.
@@ -29,6 +31,7 @@ pub(in super::super) struct Key {
     pub(in super::super) expires: Option<Placed<jiff::Timestamp>>,
     pub(in super::super) budgets: Vec<BudgetConfig>,
     pub(in super::super) limits: Vec<Entry>,
+    pub(in super::super) cache: Option<Keeps>,
 }
 
 const MODELS: &str = "patterns such as [\"gpt-*\"]";
@@ -48,6 +51,7 @@ fn team(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Team {
         models: models(table, reader),
         budgets: budgets(table, reader),
         limits: limits(table, "limits", reader),
+        cache: cache::keeps(table, reader),
     };
     reader.finish(table);
     team
@@ -77,6 +81,7 @@ fn key(mut table: Table<'_, '_>, reader: &mut Reader<'_>) -> Key {
             .and_then(|field| expires(&field, reader)),
         budgets: budgets(table, reader),
         limits: limits(table, "limits", reader),
+        cache: cache::keeps(table, reader),
     };
     reader.finish(table);
     key

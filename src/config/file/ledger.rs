@@ -13,7 +13,7 @@ use super::super::types::{
 use super::super::{data_dir, defaults};
 use crate::pattern::Pattern;
 use crate::prices::{PriceTable, Prices};
-use crate::units::format_size;
+use crate::units::{format_duration, format_size};
 
 /// A file that holds prices is not larger.
 const MAX_PRICES_FILE: u64 = 4 << 20;
@@ -44,6 +44,7 @@ pub(super) fn ledger(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Ledge
         ("cancel", ClientGoneConfig::Cancel),
         ("drain", ClientGoneConfig::Drain),
     ];
+    let rows = retention(table, "retention", defaults::RETENTION, reader);
     let ledger = LedgerConfig {
         path: path(table, reader),
         sync: reader.choice(table, "sync", &syncs).unwrap_or_default(),
@@ -51,7 +52,8 @@ pub(super) fn ledger(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Ledge
         on_failure: reader
             .choice(table, "on_failure", &failures)
             .unwrap_or_default(),
-        retention: retention(table, reader),
+        retention: rows,
+        audit_retention: audit_retention(table, rows, reader),
         vacuum: reader.flag(table, "vacuum", defaults::VACUUM),
         client_gone: reader
             .choice(table, "client_gone", &leavings)
@@ -162,16 +164,22 @@ fn prices_file(text: &Text, reader: &mut Reader<'_>) -> Result<PriceTable, Vec<S
     parse_prices(&contents, Path::new(&text.raw), reader.context).map_err(lines)
 }
 
-/// Returns how long rows are kept, `None` for ever.
-fn retention(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Duration> {
-    if let Some(field) = table.field("retention") {
+/// Returns how long something is kept, `None` for ever.
+fn retention(
+    table: &mut Table<'_, '_>,
+    name: &'static str,
+    default: Duration,
+    reader: &mut Reader<'_>,
+) -> Option<Duration> {
+    if let Some(field) = table.field(name) {
         match field.value.as_str() {
             Some(FOREVER) => return None,
             Some("never" | "none" | "off" | "infinite" | "unlimited") => {
+                let such_as = format_duration(default);
                 reader.error(
                     &field.at,
                     format!(
-                        "is no time; write such as \"400d\", or \"{FOREVER}\" to keep every row"
+                        "is no time; write such as \"{such_as}\", or \"{FOREVER}\" to keep all of it"
                     ),
                 );
                 return None;
@@ -179,12 +187,20 @@ fn retention(table: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> Option<Durat
             Some(_) | None => {}
         }
     }
-    Some(reader.duration(
-        table,
-        "retention",
-        defaults::RETENTION,
-        SHORTEST_RETENTION..=LONGEST_RETENTION,
-    ))
+    Some(reader.duration(table, name, default, SHORTEST_RETENTION..=LONGEST_RETENTION))
+}
+
+/// Returns how long it is known who changed what: where nothing is said, not for less than rows are kept.
+fn audit_retention(
+    table: &mut Table<'_, '_>,
+    rows: Option<Duration>,
+    reader: &mut Reader<'_>,
+) -> Option<Duration> {
+    const NAME: &str = "audit_retention";
+    match table.has(NAME) {
+        true => retention(table, NAME, defaults::AUDIT_RETENTION, reader),
+        false => rows.map(|rows| rows.max(defaults::AUDIT_RETENTION)),
+    }
 }
 
 /// Reads `encodings`, in the order of the file.

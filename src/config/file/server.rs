@@ -1,4 +1,4 @@
-//! `[server]`, `[admin]` and `[log]`.
+//! `[server]`, `[admin]`, `[log]` and `[metrics]`.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::super::defaults;
 use super::super::problem::At;
 use super::super::reader::{Placed, Reader, Table, quote};
-use super::super::types::{AdminConfig, LogConfig, LogFormat, ServerConfig};
+use super::super::types::{AdminConfig, LogConfig, LogFormat, MetricsConfig, ServerConfig};
 use super::secret_problem;
 use super::timeouts::{LONGEST, SHORTEST};
 use super::tls;
+use crate::metrics::DEFAULT_MAX_SERIES;
 use crate::secret::Secret;
 
 /// What no machine holds in memory; for sizes of bodies that are streamed, or a slip of the unit.
@@ -18,6 +19,12 @@ const LARGEST: u64 = 1 << 40;
 
 /// Pings more often are traffic of their own; no load balancer waits for longer.
 const PING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+
+/// Fewer would drop lines of a quiet gateway; more are gigabytes.
+const LOG_QUEUES: RangeInclusive<u64> = 128..=1_000_000;
+
+/// Fewer would not hold what a configuration alone makes; more make a scrape last for seconds.
+const SERIES: RangeInclusive<u64> = 100..=1_000_000;
 
 /// Where the admin token is looked for when the file has none.
 const TOKEN_VARIABLE: &str = "WEIR_ADMIN_TOKEN";
@@ -174,9 +181,20 @@ pub(super) fn log(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> LogConfi
         format: format.unwrap_or(LogFormat::Auto),
         level: level.unwrap_or(tracing::Level::INFO),
         access: reader.flag(table, "access", true),
+        sample: reader.fraction(table, "sample", 1.0, 0.0..=1.0),
+        queue: reader.count(table, "queue", defaults::LOG_QUEUE, LOG_QUEUES),
     };
     reader.finish(table);
     log
+}
+
+pub(super) fn metrics(root: &mut Table<'_, '_>, reader: &mut Reader<'_>) -> MetricsConfig {
+    let table = &mut reader.table_or_empty(root, "metrics");
+    let metrics = MetricsConfig {
+        max_series: reader.count(table, "max_series", DEFAULT_MAX_SERIES, SERIES),
+    };
+    reader.finish(table);
+    metrics
 }
 
 fn address(

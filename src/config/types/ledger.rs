@@ -64,6 +64,9 @@ pub struct LedgerConfig {
     pub on_failure: LedgerFailureConfig,
     /// How long rows are kept, `None` for ever. Default: 400 days.
     pub retention: Option<Duration>,
+    /// How long it is known who changed keys and teams, `None` for ever. Default: five years, or as long as rows where those
+    /// are kept for longer.
+    pub audit_retention: Option<Duration>,
     /// Whether the space of rows that are gone is given back to the disk. Default: true.
     pub vacuum: bool,
     /// What becomes of an answer whose client has left. Default: cancel.

@@ -1,5 +1,7 @@
 //! One request on its way through the books: from its open row to the settled one, whatever way it ends.
 
+mod noting;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,7 +11,9 @@ use http::{Method, StatusCode};
 use super::apart::counted;
 use super::books::{Books, ClientGone, OnFailure};
 use super::entries::{intent, is_guess, ledger_attempt, total, written_model};
-use crate::call::{Cached, Call, CallBody, Estimate, Priced, Record, Room, StreamError, Try};
+use crate::call::{
+    Cached, Call, CallBody, Cause, Estimate, Priced, Record, Room, StreamError, Try,
+};
 use crate::money::Nanos;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -32,6 +36,8 @@ pub(super) struct Booking {
     estimate: Option<Estimate>,
     key: Arc<str>,
     model: Option<Arc<str>>,
+    /// Whether it goes to no upstream that could charge for it.
+    pub(super) is_free: bool,
     /// Empty where it is too large to be kept.
     prompt: Bytes,
     /// Whether an answer without usage may be charged for all the same, by what it made: an image, a file.
@@ -57,7 +63,7 @@ pub(super) struct End {
     pub(super) status: Status,
     /// The status that is sent now, unless one was before.
     pub(super) http_status: Option<u16>,
-    pub(super) error: Option<&'static str>,
+    pub(super) error: Option<Cause>,
     pub(super) used: Used,
 }
 
@@ -97,6 +103,7 @@ impl Booking {
             estimate: call.estimate,
             key: Arc::clone(&call.caller.key),
             model: call.model.clone(),
+            is_free: call.endpoint.is_listing() || call.is_answered(),
             prompt,
             may_be_charged: call.endpoint == Endpoint::PassThrough
                 && call.head.method == Method::POST,
@@ -188,7 +195,9 @@ impl Booking {
         let answering = tries
             .iter()
             .rposition(|attempt| attempt.result == Try::ANSWERED);
+        // What others have paid for is none of the tries' that there were before.
         let last = answering.or(tries.len().checked_sub(1));
+        let last = last.filter(|_| !cached.is_free());
         let served_model = last.and_then(|index| tries[index].model.clone());
         let served_model = served_model.or(known_as);
         let counts = match (end.used, answering) {
@@ -212,12 +221,14 @@ impl Booking {
                 ledger_attempt(attempt, counts)
             })
             .collect();
+        self.note_use(cached, counts.as_ref(), &attempts);
         let total = match cached.is_free() {
-            // What it would have used, had another call not paid for it.
-            true => counts.map(|counts| Counts {
-                cost: Some(Nanos::ZERO),
-                ..counts
-            }),
+            // What it would have used, had another call not paid for it; and what tries cost that failed.
+            true => {
+                let in_vain = total(None, &attempts);
+                let cost = in_vain.map_or(Some(Nanos::ZERO), |counts| counts.cost);
+                counts.map(|counts| Counts { cost, ..counts }).or(in_vain)
+            }
             false => total(counts, &attempts),
         };
         let is_answer = |attempt: &Attempt| attempt.http_status.is_none_or(|status| status < 400);
@@ -225,14 +236,15 @@ impl Booking {
         if !cached.is_free() {
             self.record.facts().usage = counts.map(|counts| counts.usage);
         }
-        self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess);
+        self.settle_room(total.as_ref(), counts.as_ref(), &attempts, is_guess, cached);
+        let error = self.note_end(&end, total.as_ref(), served_model.as_ref());
         let entry = Entry {
             status: end.status,
             http_status,
-            error: end.error.map(Into::into),
+            error: error.map(|cause| cause.as_str().into()),
             uncounted: total.is_none() && self.may_be_charged && was_answered,
             served_from: match cached {
-                Cached::Hit => Some(ServedFrom::Cache),
+                Cached::Hit | Cached::Stale => Some(ServedFrom::Cache),
                 Cached::Joined => Some(ServedFrom::Joined),
                 Cached::Bypass | Cached::Miss => {
                     (!attempts.is_empty()).then_some(ServedFrom::Upstream)
@@ -353,8 +365,9 @@ impl Booking {
         answer: Option<&Counts>,
         attempts: &[Attempt],
         is_guess: bool,
+        cached: Cached,
     ) {
-        if let (Some(counts), Some(model)) = (answer, &self.model)
+        if let (Some(counts), Some(model), false) = (answer, &self.model, cached.is_free())
             && counts.provenance == Provenance::Upstream
             && !attempts.is_empty()
             && self.endpoint.is_generation()
@@ -362,16 +375,11 @@ impl Booking {
             let means = &self.books.means;
             means.learn(&self.key, model, counts.usage.completion());
         }
-        if let Some(counts) = total {
-            let facts = self.record.facts();
-            let model = facts.route.as_deref();
-            self.books.metrics.charged(&self.key, model, counts.cost);
-        }
         if let Some(room) = self.room.take() {
             let billed = attempts.iter().filter_map(|attempt| attempt.counts);
-            let usage = billed.fold(Usage::default(), |sum, counts| {
-                sum.saturating_add(&counts.usage)
-            });
+            let saved = answer.filter(|_| cached.is_free() && self.record.facts().counts_saved);
+            let saved = saved.map(|counts| counts.usage).unwrap_or_default();
+            let usage = billed.fold(saved, |sum, counts| sum.saturating_add(&counts.usage));
             let cost = total.and_then(|counts| counts.cost);
             room.settle(&Priced { usage, cost }, is_guess);
         }
@@ -380,16 +388,20 @@ impl Booking {
     /// Returns what is done with the answer now that its client has left.
     pub(super) fn policy(&self) -> ClientGone {
         let cached = self.record.facts().cached;
+        let own = self.books.policy();
         match cached {
             // Another call's books know what it used.
-            Cached::Hit | Cached::Joined => ClientGone::Cancel,
+            Cached::Hit | Cached::Joined | Cached::Stale => ClientGone::Cancel,
             // It goes on for others, and this is the call that pays.
             Cached::Bypass | Cached::Miss
-                if !self.books.deadline.is_cancelled() && self.record.goes_on_without_client() =>
+                if !self.books.deadline.is_cancelled()
+                    && self
+                        .record
+                        .goes_on_without_client(own != ClientGone::Cancel) =>
             {
                 ClientGone::Drain { tokens: u64::MAX }
             }
-            Cached::Bypass | Cached::Miss => self.books.policy(),
+            Cached::Bypass | Cached::Miss => own,
         }
     }
 
@@ -398,7 +410,7 @@ impl Booking {
     pub(super) fn leave(&mut self, used: Used) {
         let (status, error) = match self.books.deadline.is_cancelled() {
             true => (Status::Failed, StreamError::Drained.cause()),
-            false => (Status::ClientGone, "client_gone"),
+            false => (Status::ClientGone, Cause::ClientGone),
         };
         drop(self.close(End {
             status,

@@ -11,7 +11,7 @@ use super::booking::{Booking, End, Used};
 use super::books::{ClientGone, OnFailure};
 use super::leaving;
 use super::settling::{Accounted, Polled};
-use crate::call::{BoxBody, StreamError};
+use crate::call::{BoxBody, Cause, StreamError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::sse::{StreamObserver, UsageRemover, ending};
 use crate::openai::usage::Usage;
@@ -19,9 +19,9 @@ use crate::store::ledger::{Provenance, Receipt, Status};
 use crate::tokens::GeneratedText;
 
 /// The cause of an answer that ended in an error of the upstream's own.
-const ERROR_EVENT: &str = "upstream_status";
+const ERROR_EVENT: Cause = Cause::UpstreamStatus;
 /// The cause of an answer that ends before its time for want of room.
-const STOPPED: &str = "policy_stopped";
+const STOPPED: Cause = Cause::PolicyStopped;
 
 /// A stream that is read in passing. Its frames hold whole events.
 pub(super) struct Events {
@@ -177,7 +177,7 @@ impl Events {
 
     /// Hands an answer that goes on for others to the books, where its own client is too slow for it. Returns whether it does.
     fn is_read_on(&mut self) -> bool {
-        let goes_on = |booking: &Booking| booking.record.goes_on_without_client();
+        let goes_on = |booking: &Booking| booking.record.goes_on_without_client(false);
         if !self.booking.as_deref().is_some_and(goes_on) {
             return false;
         }

@@ -140,7 +140,7 @@ where
 
 /// Opens the row, unless there is nothing to pay for: then one at the end is enough.
 async fn open(mut booking: Booking) -> Result<Booking, AccountingError> {
-    if booking.endpoint.is_listing() {
+    if booking.is_free {
         return Ok(booking);
     }
     match booking.open().await {

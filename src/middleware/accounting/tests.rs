@@ -58,8 +58,7 @@ impl Kept {
             path: folder.path().join("weir.db"),
             sync: Sync::Never,
             max_open: 10,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })
         .unwrap();
         let all = Budgets::default();
@@ -140,6 +139,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         key: "alice".into(),
         team: Some("research".into()),
         models: Vec::new(),
+        keeps: None,
     };
     Call {
         caller: Arc::new(caller),
@@ -149,6 +149,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

@@ -9,9 +9,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::room::{Kept, of_budgets, of_limits};
 use super::{AdmissionError, Rules, Ways};
 use crate::call::{Allowance, Allowances, Call, Caller, Estimate, Priced, Record};
+use crate::metrics::BudgetLabels;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
-use crate::store::budgets::{Balance, Charge, Spent};
+use crate::store::budgets::{Balance, Charge, Limit, Spent};
 use crate::store::limits::{
     Amount, Denied, Headroom, Hold, Measure, Refusal, SharedAdmitted, SharedDenied, Time, Who,
     tightest_requests, tightest_tokens,
@@ -123,8 +124,9 @@ impl Desk {
         let now = Now::read();
         let who = whose.who();
         // A list of models is charged to nobody, and uses no tokens. It is a request all the same: each asks every upstream.
-        let is_listing = call.endpoint.is_listing();
-        if !is_listing {
+        // So is what is answered already, and neither limits of tokens nor budgets have a say in it.
+        let uses_nothing = call.endpoint.is_listing() || call.is_answered();
+        if !uses_nothing {
             call.upstream = self.ways.only_upstream(call);
             let forecast = self.forecast(call, &who, now.time);
             call.estimate = forecast.map(|forecast| forecast.estimate);
@@ -137,7 +139,7 @@ impl Desk {
         let Caller { key, team, .. } = &*call.caller;
         let entered = call.estimate.map(|estimate| of_budgets(&estimate.likely));
         let of_budgets = reserved.as_ref().map(of_budgets).unwrap_or_default();
-        let charge = (!is_listing).then_some(Charge {
+        let charge = (!uses_nothing).then_some(Charge {
             key,
             team: team.as_ref(),
             amount: of_budgets,
@@ -187,13 +189,23 @@ impl Desk {
                 self.count(&refusal, false);
                 AdmissionError::Limited(refusal)
             }
-            Denied::Other(spent) => AdmissionError::Spent(spent),
+            Denied::Other(spent) => {
+                self.rules.metrics.budget_refused(&BudgetLabels {
+                    holder: spent.holder.kind(),
+                    name: spent.holder.name(),
+                    is_money: matches!(spent.budget.limit, Limit::Money(_)),
+                    per: spent.budget.per.as_str(),
+                });
+                AdmissionError::Spent(spent)
+            }
         }
     }
 
     fn count(&self, refusal: &Refusal, shadow: bool) {
+        let name = refusal.holder.name().map(|name| &**name);
         let (holder, dimension) = (refusal.holder.kind(), refusal.dimension.as_str());
-        self.rules.metrics.limit_refused(holder, dimension, shadow);
+        let metrics = &self.rules.metrics;
+        metrics.limit_refused(holder, name, dimension, shadow);
     }
 
     /// Notes what a client may still do.
@@ -315,7 +327,9 @@ impl Desk {
 pub(super) fn of_limits_or_unknown(call: &Call, reserved: Option<&Priced>) -> Amount {
     match reserved {
         Some(reserved) => of_limits(reserved),
-        None if call.endpoint.is_listing() || is_free(call) => Amount::default(),
+        None if call.endpoint.is_listing() || call.is_answered() || is_free(call) => {
+            Amount::default()
+        }
         None => UNKNOWN,
     }
 }

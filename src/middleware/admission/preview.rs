@@ -9,7 +9,7 @@ use super::desk::{Desk, Forecast, Now, Whose, of_limits_or_unknown};
 use super::room::of_budgets;
 use super::{AdmissionError, Rules, Ways};
 use crate::call::{Call, Caller};
-use crate::store::limits::{Headroom, Time};
+use crate::store::limits::{Amount, Headroom, Time};
 use crate::store::{budgets, limits};
 
 /// What admission would say of a call.
@@ -41,22 +41,39 @@ pub async fn rooms(rules: &Rules, whose: Whose) -> Rooms {
 }
 
 /// Tells what would become of a call, by what is left of its limits. Nothing is taken for it.
-pub fn preview(rules: Arc<Rules>, ways: Arc<dyn Ways>, call: &Call, rooms: Rooms) -> Preview {
-    Desk { rules, ways }.preview(call, rooms, Now::read())
+/// `is_answered`: its answer is there already.
+pub fn preview(
+    rules: Arc<Rules>,
+    ways: Arc<dyn Ways>,
+    call: &Call,
+    is_answered: bool,
+    rooms: Rooms,
+) -> Preview {
+    let desk = Desk { rules, ways };
+    desk.preview(call, is_answered, rooms, Now::read())
 }
 
 impl Desk {
-    pub(super) fn preview(&self, call: &Call, rooms: Rooms, now: Now) -> Preview {
+    pub(super) fn preview(
+        &self,
+        call: &Call,
+        is_answered: bool,
+        rooms: Rooms,
+        now: Now,
+    ) -> Preview {
         let whose = Whose::of(call, &*self.ways);
         let who = whose.who();
-        let is_listing = call.endpoint.is_listing();
-        let forecast = match is_listing {
+        let uses_nothing = is_answered || call.endpoint.is_listing();
+        let forecast = match uses_nothing {
             true => None,
             false => self.forecast(call, &who, now.time),
         };
         let reserved = forecast.as_ref().map(|cast| &cast.estimate.reserved);
-        let amount = of_limits_or_unknown(call, reserved);
-        let away = rooms.is_none().then_some(AdmissionError::Away);
+        let amount = match uses_nothing {
+            true => Amount::default(),
+            false => of_limits_or_unknown(call, reserved),
+        };
+        let is_away = rooms.is_none();
         let limits: Vec<_> = rooms
             .into_iter()
             .flatten()
@@ -64,7 +81,7 @@ impl Desk {
             .collect();
         let Caller { key, team, .. } = &*call.caller;
         let of_budgets = reserved.map(of_budgets).unwrap_or_default();
-        let budgets = match is_listing {
+        let budgets = match uses_nothing {
             true => Vec::new(),
             false => self
                 .rules
@@ -77,6 +94,15 @@ impl Desk {
             let spent = budgets.iter().find_map(|preview| preview.spent.clone())?;
             Some(AdmissionError::Spent(Box::new(spent)))
         };
+        // What this gateway has used up by itself it knows without others; only of limits nobody can say then.
+        let away = is_away.then(|| {
+            let is_limited = !self.rules.limits.headroom(&who, now.time).is_empty();
+            let mut spent = budgets.iter().filter_map(|it| it.spent_alone.clone());
+            match spent.next().filter(|_| !is_limited) {
+                Some(spent) => AdmissionError::Spent(Box::new(spent)),
+                None => AdmissionError::Away,
+            }
+        });
         Preview {
             forecast,
             refused: away.or(limited).or_else(spent),

@@ -130,6 +130,7 @@ mod tests {
             key: "alice".into(),
             team: None,
             models: vec![models.collect()],
+            keeps: None,
         }
     }
 

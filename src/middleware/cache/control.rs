@@ -15,14 +15,19 @@ pub(super) struct Control {
     pub(super) only_if_cached: bool,
     /// `max-age`: take no older answer, and keep this one at least so long.
     pub(super) max_age: Option<Duration>,
+    /// `min-fresh`: take none that is not good for so long.
+    pub(super) min_fresh: Duration,
+    /// `stale-if-error` (RFC 5861, section 4): where the upstream fails, take none that is stale for longer.
+    pub(super) stale_if_error: Option<Duration>,
 }
 
 /// An age that cannot be told from for ever (RFC 9111, section 1.2.2).
 const LONGEST: u64 = 1 << 31;
 
 impl Control {
-    /// Reads all lines of the header. Of several ages the least counts, and one that is none is none at all: the answer
-    /// must be new. Directives that mean nothing here are passed over.
+    /// Reads all lines of the header. Where directives contradict each other, the stricter one counts: `no-store` before
+    /// all, `no-cache` before any age; of several ages the least, and one that is none is none at all: the answer must be
+    /// new. Directives that mean nothing here are passed over.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for value in headers.get_all(header::CACHE_CONTROL) {
@@ -40,9 +45,18 @@ impl Control {
                     "no-cache" => control.no_cache = true,
                     "only-if-cached" => control.only_if_cached = true,
                     "max-age" => {
-                        let seconds = argument.and_then(seconds).unwrap_or(0);
-                        let age = Duration::from_secs(seconds.min(LONGEST));
+                        let age = time(argument).unwrap_or_default();
                         control.max_age = Some(control.max_age.map_or(age, |other| other.min(age)));
+                    }
+                    "min-fresh" => {
+                        // One that is no time is longer than any answer is good for.
+                        let time = time(argument).unwrap_or(Duration::MAX);
+                        control.min_fresh = control.min_fresh.max(time);
+                    }
+                    "stale-if-error" => {
+                        let time = time(argument).unwrap_or_default();
+                        let known = control.stale_if_error.unwrap_or(Duration::MAX);
+                        control.stale_if_error = Some(known.min(time));
                     }
                     _ => {}
                 }
@@ -57,6 +71,11 @@ impl Control {
     pub(super) fn asks(&self) -> bool {
         self.max_age.is_some_and(|age| !age.is_zero())
     }
+}
+
+fn time(argument: Option<&str>) -> Option<Duration> {
+    let seconds = argument.and_then(seconds)?;
+    Some(Duration::from_secs(seconds.min(LONGEST)))
 }
 
 /// Reads delta-seconds, quoted or not; more than fits is more than anybody waits.
@@ -94,6 +113,21 @@ mod tests {
         assert_eq!(age(&["max-age=60, max-age=5", "max-age=\"9\""]), Some(5));
         assert_eq!(age(&["max-age=99999999999999999999999999"]), Some(LONGEST));
         assert!(of(&["max-age=60"]).asks());
+    }
+
+    #[test]
+    fn of_what_contradicts_itself_the_stricter_counts() {
+        let control = of(&["max-age=60, no-cache", "max-age=3600"]);
+        assert!(control.no_cache && control.asks(), "asked anew, and kept");
+        assert_eq!(control.max_age, Some(Duration::from_secs(60)));
+        let control = of(&["no-store, max-age=60, only-if-cached"]);
+        assert!(control.no_store && control.only_if_cached);
+        let control = of(&["min-fresh=5, min-fresh=60, stale-if-error=9, stale-if-error=1"]);
+        assert_eq!(control.min_fresh, Duration::from_secs(60));
+        assert_eq!(control.stale_if_error, Some(Duration::from_secs(1)));
+        assert_eq!(of(&["min-fresh=soon"]).min_fresh, Duration::MAX);
+        let none = of(&["stale-if-error"]).stale_if_error;
+        assert_eq!(none, Some(Duration::ZERO));
     }
 
     #[test]

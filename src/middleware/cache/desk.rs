@@ -1,37 +1,26 @@
 //! Who gets which answer: one that is kept, one that another call gets, or one of its own.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use rustc_hash::FxHashMap;
+use http::HeaderValue;
 use tower::{Service, ServiceExt};
 
-use super::flight::{Begun, Flight, Head, Listener, OnWhole, Room, Whole};
-use super::judge::{Ask, Verdict, is_whole};
-use super::replay::replay;
-use super::shape::Shape;
+use super::control::Control;
+use super::flight::{Flight, Listener};
+use super::flights::{Aloft, Flights, Keys};
+use super::identity::Identity;
+use super::judge::{Ask, Verdict};
+use super::leading::{joined, lead};
+use super::lookup::{Found, LookedUp};
+use super::replay::{replay, replay_stale};
 use super::{CacheError, Params, Ways, status};
-use crate::call::{Cached, Call, Caller, Facts, Record, Reply, Try};
-use crate::openai::endpoint::Endpoint;
-use crate::store::cache::{Entry, Key, Stored, Tags};
-
-/// What of an answer's headers belongs to whoever gets it.
-const KEPT_HEADERS: [HeaderName; 3] = [
-    header::CONTENT_TYPE,
-    HeaderName::from_static("openai-model"),
-    HeaderName::from_static("openai-version"),
-];
-
-/// Tells that an answer is less than was wished for: those who join one are told, too.
-const DEGRADED: HeaderName = HeaderName::from_static("x-weir-degraded");
+use crate::call::{Cached, Call, Keeps, Record, Reply};
+use crate::middleware::explain::Explain;
+use crate::store::cache::Entry;
 
 /// How often a call that joins another one in vain does so: then it goes alone.
 const ROUNDS: usize = 2;
-
-/// Of larger bodies it is not kept what is in them, for comparisons: that would take long.
-const MOST_SHAPED: usize = 64 << 10;
 
 /// What the calls of one stack have in common.
 pub(super) struct Desk<E> {
@@ -40,30 +29,70 @@ pub(super) struct Desk<E> {
     flights: Arc<Flights<E>>,
 }
 
-/// The calls that can be joined, by their keys: as many as there are calls under way.
-struct Flights<E> {
-    by_key: Mutex<FxHashMap<Key, Arc<Flight<E>>>>,
-    next: AtomicU64,
-    room: Arc<Room>,
+/// What a call looks for, that has no answer yet.
+#[derive(Clone, Copy)]
+pub(super) struct Quest {
+    /// What is looked up for it; `None`: its answer is nobody else's.
+    pub(super) ask: Option<Ask>,
+    /// Why it is not.
+    pub(super) why: &'static str,
+    /// Which call it is, should its client have made it before, or make it again.
+    pub(super) identity: Option<Identity>,
 }
 
 /// What becomes of a call.
 enum Part<S, E> {
     /// An answer is kept.
-    Kept(Arc<Entry>, Call),
+    Kept(Found, Call),
     /// None is, and no other one is wanted.
     Nothing(Call),
     /// It goes its way, and others may come along.
     Lead(Listener<E>),
     /// It comes along, and is made by itself should that come to nothing.
-    Join(Listener<E>, (S, Call)),
+    Join(Listener<E>, HeaderValue, (S, Call)),
 }
 
 /// Notes how a call is answered.
-fn note(call: &Call, cached: Cached, status: HeaderValue) {
-    let mut facts = call.record.facts();
+fn note(record: &Record, cached: Cached, status: HeaderValue) {
+    let mut facts = record.facts();
     facts.cached = cached;
     facts.cache_status = Some(status);
+}
+
+// === impl Quest ===
+
+impl Quest {
+    /// Notes that it goes its way.
+    pub(super) fn note(&self, record: &Record) {
+        match &self.ask {
+            Some(ask) => note(record, Cached::Miss, status::miss(ask)),
+            None => note(record, Cached::Bypass, status::bypass(self.why)),
+        }
+    }
+
+    /// Returns which call its client says to have made before.
+    fn again(&self) -> Option<&Identity> {
+        self.identity
+            .as_ref()
+            .filter(|identity| identity.asks_again)
+    }
+
+    /// Returns what it may join: who wants a new answer does not get one that was asked for before, unless it was its own.
+    fn joins(&self) -> Keys {
+        let shared = self.ask.filter(|ask| !ask.control.no_cache);
+        [
+            self.again().map(|identity| identity.call),
+            shared.map(|ask| ask.key),
+        ]
+    }
+
+    /// Returns what it is found by.
+    pub(super) fn keys(&self) -> Keys {
+        [
+            self.identity.map(|identity| identity.call),
+            self.ask.map(|ask| ask.key),
+        ]
+    }
 }
 
 // === impl Desk ===
@@ -72,328 +101,285 @@ impl<E> Desk<E> {
     pub(super) fn new(params: Params, ways: Arc<dyn Ways>) -> Self {
         // What is under way and what is kept have as much room as each other.
         let room = usize::try_from(params.cache.bounds().bytes).unwrap_or(usize::MAX);
-        let flights = Flights {
-            by_key: Mutex::default(),
-            next: AtomicU64::new(0),
-            room: Arc::new(Room::new(room)),
-        };
         Self {
             params,
             ways,
-            flights: Arc::new(flights),
+            flights: Arc::new(Flights::new(room)),
         }
     }
 
-    /// Says what is done about a call.
-    pub(super) fn judge(&self, call: &Call) -> Verdict {
+    pub(super) fn params(&self) -> &Params {
+        &self.params
+    }
+
+    pub(super) fn ways(&self) -> &dyn Ways {
+        &*self.ways
+    }
+
+    pub(super) fn flights(&self) -> &Arc<Flights<E>> {
+        &self.flights
+    }
+
+    /// Returns whether what is answered here counts as tokens all the same.
+    pub(super) fn counts_saved(&self) -> bool {
+        self.params.counts_saved
+    }
+
+    /// Says what is done about a call, and finds its answer where that is there already.
+    ///
+    /// # Errors
+    /// [`CacheError::KeyReused`]
+    pub(super) fn look_up(&self, call: &Call) -> Result<LookedUp, CacheError> {
         let most = self.params.cache.bounds().entry;
-        self.params.rules.judge(call, most, &*self.ways)
+        let verdict = self.params.rules.judge(call, most, &*self.ways);
+        let identity = self.identity(call, most);
+        if let Some((identity, retries)) = identity.as_ref().zip(self.params.retries.as_ref())
+            && let Some(name) = &identity.name
+        {
+            retries.store.check(name, &identity.call)?;
+        }
+        let (ask, why) = match verdict {
+            Verdict::Look(ask) => (Some(ask), ""),
+            Verdict::Bypass(why) => (None, why),
+        };
+        let quest = Quest { ask, why, identity };
+        Ok(LookedUp {
+            found: self.find(&quest),
+            verdict,
+            identity,
+        })
+    }
+
+    /// Returns which call it is, where its client may get its answer again.
+    fn identity(&self, call: &Call, most: u64) -> Option<Identity> {
+        let _ = self.params.retries.as_ref()?;
+        let (bytes, _) = call.json()?;
+        let is_off = call.caller.keeps == Some(Keeps::Nothing);
+        if is_off || bytes.len() as u64 > most || Control::of(&call.head.headers).no_store {
+            return None;
+        }
+        Some(Identity::of(call, bytes))
+    }
+
+    /// Returns what is kept for a call and young enough for it.
+    fn find(&self, quest: &Quest) -> Option<Found> {
+        let retries = self.params.retries.as_ref();
+        let own = quest.again().zip(retries);
+        if let Some(entry) = own.and_then(|(identity, retries)| retries.store.get(&identity.call)) {
+            return Some(Found {
+                entry,
+                is_its_own: true,
+                paced: false,
+            });
+        }
+        let ask = quest.ask.as_ref().filter(|ask| !ask.control.no_cache)?;
+        let entry = self.params.cache.get(&ask.key)?;
+        ask.takes(&entry).then_some(Found {
+            entry,
+            is_its_own: false,
+            paced: ask.paced,
+        })
+    }
+
+    /// Returns what is kept for a call though its time is over, and for how long it is.
+    fn find_stale(&self, ask: &Ask) -> Option<(Arc<Entry>, Duration)> {
+        let entry = self.params.cache.get_even_stale(&ask.key)?;
+        let since = entry.age().saturating_sub(entry.ttl.min(ask.oldest));
+        (since <= ask.stale).then_some((entry, since))
     }
 }
 
-impl<E: From<CacheError> + Send + 'static> Desk<E> {
-    /// Answers a call as was judged.
+impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
+    /// Answers a call by what was found out of it.
     pub(super) async fn answer<S>(
         self: &Arc<Self>,
         inner: S,
         call: Call,
-        verdict: Verdict,
+        looked: LookedUp,
     ) -> Result<Reply, E>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
-        match verdict {
-            Verdict::Bypass(why) => {
-                note(&call, Cached::Bypass, status::bypass(why));
-                inner.oneshot(call).await
-            }
-            Verdict::Look(ask) => self.look(inner, call, ask).await,
+        let LookedUp {
+            verdict,
+            identity,
+            found,
+        } = looked;
+        if let Some(found) = found {
+            return Ok(self.hit(&found, &call));
         }
+        let quest = match verdict {
+            Verdict::Look(ask) => Quest {
+                ask: Some(ask),
+                why: "",
+                identity,
+            },
+            Verdict::Bypass(why) => Quest {
+                ask: None,
+                why,
+                identity,
+            },
+        };
+        if quest.ask.is_none() && identity.is_none() {
+            quest.note(&call.record);
+            return inner.oneshot(call).await;
+        }
+        self.look(inner, call, &quest).await
     }
 
-    async fn look<S>(self: &Arc<Self>, inner: S, call: Call, ask: Ask) -> Result<Reply, E>
+    async fn look<S>(self: &Arc<Self>, inner: S, call: Call, quest: &Quest) -> Result<Reply, E>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
         let (mut inner, mut call) = (inner, call);
+        let record = Arc::clone(&call.record);
+        let ask = quest.ask.filter(|ask| !ask.stale.is_zero());
+        let fallback = ask.map(|ask| (ask, self.ways.label(&call)));
         for _ in 0..ROUNDS {
-            let listener = match self.enter(inner, call, &ask) {
-                Part::Kept(entry, call) => return Ok(self.hit(&entry, &call)),
+            let (listener, status) = match self.enter(inner, call, quest)? {
+                Part::Kept(found, call) => return Ok(self.hit(&found, &call)),
                 Part::Nothing(call) => {
-                    note(&call, Cached::Miss, status::miss(&ask));
+                    if let Some((shared, entry)) = self.find_shared(quest).await {
+                        return Ok(self.shared_hit(shared, &entry, &call, quest));
+                    }
+                    quest.note(&call.record);
                     return Err(CacheError::NotKept.into());
                 }
-                Part::Lead(listener) => return lead(listener).await,
-                Part::Join(listener, again) => {
+                Part::Lead(listener) => {
+                    return match lead(listener).await {
+                        // Nobody hears of it.
+                        None => Err(CacheError::NotKept.into()),
+                        Some(result) => self.or_stale(result, fallback, &record),
+                    };
+                }
+                Part::Join(listener, status, again) => {
                     (inner, call) = again;
-                    listener
+                    (listener, status)
                 }
             };
             // Whoever leaves now has joined, too.
-            note(&call, Cached::Joined, status::joined());
-            call.record.facts().route = self.ways.label(&call);
-            let record = Arc::clone(&call.record);
+            note(&record, Cached::Joined, status);
+            let route = self.ways.label(&call);
+            {
+                let mut facts = record.facts();
+                facts.route = route;
+                facts.counts_saved = self.params.counts_saved;
+            }
             if let Some(reply) = joined(listener, &record).await {
                 return Ok(reply);
             }
             // The leader is told why; the others ask for themselves, once more one for all.
-            note(&call, Cached::Miss, status::miss(&ask));
+            quest.note(&record);
         }
-        inner.oneshot(call).await
+        let result = inner.oneshot(call).await;
+        self.or_stale(result, fallback, &record)
     }
 
-    fn hit(&self, entry: &Entry, call: &Call) -> Reply {
-        note(call, Cached::Hit, status::hit(entry.fresh_for()));
-        let mut facts = call.record.facts();
-        facts.route = self.ways.label(call);
+    fn hit(&self, found: &Found, call: &Call) -> Reply {
+        let entry = &*found.entry;
+        let left = entry.fresh_for();
+        let status = match found.is_its_own {
+            true => status::hit_again(left),
+            false => {
+                self.params.cache.note_hit();
+                status::hit(left)
+            }
+        };
+        self.note_kept(&call.record, Cached::Hit, status, entry);
+        call.record.facts().route = self.ways.label(call);
+        replay(entry, found.paced)
+    }
+
+    /// Returns what is kept in the place of a failure (RFC 5861, section 4), where its time is over for no longer than the
+    /// call takes it.
+    fn or_stale(
+        &self,
+        result: Result<Reply, E>,
+        fallback: Option<(Ask, Option<Arc<str>>)>,
+        record: &Record,
+    ) -> Result<Reply, E> {
+        let Some((ask, route)) = fallback else {
+            return result;
+        };
+        let status = match &result {
+            Ok(reply) => reply.status,
+            Err(error) => error.explain().status,
+        };
+        if !matches!(status.as_u16(), 500 | 502 | 503 | 504) {
+            return result;
+        }
+        let Some((entry, since)) = self.find_stale(&ask) else {
+            return result;
+        };
+        self.note_kept(record, Cached::Stale, status::stale(since), &entry);
+        record.facts().route = route;
+        Ok(replay_stale(&entry, ask.paced))
+    }
+
+    pub(super) fn note_kept(
+        &self,
+        record: &Record,
+        cached: Cached,
+        status: HeaderValue,
+        entry: &Entry,
+    ) {
+        let mut facts = record.facts();
+        facts.cached = cached;
+        facts.cache_status = Some(status);
+        facts.counts_saved = self.params.counts_saved;
         facts.served_model.clone_from(&entry.served_model);
-        drop(facts);
-        replay(entry)
-    }
-
-    /// Returns what is kept for a call and young enough for it.
-    fn find(&self, ask: &Ask) -> Option<Arc<Entry>> {
-        if ask.control.no_cache {
-            return None;
-        }
-        let entry = self.params.cache.get(&ask.key)?;
-        (entry.age() <= ask.oldest).then_some(entry)
     }
 
     /// Finds what is kept, joins the call that is under way, or leads one.
-    fn enter<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> Part<S, E>
+    fn enter<S>(
+        self: &Arc<Self>,
+        inner: S,
+        call: Call,
+        quest: &Quest,
+    ) -> Result<Part<S, E>, CacheError>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
+        let joins = quest.joins();
         loop {
-            if let Some(entry) = self.find(ask) {
-                return Part::Kept(entry, call);
+            if let Some(found) = self.find(quest) {
+                return Ok(Part::Kept(found, call));
             }
-            if ask.control.only_if_cached {
-                return Part::Nothing(call);
+            let purges = self.params.cache.purges();
+            let known = joins.each_ref().map(|key| self.flights.get(key.as_ref()));
+            let [own, shared] = &known;
+            // What was asked for before a purge nobody gets who asks after it.
+            let join = |known: &Option<Aloft<E>>| {
+                let aloft = known.as_ref().filter(|aloft| aloft.purges == purges)?;
+                Flight::join(&aloft.flight)
+            };
+            if let Some(listener) = join(own) {
+                return Ok(Part::Join(listener, status::joined_again(), (inner, call)));
             }
-            let known = self.flights.by_key().get(&ask.key).cloned();
-            // Who wants a new answer does not get one that was asked for before.
-            let joined = known.as_ref().filter(|_| !ask.control.no_cache);
-            if let Some(listener) = joined.and_then(|flight| flight.join()) {
-                return Part::Join(listener, (inner, call));
+            if quest.ask.is_some_and(|ask| ask.control.only_if_cached) {
+                return Ok(Part::Nothing(call));
             }
-            let known = known.map(|flight| flight.number());
-            let mut flights = self.flights.by_key();
+            if let Some(listener) = join(shared) {
+                return Ok(Part::Join(listener, status::joined(), (inner, call)));
+            }
+            let known = known.map(|aloft| aloft.map(|aloft| aloft.flight.number()));
+            let flights = self.flights.lock();
             // Somebody may have begun, or even ended, in between.
-            let current = flights.get(&ask.key).map(|flight| flight.number());
-            let has_passed = current != known || self.find(ask).is_some();
-            if has_passed && !ask.control.no_cache {
+            let current = joins.each_ref().map(|key| flights.number(key.as_ref()));
+            if current != known || self.find(quest).is_some() {
                 continue;
             }
-            let (flight, leader) = self.begin(inner, call, ask);
-            let gone = flights.insert(ask.key, flight);
-            drop(flights);
-            drop(gone);
-            return Part::Lead(leader);
+            if let Some((identity, retries)) = quest.identity.zip(self.params.retries.as_ref())
+                && let Some(name) = identity.name
+            {
+                retries.store.claim(name, identity.call)?;
+            }
+            let (flight, leader) = self.begin(inner, call, quest, purges);
+            flights.insert(&quest.keys(), &Aloft { flight, purges });
+            return Ok(Part::Lead(leader));
         }
     }
-
-    /// Begins to lead. Nothing is asked of the upstream before somebody listens.
-    fn begin<S>(self: &Arc<Self>, inner: S, call: Call, ask: &Ask) -> (Arc<Flight<E>>, Listener<E>)
-    where
-        S: Service<Call, Response = Reply, Error = E> + Send + 'static,
-        S::Future: Send,
-    {
-        note(&call, Cached::Miss, status::miss(ask));
-        let record = Arc::clone(&call.record);
-        let (key, number) = (ask.key, self.flights.number());
-        let on_whole = self.keeps(&call, ask, number);
-        let flights = Arc::downgrade(&self.flights);
-        let on_over = Box::new(move || {
-            if let Some(flights) = flights.upgrade() {
-                flights.forget(&key, number);
-            }
-        });
-        let bound = usize::try_from(self.params.cache.bounds().entry).unwrap_or(usize::MAX);
-        let (flight, leader) = Flight::begin(
-            Box::pin(inner.oneshot(call)),
-            (bound, &self.flights.room),
-            (number, &record),
-            on_whole,
-            on_over,
-        );
-        record.share(leader.sharing());
-        (flight, leader)
-    }
-
-    /// Returns what keeps the answer to a call when it is whole.
-    fn keeps(self: &Arc<Self>, call: &Call, ask: &Ask, number: u64) -> OnWhole {
-        let desk = Arc::downgrade(self);
-        let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
-        let shape = small.map(|(bytes, _)| Shape::of(call, bytes, ask.scope, &*self.ways));
-        let seen = Seen {
-            ask: *ask,
-            number,
-            purges: self.params.cache.purges(),
-            primaries: self.ways.primaries(call),
-            shape: shape.unwrap_or_default(),
-            endpoint: call.endpoint.clone(),
-            model: call.model.clone().unwrap_or_default(),
-            caller: Arc::clone(&call.caller),
-            record: Arc::clone(&call.record),
-        };
-        Box::new(move |head, whole| {
-            if let Some(desk) = desk.upgrade() {
-                desk.keep(seen, head, &whole);
-            }
-        })
-    }
-
-    fn keep(&self, seen: Seen, head: &Head, whole: &Whole) {
-        let (degraded, answered) = {
-            let facts = seen.record.facts();
-            (facts.degraded, answered(&facts))
-        };
-        let Some((upstream, served_model)) = answered.filter(|_| !degraded) else {
-            return;
-        };
-        let name = served_model.as_ref().unwrap_or(&seen.model);
-        let mut primaries = seen.primaries.iter();
-        let is_primary = primaries.any(|(other, model)| *other == upstream && model == name);
-        // What was asked for before another one like it is older than that one's; what was purged stays purged.
-        let is_current = self.flights.is_current(&seen.ask.key, seen.number)
-            && self.params.cache.purges() == seen.purges;
-        let (true, Some(usage)) = (is_primary && is_current, is_whole(whole, &seen.endpoint))
-        else {
-            return;
-        };
-        let entry = Entry {
-            headers: kept(&head.headers),
-            body: match whole {
-                Whole::Text(text) => Stored::text(text),
-                Whole::Events(blocks) => Stored::events(blocks),
-            },
-            usage,
-            served_model,
-            tags: Tags {
-                key: Arc::clone(&seen.caller.key),
-                team: seen.caller.team.clone(),
-                model: seen.model,
-                endpoint: seen.endpoint.label(),
-            },
-            shape: seen.shape,
-            stored: Instant::now(),
-            ttl: seen.ask.ttl,
-        };
-        self.params.cache.put(seen.ask.key, entry);
-    }
-}
-
-/// What was known of a call when it began.
-struct Seen {
-    ask: Ask,
-    number: u64,
-    purges: u64,
-    primaries: Vec<(Arc<str>, Arc<str>)>,
-    shape: Shape,
-    endpoint: Endpoint,
-    model: Arc<str>,
-    caller: Arc<Caller>,
-    record: Arc<Record>,
-}
-
-/// Returns who has answered a call, and what it was asked for there.
-fn answered(facts: &Facts) -> Option<(Arc<str>, Option<Arc<str>>)> {
-    let mut tries = facts.attempts.iter().rev();
-    let answered = tries.find(|attempt| attempt.result == Try::ANSWERED)?;
-    Some((Arc::clone(&answered.upstream), answered.model.clone()))
-}
-
-/// Returns the answer that another call gets, where it begins.
-async fn joined<E: Send + 'static>(mut listener: Listener<E>, record: &Record) -> Option<Reply> {
-    let begun = std::future::poll_fn(|cx| listener.poll_begun(cx)).await;
-    let Begun::Shared(head) = begun else {
-        return None;
-    };
-    let (degraded, served_model) = {
-        let facts = listener.record().facts();
-        (
-            facts.degraded,
-            answered(&facts).and_then(|(_, model)| model),
-        )
-    };
-    {
-        let mut facts = record.facts();
-        facts.degraded = degraded;
-        facts.served_model = served_model;
-    }
-    let mut headers = kept(&head.headers);
-    if let Some(value) = head.headers.get(&DEGRADED) {
-        headers.insert(DEGRADED, value.clone());
-    }
-    Some(read(listener, headers, &head).await)
-}
-
-async fn lead<E: From<CacheError> + Send + 'static>(mut listener: Listener<E>) -> Result<Reply, E> {
-    match std::future::poll_fn(|cx| listener.poll_begun(cx)).await {
-        Begun::Shared(head) => Ok(read(listener, head.headers.clone(), &head).await),
-        Begun::Alone(reply) => Ok(*reply),
-        Begun::Failed(error) => Err(error),
-        // All others have left, and so has the leader's client: nobody hears of it.
-        Begun::Elsewhere => Err(CacheError::NotKept.into()),
-    }
-}
-
-impl<E> Flights<E> {
-    fn number(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn is_current(&self, key: &Key, number: u64) -> bool {
-        let flights = self.by_key();
-        flights
-            .get(key)
-            .is_some_and(|flight| flight.number() == number)
-    }
-
-    fn by_key(&self) -> MutexGuard<'_, FxHashMap<Key, Arc<Flight<E>>>> {
-        self.by_key.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget(&self, key: &Key, number: u64) {
-        let mut flights = self.by_key();
-        let is_it = flights
-            .get(key)
-            .is_some_and(|flight| flight.number() == number);
-        let gone = is_it.then(|| flights.remove(key));
-        drop(flights);
-        // Whatever it still holds is dropped where nothing is locked.
-        drop(gone);
-    }
-}
-
-fn kept(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(KEPT_HEADERS.len() + 1);
-    for name in KEPT_HEADERS {
-        if let Some(value) = headers.get(&name) {
-            // A copy: the value holds on to the room that the head was read into.
-            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-                kept.insert(name, value);
-            }
-        }
-    }
-    kept
-}
-
-/// Builds the reply of somebody who listens.
-async fn read<E: Send + 'static>(
-    mut listener: Listener<E>,
-    headers: HeaderMap,
-    head: &Head,
-) -> Reply {
-    if head.is_events {
-        return Reply::events(StatusCode::OK, headers, Box::pin(listener));
-    }
-    // It is there already: the head of a text is known when all of it is.
-    let text = std::future::poll_fn(|cx| listener.poll_text(cx)).await;
-    Reply::full(StatusCode::OK, headers, text)
 }

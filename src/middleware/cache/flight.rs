@@ -6,24 +6,25 @@
 //!
 //! The leader is the one whose call it is, and who pays. When its client leaves while others listen it becomes an orphan: its
 //! books read on for what the answer uses, at the pace of the others, and without a say in it. Whether others listen is asked
-//! and decided in one step, so that there is never an answer under way that nobody pays for.
+//! and decided in one step, so that there is never an answer under way that nobody pays for. An answer that goes on though
+//! nobody listens, for a while or to its end, is one that its orphan asks for.
 
+mod listener;
 mod room;
 mod state;
 mod wakers;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body, Frame};
 
+pub(super) use self::listener::Listener;
 pub(super) use self::room::Room;
 use self::state::{Aftermath, LEADER, Stage, State};
 use self::wakers::Wakers;
-use super::judge::is_ending;
 use crate::call::{Record, Reply, Sharing, StreamError};
 
 /// A call at an upstream that has not begun to answer.
@@ -31,6 +32,17 @@ pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send
 
 /// Runs once, with what came, when an answer has come to its end in order and was small enough to be held whole.
 pub(super) type OnWhole = Box<dyn FnOnce(&Head, Whole) + Send>;
+
+/// How long an answer goes on that nobody waits for any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Not at all.
+    None,
+    /// So long, if it had not begun: whoever asked for it may ask again.
+    For(Duration),
+    /// To its end.
+    Ever,
+}
 
 /// One call at an upstream.
 pub(super) struct Flight<E> {
@@ -51,14 +63,6 @@ pub(super) struct Flight<E> {
 /// How much a flight holds where all of them hold too much.
 const LITTLE: usize = 16 << 10;
 
-/// Somebody who waits for an answer, or reads it.
-pub(super) struct Listener<E> {
-    flight: Arc<Flight<E>>,
-    id: usize,
-    is_leader: bool,
-    has_ended: bool,
-}
-
 /// The head of an answer that can be shared.
 #[derive(Clone)]
 pub(super) struct Head {
@@ -70,7 +74,8 @@ pub(super) struct Head {
 /// A body, all of it.
 pub(super) enum Whole {
     Text(Bytes),
-    Events(Vec<Bytes>),
+    /// Blocks of events, and after how many milliseconds each came.
+    Events(Vec<Bytes>, Vec<u32>),
 }
 
 /// How an answer begins.
@@ -88,14 +93,14 @@ pub(super) enum Begun<E> {
 impl<E> Flight<E> {
     /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
     pub(super) fn begin(
-        asking: Asking<E>,
+        (asking, patience): (Asking<E>, Patience),
         (bound, room): (usize, &Arc<Room>),
         (number, record): (u64, &Arc<Record>),
         on_whole: OnWhole,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> (Arc<Self>, Listener<E>) {
         let flight = Arc::new(Self {
-            state: Mutex::new(State::new(asking, on_whole)),
+            state: Mutex::new(State::new(asking, patience, on_whole)),
             wakers: Arc::default(),
             bound,
             room: Arc::clone(room),
@@ -108,13 +113,14 @@ impl<E> Flight<E> {
             id: LEADER,
             is_leader: true,
             has_ended: false,
+            alarm: None,
         };
         (flight, leader)
     }
 
     /// Listens from the beginning, where that is still there.
-    pub(super) fn join(self: &Arc<Self>) -> Option<Listener<E>> {
-        let mut state = self.state();
+    pub(super) fn join(this: &Arc<Self>) -> Option<Listener<E>> {
+        let mut state = this.state();
         let can_be_joined = match state.stage {
             Stage::Asking(_) | Stage::Answering(_) => state.forgotten == 0,
             Stage::Over(result) => state.forgotten == 0 && result.is_ok(),
@@ -123,10 +129,11 @@ impl<E> Flight<E> {
         let id = (can_be_joined && !state.is_closed).then(|| state.listeners.insert(0))?;
         drop(state);
         Some(Listener {
-            flight: Arc::clone(self),
+            flight: Arc::clone(this),
             id,
             is_leader: false,
             has_ended: false,
+            alarm: None,
         })
     }
 
@@ -137,6 +144,14 @@ impl<E> Flight<E> {
 
     fn state(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends what nobody has come back for.
+    fn give_up(&self, mut state: MutexGuard<'_, State<E>>) {
+        let aftermath = state.over(Err(StreamError::Abandoned));
+        drop(state);
+        self.clear_up(aftermath);
+        self.wakers.wake_all();
     }
 
     fn clear_up(&self, aftermath: Aftermath<E>) {
@@ -156,139 +171,19 @@ impl<E> Drop for Flight<E> {
     }
 }
 
-impl<E> Listener<E> {
-    /// Waits for the beginning of the answer.
-    pub(super) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<Begun<E>> {
-        let flight = Arc::clone(&self.flight);
-        loop {
-            let mut state = flight.state();
-            if let Some(head) = &state.head {
-                return Poll::Ready(Begun::Shared(head.clone()));
-            }
-            if self.is_leader && state.is_orphan && state.is_under_way() {
-                // Those who listen ask.
-                flight.wakers.with(self.id, cx.waker());
-                return Poll::Pending;
-            }
-            let polled = match &mut state.stage {
-                Stage::Asking(asking) => {
-                    let waker = flight.wakers.with(self.id, cx.waker());
-                    asking.as_mut().poll(&mut Context::from_waker(&waker))
-                }
-                Stage::Failed(begun) => {
-                    let told = if self.is_leader { begun.take() } else { None };
-                    return Poll::Ready(told.unwrap_or(Begun::Elsewhere));
-                }
-                Stage::Answering(_) | Stage::Over(_) => {
-                    return Poll::Ready(Begun::Elsewhere);
-                }
-            };
-            match polled {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(result) => {
-                    flight.wakers.forget(self.id);
-                    let aftermath = state.begun(result);
-                    drop(state);
-                    flight.clear_up(aftermath);
-                    flight.wakers.wake_all();
-                }
-            }
-        }
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamError>>> {
-        let flight = Arc::clone(&self.flight);
-        loop {
-            let mut state = flight.state();
-            let mut at = state.listeners.get(self.id).copied().unwrap_or_default();
-            let is_orphan = self.is_leader && state.is_orphan;
-            if is_orphan && at < state.forgotten {
-                // What counts stands at the end.
-                at = state.forgotten;
-            }
-            let Some(place) = at.checked_sub(state.forgotten) else {
-                return Poll::Ready(Some(Err(StreamError::Behind)));
-            };
-            if let Some(block) = state.log.get(place).cloned() {
-                if let Some(next) = state.listeners.get_mut(self.id) {
-                    *next = at + 1;
-                }
-                return Poll::Ready(Some(Ok(block)));
-            }
-            if is_orphan && state.is_under_way() {
-                flight.wakers.with(self.id, cx.waker());
-                return Poll::Pending;
-            }
-            let polled = match &mut state.stage {
-                Stage::Answering(body) => {
-                    let waker = flight.wakers.with(self.id, cx.waker());
-                    Pin::new(body).poll_frame(&mut Context::from_waker(&waker))
-                }
-                Stage::Over(result) => return Poll::Ready(result.err().map(Err)),
-                Stage::Asking(_) | Stage::Failed(_) => return Poll::Ready(None),
-            };
-            if polled.is_pending() {
-                return Poll::Pending;
-            }
-            flight.wakers.forget(self.id);
-            let aftermath = match polled {
-                Poll::Ready(Some(Ok(frame))) => {
-                    let block = frame.into_data().unwrap_or_default();
-                    if block.is_empty() {
-                        continue;
-                    }
-                    let before = state.bytes;
-                    state.add(&block);
-                    let is_much = flight.room.note(before, state.bytes);
-                    let bound = if is_much { LITTLE } else { usize::MAX };
-                    let before = state.bytes;
-                    let has_begun = state.bound(flight.bound.min(bound));
-                    flight.room.note(before, state.bytes);
-                    has_begun.then(|| Aftermath {
-                        _stage: None,
-                        whole: None,
-                        is_over: true,
-                    })
-                }
-                Poll::Ready(Some(Err(error))) => Some(state.over(Err(error))),
-                Poll::Ready(None) | Poll::Pending => Some(state.over(Ok(()))),
-            };
-            drop(state);
-            if let Some(aftermath) = aftermath {
-                flight.clear_up(aftermath);
-            }
-            flight.wakers.wake_all();
-        }
-    }
-
-    /// Waits for all of an answer that is one text.
-    pub(super) fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
-        let text = std::task::ready!(self.poll_next(cx));
-        Poll::Ready(text.and_then(Result::ok).unwrap_or_default())
-    }
-
-    /// Returns the leader's record, which says who answered.
-    pub(super) fn record(&self) -> &Record {
-        &self.flight.record
-    }
-
-    /// Returns what tells the leader's books whether the answer goes on without its client.
-    pub(super) fn sharing(&self) -> Weak<dyn Sharing>
-    where
-        E: Send + 'static,
-    {
-        let flight: Weak<Flight<E>> = Arc::downgrade(&self.flight);
-        flight
-    }
-}
-
 impl<E: Send> Sharing for Flight<E> {
-    fn goes_on_without_leader(&self) -> bool {
+    fn goes_on_without_leader(&self, reads_on: bool) -> bool {
         let mut state = self.state();
         let read = state.listeners.get(LEADER).copied().unwrap_or_default();
         let has_more = read < state.forgotten + state.log.len();
         let goes_on = match &state.stage {
-            Stage::Asking(_) | Stage::Answering(_) => state.others() > 0,
+            Stage::Asking(_) | Stage::Answering(_) => {
+                if reads_on && matches!(state.patience, Patience::For(_)) {
+                    // The books want its end in any case.
+                    state.patience = Patience::Ever;
+                }
+                state.others() > 0 || state.lingers()
+            }
             // It has come to its end, and the books have not seen it.
             Stage::Over(result) => result.is_ok() && has_more,
             Stage::Failed(_) => false,
@@ -303,54 +198,6 @@ impl<E: Send> Sharing for Flight<E> {
         let is_alone = state.others() == 0;
         state.is_closed |= is_alone;
         is_alone
-    }
-}
-
-impl<E> Drop for Listener<E> {
-    fn drop(&mut self) {
-        let flight = &self.flight;
-        flight.wakers.forget(self.id);
-        let mut state = flight.state();
-        state.listeners.try_remove(self.id);
-        if self.is_leader {
-            state.is_orphan = false;
-        }
-        let others = state.listeners.len() - usize::from(state.is_orphan);
-        if state.is_under_way() && others == 0 {
-            // Clients that close at the last event have got all there is.
-            let has_all = state.log.iter().rev().take(2).any(|block| is_ending(block));
-            // Whoever still reads for the books is told that no more comes.
-            let aftermath = state.over(match has_all {
-                true => Ok(()),
-                false => Err(StreamError::Abandoned),
-            });
-            drop(state);
-            flight.clear_up(aftermath);
-            flight.wakers.wake_all();
-        }
-    }
-}
-
-impl<E> Body for Listener<E> {
-    type Data = Bytes;
-    type Error = StreamError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
-        if self.has_ended {
-            return Poll::Ready(None);
-        }
-        let polled = std::task::ready!(self.poll_next(cx));
-        // The books of a leader that is behind read on.
-        let goes_on = match &polled {
-            Some(Ok(_)) => true,
-            Some(Err(error)) => self.is_leader && *error == StreamError::Behind,
-            None => false,
-        };
-        self.has_ended = !goes_on;
-        Poll::Ready(polled.map(|block| block.map(Frame::data)))
     }
 }
 

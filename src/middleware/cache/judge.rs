@@ -10,12 +10,12 @@ use rustc_hash::FxHashMap;
 use super::control::Control;
 use super::flight::Whole;
 use super::key::key;
-use crate::call::Call;
+use crate::call::{Call, Keeps};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::{each_element, each_member, top_level_member};
 use crate::openai::sse::StreamObserver;
 use crate::openai::usage::Usage;
-use crate::store::cache::Key;
+use crate::store::cache::{Entry, Key};
 
 /// Which calls are looked up and kept, besides those that ask for it themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,12 @@ pub struct Terms {
     pub ttl: Duration,
     /// Whether calls that give tools to the model, or the results of some, are among them.
     pub tools: bool,
+    /// How long after that it is served where the upstream fails.
+    pub stale_if_error: Duration,
+    /// Whether a stream comes again at the pace at which it came, or at once.
+    pub paced: bool,
+    /// Whether a call goes on to its end, to be kept, though all its clients have left.
+    pub finish: bool,
 }
 
 /// What holds for which calls.
@@ -91,10 +97,24 @@ pub(super) struct Ask {
     pub(super) key: Key,
     pub(super) scope: Scope,
     pub(super) control: Control,
+    pub(super) paced: bool,
+    pub(super) finish: bool,
+    /// How long after its time an answer may be served to it where the upstream fails.
+    pub(super) stale: Duration,
+    /// How long after its time its own answer is kept for that.
+    pub(super) keep_stale: Duration,
     /// How old an answer may be that is served to it.
     pub(super) oldest: Duration,
     /// How long its own answer is kept.
     pub(super) ttl: Duration,
+}
+
+impl Ask {
+    /// Returns whether an answer that is fresh is young enough, and good for long enough.
+    pub(super) fn takes(&self, entry: &Entry) -> bool {
+        let left = entry.fresh_for().unwrap_or_default();
+        entry.age() <= self.oldest && left >= self.control.min_fresh
+    }
 }
 
 impl Rules {
@@ -112,7 +132,7 @@ impl Rules {
             return Verdict::Bypass("endpoint");
         };
         let terms = self.terms_of(call, ways);
-        if !terms.enabled {
+        if !terms.enabled || call.caller.keeps == Some(Keeps::Nothing) {
             return Verdict::Bypass("off");
         }
         if bytes.len() as u64 > most {
@@ -123,7 +143,13 @@ impl Rules {
             return Verdict::Bypass("no-store");
         }
         let traits = Traits::of(bytes, !terms.tools);
-        let by_itself = match terms.when {
+        let when = match call.caller.keeps {
+            Some(Keeps::Always) => When::Always,
+            Some(Keeps::Deterministic) => When::Deterministic,
+            Some(Keeps::OnRequest) => When::OnRequest,
+            Some(Keeps::Nothing) | None => terms.when,
+        };
+        let by_itself = match when {
             When::Always => true,
             When::OnRequest => false,
             When::Deterministic => call.endpoint == Endpoint::Embeddings || traits.is_deterministic,
@@ -135,7 +161,7 @@ impl Rules {
             return Verdict::Bypass("tools");
         }
         if !by_itself && !control.asks() {
-            return Verdict::Bypass(match terms.when {
+            return Verdict::Bypass(match when {
                 When::OnRequest => "not-asked-for",
                 _ => "not-deterministic",
             });
@@ -147,10 +173,19 @@ impl Rules {
         let own = Some(terms.ttl).filter(|_| by_itself);
         // For those who ask for less it is no less: they say so each time.
         let ttl = asked.max(own).unwrap_or(terms.ttl);
+        // Who wants a new answer wants no old one.
+        let stale = match control.no_cache {
+            true => Duration::ZERO,
+            false => control.stale_if_error.unwrap_or(Duration::MAX),
+        };
         Verdict::Look(Ask {
             key,
             scope: terms.scope,
             control,
+            paced: terms.paced,
+            finish: terms.finish,
+            stale: stale.min(terms.stale_if_error),
+            keep_stale: terms.stale_if_error,
             oldest: asked.unwrap_or(terms.ttl).min(self.max_ttl),
             ttl: ttl.min(self.max_ttl),
         })
@@ -241,22 +276,38 @@ fn is_zero(number: &[u8]) -> bool {
 pub(super) fn is_whole(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage>> {
     match body {
         Whole::Text(bytes) => whole_text(bytes, endpoint),
-        Whole::Events(blocks) => whole_events(blocks, endpoint),
+        Whole::Events(blocks, _) => whole_events(blocks, endpoint),
+    }
+}
+
+/// Returns whether an answer has come in order, so that the client that had asked for it may have it again: also one that
+/// tells of something that is still to be done.
+pub(super) fn is_in_order(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage>> {
+    match body {
+        Whole::Text(bytes) => text_in_order(bytes, endpoint, |_| true),
+        Whole::Events(blocks, _) => whole_events(blocks, endpoint),
     }
 }
 
 fn whole_text(bytes: &Bytes, endpoint: &Endpoint) -> Option<Option<Usage>> {
+    text_in_order(bytes, endpoint, |status| match endpoint {
+        Endpoint::Responses => status == Some(b"\"completed\""),
+        _ => true,
+    })
+}
+
+fn text_in_order(
+    bytes: &Bytes,
+    endpoint: &Endpoint,
+    is_done: impl Fn(Option<&[u8]>) -> bool,
+) -> Option<Option<Usage>> {
     let mut is_error = false;
     let mut status = None;
     let is_object = each_member(bytes, &["error", "status"], |place, value| match place {
         0 => is_error |= value != b"null",
         _ => status = Some(value),
     });
-    let is_done = match endpoint {
-        Endpoint::Responses => status == Some(b"\"completed\""),
-        _ => true,
-    };
-    if !is_object || is_error || !is_done {
+    if !is_object || is_error || !is_done(status) {
         return None;
     }
     let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
@@ -280,119 +331,4 @@ fn whole_events(blocks: &[Bytes], endpoint: &Endpoint) -> Option<Option<Usage>> 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn temperature_zero_and_seeds_are_deterministic() {
-        for (body, is_deterministic) in [
-            (r#"{"temperature":0}"#, true),
-            (r#"{"temperature":0.0}"#, true),
-            (r#"{"temperature":-0e5}"#, true),
-            (r#"{"seed":0}"#, true),
-            (r#"{"seed":null}"#, false),
-            (r#"{"temperature":1e-9}"#, false),
-            (r#"{"temperature":"0"}"#, false),
-            (r#"{"top_p":0}"#, false),
-            (r#"{}"#, false),
-        ] {
-            let traits = Traits::of(body.as_bytes(), true);
-            assert_eq!(traits.is_deterministic, is_deterministic, "{body}");
-        }
-    }
-
-    #[test]
-    fn what_an_upstream_keeps_is_not_kept_here() {
-        for body in [
-            r#"{"seed":1,"store":true}"#,
-            r#"{"seed":1,"background":true}"#,
-            r#"{"seed":1,"previous_response_id":"resp_1"}"#,
-            r#"{"seed":1,"conversation":{"id":"c"}}"#,
-        ] {
-            assert!(Traits::of(body.as_bytes(), true).is_kept, "{body}");
-        }
-        let said = Traits::of(br#"{"store":false,"conversation":null}"#, true);
-        assert!(!said.is_kept_upstream(&Endpoint::Responses));
-        let silent = Traits::of(b"{}", true);
-        assert!(
-            silent.is_kept_upstream(&Endpoint::Responses),
-            "it is by default"
-        );
-        assert!(!silent.is_kept_upstream(&Endpoint::ChatCompletions));
-    }
-
-    #[test]
-    fn tools_and_their_results_are_told() {
-        for (body, has_tools) in [
-            (r#"{"tools":[{"type":"function"}]}"#, true),
-            (r#"{"tools":[]}"#, false),
-            (
-                r#"{"messages":[{"role":"user"},{"role":"tool","content":"4"}]}"#,
-                true,
-            ),
-            (
-                r#"{"input":[{"type":"function_call_output","output":"4"}]}"#,
-                true,
-            ),
-            (
-                r#"{"messages":[{"role":"user","content":"\"role\":\"tool\""}]}"#,
-                false,
-            ),
-        ] {
-            assert_eq!(
-                Traits::of(body.as_bytes(), true).has_tools,
-                has_tools,
-                "{body}"
-            );
-        }
-    }
-
-    #[test]
-    fn only_whole_answers_are_kept() {
-        let whole = |text: &'static str, endpoint| {
-            is_whole(&Whole::Text(Bytes::from_static(text.as_bytes())), &endpoint).is_some()
-        };
-        assert!(whole(r#"{"choices":[]}"#, Endpoint::ChatCompletions));
-        assert!(!whole(
-            r#"{"error":{"message":"no"}}"#,
-            Endpoint::ChatCompletions
-        ));
-        assert!(!whole("[1]", Endpoint::ChatCompletions));
-        assert!(!whole("", Endpoint::Embeddings));
-        assert!(whole(
-            r#"{"status":"completed","error":null}"#,
-            Endpoint::Responses
-        ));
-        for status in ["incomplete", "failed", "in_progress"] {
-            let text = format!(r#"{{"status":"{status}"}}"#);
-            let body = Whole::Text(text.into());
-            assert!(is_whole(&body, &Endpoint::Responses).is_none(), "{status}");
-        }
-    }
-
-    #[test]
-    fn only_streams_that_have_ended_are_kept() {
-        let events = |texts: &[&'static str], endpoint| {
-            let blocks: Vec<Bytes> = texts
-                .iter()
-                .map(|text| Bytes::from_static(text.as_bytes()))
-                .collect();
-            is_whole(&Whole::Events(blocks), &endpoint).is_some()
-        };
-        let delta = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-        let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
-        let done = "data: [DONE]\n\n";
-        let chat = Endpoint::ChatCompletions;
-        assert!(events(&[delta, finish, done], chat.clone()));
-        assert!(!events(&[delta, finish], chat.clone()));
-        assert!(!events(&[delta], chat.clone()));
-        assert!(!events(&[], chat.clone()));
-        let error = "data: {\"error\":{\"message\":\"no\"}}\n\n";
-        assert!(!events(&[delta, error, done], chat));
-        let completed = "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{}}\n\n";
-        let failed =
-            "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n";
-        assert!(events(&[completed], Endpoint::Responses));
-        assert!(!events(&[failed], Endpoint::Responses));
-    }
-}
+mod tests;

@@ -28,7 +28,7 @@ const LEFT_OUT: [&str; 8] = [
 const LEFT_OUT_OF_RESPONSES: [&str; 2] = ["model", "stream"];
 
 /// Headers that say something of the connection, of the client's library, or of who watches the request.
-const HEADERS_LEFT_OUT: [HeaderName; 16] = [
+const HEADERS_LEFT_OUT: [HeaderName; 24] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
@@ -41,15 +41,25 @@ const HEADERS_LEFT_OUT: [HeaderName; 16] = [
     header::REFERER,
     header::USER_AGENT,
     header::VIA,
+    HeaderName::from_static("cdn-loop"),
+    HeaderName::from_static("cf-connecting-ip"),
+    HeaderName::from_static("cf-ipcountry"),
+    HeaderName::from_static("cf-ray"),
+    HeaderName::from_static("cf-visitor"),
     HeaderName::from_static("idempotency-key"),
     HeaderName::from_static("request-timeout"),
+    HeaderName::from_static("true-client-ip"),
     HeaderName::from_static("x-client-request-id"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-real-ip"),
     HeaderName::from_static("x-request-id"),
 ];
 
 /// Beginnings of such headers.
-const HEADER_FAMILIES_LEFT_OUT: [&str; 9] = [
+const HEADER_FAMILIES_LEFT_OUT: [&str; 11] = [
     "x-stainless-",
+    "x-forwarded-",
+    "x-envoy-",
     "sec-",
     "trace",
     "baggage",
@@ -128,13 +138,7 @@ pub(super) fn parts(
     ways.each_primary(call, &mut |piece| see(Part::Route, piece));
     let query = call.head.target.query().unwrap_or_default();
     see(Part::Query, query.as_bytes());
-    let headers = call.head.headers.iter();
-    let mut headers: Vec<(&str, &[u8])> = headers
-        .filter(|(name, _)| !is_left_out(name))
-        .map(|(name, value)| (name.as_str(), value.as_bytes()))
-        .collect();
-    headers.sort_unstable();
-    for (name, value) in headers {
+    for (name, value) in counting_headers(call) {
         see(Part::Headers, name.as_bytes());
         see(Part::Headers, value);
     }
@@ -177,6 +181,17 @@ impl Part {
         };
         left_out.iter().any(|name| name.as_bytes() == key)
     }
+}
+
+/// Returns the headers that may change an answer, in order.
+pub(super) fn counting_headers(call: &Call) -> Vec<(&str, &[u8])> {
+    let headers = call.head.headers.iter();
+    let mut headers: Vec<(&str, &[u8])> = headers
+        .filter(|(name, _)| !is_left_out(name))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .collect();
+    headers.sort_unstable();
+    headers
 }
 
 fn is_left_out(name: &HeaderName) -> bool {

@@ -5,16 +5,27 @@
 //! call goes upstream as its own would, and pays. Those who ask for the same while it is under way get what has come and then
 //! the rest as it comes. Should it fail before there is anything to share, each of them asks by itself.
 //!
-//! What may be kept, and what makes two calls the same, is in `judge` and `key`; who gets which answer, in `desk`.
+//! A call that its client makes again, since it heard nothing, gets the answer that was meant for it, whether others may get
+//! that or not: while it is under way, and for some time after that.
+//!
+//! What may be kept, and what makes two calls the same, is in `judge` and `key`; which call is made again, in `identity`; who
+//! gets which answer, in `desk`; and what several gateways get together, in `shared`. What is there already is found before the
+//! call is let in, in `lookup`.
 
 mod control;
 mod desk;
 mod flight;
+mod flights;
+mod identity;
 mod judge;
+mod keeping;
 mod key;
+mod leading;
+mod lookup;
 mod preview;
 mod replay;
 mod shape;
+mod shared;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -22,14 +33,20 @@ mod tests;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower::{Layer, Service};
 
 use self::desk::Desk;
 pub use self::judge::{Rules, Scope, Terms, Ways, When};
+use self::lookup::LookedUp;
+pub use self::lookup::{Lookup, LookupLayer};
 pub use self::preview::{Preview, preview};
+pub use self::shared::Shared;
+use super::explain::Explain;
 use crate::call::{Call, Reply};
 use crate::store::cache::Cache;
+use crate::store::retries::{Retries, Taken};
 
 /// Why a call is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +54,15 @@ pub enum CacheError {
     /// It wants an answer that is there already, and there is none.
     #[error("no answer is kept for it")]
     NotKept,
+    /// Its `Idempotency-Key` stands for another call.
+    #[error("its idempotency key was used for another call")]
+    KeyReused,
+}
+
+impl From<Taken> for CacheError {
+    fn from(_: Taken) -> Self {
+        Self::KeyReused
+    }
 }
 
 /// What calls are answered by.
@@ -46,6 +72,23 @@ pub struct Params {
     pub rules: Arc<Rules>,
     /// Where answers are kept.
     pub cache: Arc<Cache>,
+    /// Where other gateways find them, and theirs are found; `None`: nowhere.
+    pub shared: Option<Shared>,
+    /// What clients get that ask again; `None`: what everybody gets.
+    pub retries: Option<Retrying>,
+    /// Whether what is answered by other calls' answers counts as tokens of limits and budgets all the same.
+    pub counts_saved: bool,
+}
+
+/// What clients get that make the same call again, since they heard nothing of it.
+#[derive(Clone)]
+pub struct Retrying {
+    /// Where answers are kept for them.
+    pub store: Arc<Retries>,
+    /// For how long.
+    pub window: Duration,
+    /// How long a call goes on that had no answer when its client left, where that is one which asks again.
+    pub linger: Duration,
 }
 
 /// Builds [`Caching`].
@@ -66,6 +109,13 @@ impl<E> CacheLayer<E> {
     pub fn new(params: Params, ways: Arc<dyn Ways>) -> Self {
         Self {
             desk: Arc::new(Desk::new(params, ways)),
+        }
+    }
+
+    /// Returns what looks calls up before they are let in.
+    pub fn lookup(&self) -> LookupLayer<E> {
+        LookupLayer {
+            desk: Arc::clone(&self.desk),
         }
     }
 }
@@ -94,7 +144,7 @@ impl<S, E> Service<Call> for Caching<S, E>
 where
     S: Service<Call, Response = Reply, Error = E> + Clone + Send + 'static,
     S::Future: Send,
-    E: From<CacheError> + Send + 'static,
+    E: From<CacheError> + Explain + Send + 'static,
 {
     type Response = Reply;
     type Error = E;
@@ -104,11 +154,15 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, call: Call) -> Self::Future {
+    fn call(&mut self, mut call: Call) -> Self::Future {
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);
         let desk = Arc::clone(&self.desk);
-        let verdict = desk.judge(&call);
-        Box::pin(async move { desk.answer(inner, call, verdict).await })
+        let notes = call.looked.take().map(|looked| looked.notes);
+        let looked = match notes.and_then(|notes| notes.downcast::<LookedUp>().ok()) {
+            Some(looked) => Ok(*looked),
+            None => desk.look_up(&call),
+        };
+        Box::pin(async move { desk.answer(inner, call, looked?).await })
     }
 }

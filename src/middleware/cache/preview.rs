@@ -1,9 +1,10 @@
 //! What would become of a call, without making it; and why it is not found where one nearly like it is.
 
-use super::judge::Verdict;
+use super::judge::{Ask, Verdict};
 use super::shape::Shape;
-use super::{Params, Ways};
+use super::{CacheError, Params, Ways};
 use crate::call::Call;
+use crate::store::cache::Entry;
 
 /// What the cache would do for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,42 +13,82 @@ pub struct Preview {
     pub decision: &'static str,
     /// Why.
     pub reason: String,
+    /// Whether it would use nothing: no tokens, no budget, no upstream.
+    pub is_answered: bool,
+    /// Why it would get no answer.
+    pub refused: Option<CacheError>,
 }
 
-/// Returns what would become of a call now. Nothing is counted, and no answer is kept for longer by it.
-pub fn preview(params: &Params, call: &Call, ways: &dyn Ways) -> Preview {
-    let ask = match params.rules.judge(call, params.cache.bounds().entry, ways) {
-        Verdict::Bypass(why) => {
-            return Preview {
-                decision: "bypass",
-                reason: why.to_owned(),
-            };
-        }
-        Verdict::Look(ask) => ask,
+/// Returns what would become of a call now; where nothing is in memory, by what lies in Redis. Nothing is counted, and no
+/// answer is kept, or kept for longer, by it.
+pub fn preview(
+    params: &Params,
+    call: &Call,
+    ways: &dyn Ways,
+) -> impl Future<Output = Preview> + Send + use<> {
+    let verdict = params.rules.judge(call, params.cache.bounds().entry, ways);
+    let kept = match &verdict {
+        Verdict::Look(ask) => params.cache.get(&ask.key),
+        Verdict::Bypass(_) => None,
     };
-    let kept = params.cache.get(&ask.key);
-    let reason = match kept {
-        Some(entry) if ask.control.no_cache => {
-            let age = entry.age().as_secs();
-            format!("an answer is there, {age} s old, and the request wants a new one")
-        }
-        Some(entry) if ask.control.max_age.is_some_and(|most| entry.age() > most) => {
-            let age = entry.age().as_secs();
-            format!("an answer is there, but {age} s old")
-        }
-        Some(entry) => {
-            let left = entry.fresh_for().unwrap_or_default().as_secs();
-            return Preview {
-                decision: "hit",
-                reason: format!("an answer is kept for {left} s more"),
-            };
-        }
-        None => nearest(params, call, ways),
+    let nearest = match (&verdict, &kept) {
+        (Verdict::Look(_), None) => nearest(params, call, ways),
+        _ => String::new(),
     };
-    Preview {
-        decision: "miss",
-        reason,
+    let (shared, counts_saved) = (params.shared.clone(), params.counts_saved);
+    async move {
+        let ask = match verdict {
+            Verdict::Bypass(why) => return Preview::none("bypass", why.to_owned()),
+            Verdict::Look(ask) => ask,
+        };
+        match (kept, shared) {
+            (Some(entry), _) => Preview {
+                // What lies in Redis is found when the call was let in.
+                is_answered: ask.takes(&entry) && !ask.control.no_cache && !counts_saved,
+                ..of_kept(&entry, &ask, "")
+            },
+            (None, Some(shared)) => match shared.cache.peek(&ask.key).await {
+                Some(entry) => of_kept(&entry, &ask, " in Redis"),
+                None => Preview::miss(&ask, nearest),
+            },
+            (None, None) => Preview::miss(&ask, nearest),
+        }
     }
+}
+
+impl Preview {
+    fn none(decision: &'static str, reason: String) -> Self {
+        Self {
+            decision,
+            reason,
+            is_answered: false,
+            refused: None,
+        }
+    }
+
+    fn miss(ask: &Ask, reason: String) -> Self {
+        Self {
+            refused: ask.control.only_if_cached.then_some(CacheError::NotKept),
+            ..Self::none("miss", reason)
+        }
+    }
+}
+
+/// Says whether a call would be answered by what is kept for it.
+fn of_kept(entry: &Entry, ask: &Ask, place: &str) -> Preview {
+    let left = entry.fresh_for().unwrap_or_default().as_secs();
+    let seconds = entry.age().as_secs();
+    if ask.control.no_cache {
+        let reason =
+            format!("an answer is there{place}, {seconds} s old, and the request wants a new one");
+        return Preview::miss(ask, reason);
+    }
+    if !ask.takes(entry) {
+        let reason =
+            format!("an answer is there{place}, but {seconds} s old and good for {left} s more");
+        return Preview::miss(ask, reason);
+    }
+    Preview::none("hit", format!("an answer is kept{place} for {left} s more"))
 }
 
 /// Says what the answer that is nearest to a call differs in.

@@ -1,7 +1,7 @@
 //! The parts of a call that its key is made of, each by itself: so that it can be told which one differs.
 
 use super::judge::{Scope, Ways};
-use super::key::{Part, parts};
+use super::key::{Part, counting_headers, parts};
 use crate::call::Call;
 use crate::openai::json::{canonical, every_member, text};
 pub(super) use crate::store::cache::Shape;
@@ -11,8 +11,14 @@ impl Shape {
     pub(super) fn of(call: &Call, body: &[u8], scope: Scope, ways: &dyn Ways) -> Self {
         let mut shape = Self::default();
         parts(call, body, scope, ways, &mut |part, bytes| {
-            shape.note(part.name(), bytes);
+            if part != Part::Headers {
+                shape.note(part.name(), bytes);
+            }
         });
+        // Each by its name: whoever wonders why there are no hits is to see which one it was.
+        for (name, value) in counting_headers(call) {
+            shape.note(&format!("(header {name})"), value);
+        }
         let mut form = Vec::new();
         every_member(body, |key, value| {
             if Part::is_left_out(&call.endpoint, key) {

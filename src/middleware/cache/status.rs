@@ -25,6 +25,24 @@ pub(super) fn joined() -> HeaderValue {
     HeaderValue::from_static("weir; fwd=miss; collapsed; detail=joined")
 }
 
+/// `weir; hit; ttl=42; detail=retry`: the answer that the client did not get the first time.
+pub(super) fn hit_again(left: Option<Duration>) -> HeaderValue {
+    let left = left.unwrap_or_default().as_secs();
+    value(format!("weir; hit; ttl={left}; detail=retry"))
+}
+
+/// `weir; fwd=bypass; collapsed; detail=retry`: the call that the client has made before is still under way.
+pub(super) fn joined_again() -> HeaderValue {
+    HeaderValue::from_static("weir; fwd=bypass; collapsed; detail=retry")
+}
+
+/// `weir; hit; ttl=-30; detail=stale-if-error`
+pub(super) fn stale(since: Duration) -> HeaderValue {
+    // Upwards: nothing is stale by none at all.
+    let since = since.as_millis().div_ceil(1000).max(1);
+    value(format!("weir; hit; ttl=-{since}; detail=stale-if-error"))
+}
+
 /// `weir; fwd=bypass; detail=not-deterministic`
 pub(super) fn bypass(why: &str) -> HeaderValue {
     value(format!("weir; fwd=bypass; detail={why}"))

@@ -1,12 +1,18 @@
 //! The layer over an upstream that answers as it is told.
 
+mod joining;
+mod keys;
+mod pace;
+mod retries;
+mod stale;
+
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Method;
 use http_body_util::BodyExt;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
@@ -18,8 +24,10 @@ use tower::ServiceExt;
 
 use super::*;
 use crate::call::{
-    Cached, CallBody, Caller, Head as CallHead, Record, ReplyBody, RequestId, StreamError, Try,
+    Cached, CallBody, Caller, Cause, Head as CallHead, Record, ReplyBody, RequestId, StreamError,
+    Try,
 };
+use crate::middleware::explain::Explanation;
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::inspect;
 use crate::store::cache::Bounds;
@@ -32,6 +40,27 @@ enum Failed {
     Upstream,
 }
 
+impl Explain for Failed {
+    fn explain(&self) -> Explanation {
+        let status = match self {
+            Self::Cache(CacheError::NotKept) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Cache(CacheError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Upstream => StatusCode::BAD_GATEWAY,
+        };
+        Explanation {
+            status,
+            kind: "",
+            code: "",
+            param: None,
+            message: String::new(),
+            cause: Cause::UpstreamStatus,
+            detail: None,
+            headers: Vec::new(),
+            close: false,
+        }
+    }
+}
+
 /// What the upstream says next.
 type Script = mpsc::UnboundedSender<Result<Bytes, StreamError>>;
 
@@ -42,6 +71,9 @@ struct Upstream {
     cancelled: AtomicUsize,
     scripts: Mutex<Vec<Script>>,
     fails: AtomicUsize,
+    panics: AtomicBool,
+    /// What it waits for before it answers.
+    gate: Mutex<Option<Arc<Notify>>>,
     /// Who says to have answered.
     name: Mutex<&'static str>,
 }
@@ -66,6 +98,19 @@ impl Body for Scripted {
     }
 }
 
+/// Counts a call that is left before it is answered.
+struct OnDrop {
+    upstream: Option<Arc<Upstream>>,
+}
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        if let Some(upstream) = &self.upstream {
+            upstream.cancelled.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 impl Drop for Scripted {
     fn drop(&mut self) {
         if !self.ended {
@@ -77,10 +122,19 @@ impl Drop for Scripted {
 impl Upstream {
     async fn answer(self: Arc<Self>, call: Call) -> Result<Reply, Failed> {
         self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut waiting = OnDrop {
+            upstream: Some(Arc::clone(&self)),
+        };
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        waiting.upstream = None;
         // Some turns in which others can come.
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
+        assert!(!self.panics.load(Ordering::SeqCst), "as told");
         let fails = self.fails.load(Ordering::SeqCst);
         if fails > 0 {
             self.fails.store(fails - 1, Ordering::SeqCst);
@@ -156,6 +210,9 @@ const TERMS: Terms = Terms {
     scope: Scope::Team,
     ttl: Duration::from_secs(3600),
     tools: true,
+    stale_if_error: Duration::ZERO,
+    paced: false,
+    finish: false,
 };
 
 fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
@@ -165,18 +222,30 @@ fn gateway_of(terms: Terms, entry: u64) -> (Calls, Arc<Upstream>, Arc<Cache>) {
         bytes: 1 << 20,
         entry,
     }));
-    let params = Params {
+    let params = params_of(terms, &cache);
+    let calls = serving(params, &upstream);
+    (calls, upstream, cache)
+}
+
+fn params_of(terms: Terms, cache: &Arc<Cache>) -> Params {
+    Params {
         rules: Arc::new(Rules {
             terms,
             routes: FxHashMap::default(),
             max_ttl: Duration::from_secs(86_400),
         }),
-        cache: Arc::clone(&cache),
-    };
-    let answering = Arc::clone(&upstream);
+        cache: Arc::clone(cache),
+        shared: None,
+        retries: None,
+        counts_saved: false,
+    }
+}
+
+/// Returns the layer over an upstream, which looks calls up by itself.
+fn serving(params: Params, upstream: &Arc<Upstream>) -> Calls {
+    let answering = Arc::clone(upstream);
     let inner = service_fn(move |call| Arc::clone(&answering).answer(call));
-    let layer = CacheLayer::new(params, Arc::new(One));
-    (Calls::new(layer.layer(inner)), upstream, cache)
+    Calls::new(CacheLayer::new(params, Arc::new(One)).layer(inner))
 }
 
 fn gateway() -> (Calls, Arc<Upstream>) {
@@ -197,6 +266,7 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
             key: "alice".into(),
             team: Some(team.into()),
             models: Vec::new(),
+            keeps: None,
         }),
         endpoint: Endpoint::ChatCompletions,
         model: Some("m".into()),
@@ -205,6 +275,7 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: CallHead {
             method: Method::POST,
@@ -401,176 +472,6 @@ async fn a_stream_that_was_cut_is_not_kept() {
         let _ = reply.unwrap().body.collect().await;
         assert_eq!(cache.snapshot().stored, 0);
     }
-}
-
-#[tokio::test]
-async fn a_thousand_like_calls_are_one() {
-    let (calls, upstream) = gateway();
-    let (tell, mut told) = mpsc::unbounded_channel();
-    let mut asking = tokio::task::JoinSet::new();
-    for _ in 0..1000 {
-        let (calls, tell) = (calls.clone(), tell.clone());
-        asking.spawn(async move {
-            let (reply, _) = ask(&calls, streamed()).await;
-            tell.send(()).unwrap();
-            reply.unwrap().body.collect().await.unwrap().to_bytes()
-        });
-    }
-    // Half of them listen when the first words come, the others join on the way.
-    for _ in 0..500 {
-        told.recv().await;
-    }
-    let script = upstream.script();
-    let mut sent = Vec::new();
-    for number in 0..50 {
-        sent.extend_from_slice(&event(number));
-        script.send(Ok(event(number))).unwrap();
-        tokio::task::yield_now().await;
-    }
-    for _ in 500..1000 {
-        told.recv().await;
-    }
-    sent.extend_from_slice(DONE.as_bytes());
-    script.send(Ok(DONE.into())).unwrap();
-    drop(script);
-    upstream.end();
-    for got in asking.join_all().await {
-        assert_eq!(got, sent);
-    }
-    assert_eq!(upstream.calls(), 1);
-}
-
-#[tokio::test]
-async fn a_leader_that_leaves_anywhere_takes_nobody_along() {
-    for read in 0..4 {
-        let (calls, upstream) = gateway();
-        let (leader, record) = ask(&calls, streamed()).await;
-        let mut leader = leader.unwrap().body;
-        let (joiner, joined) = ask(&calls, streamed()).await;
-        let mut joiner = joiner.unwrap().body;
-        assert_eq!(joined.facts().cached, Cached::Joined);
-        let script = upstream.script();
-        for number in 0..3 {
-            script.send(Ok(event(number))).unwrap();
-        }
-        for number in 0..read {
-            assert_eq!(next(&mut leader).await, Some(Ok(event(number))));
-        }
-        assert!(record.goes_on_without_client());
-        drop(leader);
-        script.send(Ok(DONE.into())).unwrap();
-        drop(script);
-        upstream.end();
-        for number in 0..3 {
-            assert_eq!(next(&mut joiner).await, Some(Ok(event(number))));
-        }
-        assert_eq!(next(&mut joiner).await, Some(Ok(DONE.into())));
-        assert_eq!(next(&mut joiner).await, None);
-        assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 0);
-    }
-}
-
-#[tokio::test]
-async fn a_leader_that_leaves_before_there_is_a_head_takes_nobody_along() {
-    let (calls, upstream) = gateway();
-    let mut leader = Box::pin(ask(&calls, streamed()));
-    assert!(futures_util::poll!(&mut leader).is_pending());
-    let mut joiner = Box::pin(ask(&calls, streamed()));
-    assert!(futures_util::poll!(&mut joiner).is_pending());
-    drop(leader);
-    let (joiner, _) = joiner.await;
-    let mut joiner = joiner.unwrap().body;
-    upstream.script().send(Ok(event(1))).unwrap();
-    assert_eq!(next(&mut joiner).await, Some(Ok(event(1))));
-    assert_eq!(upstream.calls(), 1);
-}
-
-#[tokio::test]
-async fn with_the_last_listener_the_upstream_goes() {
-    let (calls, upstream) = gateway();
-    let (leader, record) = ask(&calls, streamed()).await;
-    let (joiner, _) = ask(&calls, streamed()).await;
-    let (mut leader, mut joiner) = (leader.unwrap().body, joiner.unwrap().body);
-    upstream.script().send(Ok(event(1))).unwrap();
-    // The leader's client leaves; its books read on, but only what others ask for.
-    assert!(record.goes_on_without_client());
-    assert!(futures_util::poll!(Box::pin(next(&mut leader))).is_pending());
-    assert_eq!(next(&mut joiner).await, Some(Ok(event(1))));
-    assert_eq!(next(&mut leader).await, Some(Ok(event(1))));
-    assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 0);
-    drop(joiner);
-    assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 1);
-    assert_eq!(next(&mut leader).await, Some(Err(StreamError::Abandoned)));
-    // The next one like it begins anew.
-    let _ = ask(&calls, streamed()).await;
-    assert_eq!(upstream.calls(), 2);
-}
-
-#[tokio::test]
-async fn a_leader_alone_does_not_go_on() {
-    let (calls, upstream) = gateway();
-    let (leader, record) = ask(&calls, streamed()).await;
-    assert!(!record.goes_on_without_client());
-    drop(leader);
-    assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
-async fn a_failure_before_the_first_byte_is_the_leaders_alone() {
-    let (calls, upstream) = gateway();
-    upstream.fails.store(1, Ordering::SeqCst);
-    let leader = ask(&calls, call_of("a", TEXT, None));
-    let joiner = ask(&calls, call_of("a", TEXT, None));
-    let ((leader, _), (joiner, record)) = tokio::join!(leader, joiner);
-    assert_eq!(leader.err(), Some(Failed::Upstream));
-    assert!(joiner.is_ok());
-    assert_eq!(record.facts().cached, Cached::Miss);
-    assert_eq!(upstream.calls(), 2);
-}
-
-#[tokio::test]
-async fn a_failure_on_the_way_is_everybodys() {
-    let (calls, upstream) = gateway();
-    let (leader, _) = ask(&calls, streamed()).await;
-    let (joiner, _) = ask(&calls, streamed()).await;
-    let script = upstream.script();
-    script.send(Ok(event(1))).unwrap();
-    script.send(Err(StreamError::Broken)).unwrap();
-    for reply in [leader, joiner] {
-        let mut body = reply.unwrap().body;
-        assert_eq!(next(&mut body).await, Some(Ok(event(1))));
-        assert_eq!(next(&mut body).await, Some(Err(StreamError::Broken)));
-        assert_eq!(next(&mut body).await, None);
-    }
-}
-
-#[tokio::test]
-async fn a_slow_listener_delays_nobody_and_holds_no_more_than_the_bound() {
-    let (calls, upstream, cache) = gateway_of(TERMS, 1000);
-    let (fast, _) = ask(&calls, streamed()).await;
-    let (slow, _) = ask(&calls, streamed()).await;
-    let (mut fast, mut slow) = (fast.unwrap().body, slow.unwrap().body);
-    let script = upstream.script();
-    for number in 0..100 {
-        script.send(Ok(event(number))).unwrap();
-        assert_eq!(next(&mut fast).await, Some(Ok(event(number))));
-    }
-    assert_eq!(next(&mut slow).await, Some(Err(StreamError::Behind)));
-    // Nobody joins what has no beginning any more.
-    let _ = ask(&calls, streamed()).await;
-    assert_eq!(upstream.calls(), 2);
-    script.send(Ok(DONE.into())).unwrap();
-    assert_eq!(next(&mut fast).await, Some(Ok(DONE.into())));
-    assert_eq!(cache.snapshot().stored, 0);
-}
-
-#[tokio::test]
-async fn two_teams_never_share_an_answer_under_way() {
-    let (calls, upstream) = gateway();
-    let (_one, _) = ask(&calls, streamed()).await;
-    let (_other, record) = ask(&calls, call_of("b", STREAM, None)).await;
-    assert_eq!(record.facts().cached, Cached::Miss);
-    assert_eq!(upstream.calls(), 2);
 }
 
 #[tokio::test]

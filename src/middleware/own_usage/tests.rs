@@ -31,6 +31,7 @@ fn call(endpoint: Endpoint) -> Call {
             key: "alice".into(),
             team: Some("research".into()),
             models: Vec::new(),
+            keeps: None,
         }),
         endpoint,
         model: None,
@@ -39,6 +40,7 @@ fn call(endpoint: Endpoint) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::GET,
@@ -71,8 +73,7 @@ async fn a_key_is_told_what_it_and_its_team_have_used() {
         path: path.clone(),
         sync: Sync::Never,
         max_open: 8,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     })
     .unwrap();
     let now = Timestamp::now().as_microsecond();

@@ -73,7 +73,8 @@ pub struct Amount {
 // === impl Budget ===
 
 impl Budget {
-    pub(super) fn size(&self) -> u64 {
+    /// Returns its size, in nano-dollars or tokens.
+    pub fn size(&self) -> u64 {
         match self.limit {
             Limit::Money(amount) => amount.get(),
             Limit::Tokens(tokens) => tokens,

@@ -15,6 +15,8 @@ pub struct Preview {
     pub wanted: u64,
     /// Why it has no room for the call.
     pub spent: Option<Spent>,
+    /// The same by what this gateway alone has used, whatever others have.
+    pub spent_alone: Option<Spent>,
 }
 
 impl Budgets {
@@ -39,6 +41,7 @@ impl Budgets {
                     balance: counter.balance(&account.holder, now),
                     wanted: counter.budget.of(amount),
                     spent: counter.refuse(&account.holder, amount, now),
+                    spent_alone: counter.refuse_alone(&account.holder, amount, now),
                 });
             }
         }

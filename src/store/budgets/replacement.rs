@@ -97,6 +97,10 @@ impl<B: Borrow<Budgets>> Replacement<B> {
             if let Some(counter) = counter {
                 seed.fill(counter);
             }
+            drop(counters);
+            if let Some(sharing) = &self.budgets.borrow().sharing {
+                sharing.note(&account.holder);
+            }
         }
         let mut accounts = HashMap::new();
         for (holder, budgets) in self.list.drain(..) {

@@ -3,6 +3,8 @@
 //! A gateway tells what it has used and reserved in all, never by how much that has changed. Each report has a number, and
 //! one that is older than what is known says nothing: reports may be lost, late or repeated. Numbers begin at the time at
 //! which the process does, in microseconds, and grow by one: those of a later run on the same ledger are greater.
+//!
+//! What each of the others was last heard to have is remembered, and brought back where it got lost: see [`Known`].
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +61,7 @@ pub struct Report {
     pub counts_for: Option<Duration>,
     /// How long it is kept.
     pub kept_for: Duration,
+    known: Known,
 }
 
 /// What is known where all reports come together.
@@ -68,6 +71,8 @@ pub struct Answer {
     pub others: Taken,
     /// Whether there is no room for the call that asked.
     pub is_spent: bool,
+    /// Whether what was heard before is not there any more. Then this says nothing: see [`Report::epoch`].
+    pub is_lost: bool,
     /// Whether the report counts from now on.
     pub is_noted: bool,
 }
@@ -80,6 +85,19 @@ pub(super) struct Others {
     number: u64,
     period: i64,
     until: Option<Timestamp>,
+}
+
+/// What each of the other gateways was last heard to have of one budget. When the place where reports come together was
+/// emptied, whoever notices it first brings that back.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// By what all of this was begun: where it is another one, all of this was lost. Empty: nothing was heard yet.
+    epoch: Arc<str>,
+    /// By ledger, as it stood there.
+    entries: Arc<[(String, String)]>,
+    /// The number of the report that this was the answer to.
+    number: u64,
+    period: i64,
 }
 
 /// What makes budgets shared ones.
@@ -96,6 +114,8 @@ pub(super) struct Sharing {
 const LONG: Duration = Duration::from_secs(400 * 24 * 3600);
 /// How long a report is kept beyond the time that it is for: clocks may differ.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Of how many other ledgers is remembered what they have: of those that have most.
+const MOST_KNOWN: usize = 64;
 /// More is told as so much. Whoever adds up reports does so in doubles: sums of more than 2^53 (nine million dollars in
 /// nano-dollars) may be off by a rounding.
 const MOST: u64 = 1 << 62;
@@ -240,12 +260,61 @@ impl Reservation {
 impl Report {
     /// Takes over what is known of the others, and what of this gateway.
     pub fn answered(&self, answer: &Answer, now: Timestamp) {
+        self.with_counter(|counter| counter.learn(self, answer, now));
+    }
+
+    /// Returns in what epoch others were heard of; empty: in none yet. Where it is another one now, what was
+    /// [remembered](Self::remembered) is to be brought back before anything is asked.
+    pub fn epoch(&self) -> &str {
+        &self.known.epoch
+    }
+
+    /// Returns what each of the others was last heard to have, by its ledger.
+    pub fn remembered(&self) -> &[(String, String)] {
+        &self.known.entries
+    }
+
+    /// Remembers what each of the others has, by its ledger, as the answer to this says it.
+    pub fn heard(&self, epoch: &str, mut entries: Vec<(String, String)>) {
+        if entries.len() > MOST_KNOWN {
+            let has = |(_, text): &(String, String)| {
+                let mut numbers = text.split(' ').skip(1).map_while(|it| it.parse().ok());
+                let (used, reserved): (u64, u64) = (numbers.next()?, numbers.next()?);
+                Some(used.saturating_add(reserved))
+            };
+            entries.sort_by_cached_key(|entry| std::cmp::Reverse(has(entry)));
+            entries.truncate(MOST_KNOWN);
+        }
+        self.with_counter(|counter| {
+            if self.number > counter.known.number {
+                counter.known = Known {
+                    epoch: epoch.into(),
+                    entries: entries.into(),
+                    number: self.number,
+                    period: self.period,
+                };
+            }
+        });
+    }
+
+    /// Notes that what was remembered is back, in this epoch.
+    pub fn restored(&mut self, epoch: &str) {
+        let was = std::mem::replace(&mut self.known.epoch, epoch.into());
+        let now = &self.known.epoch;
+        self.with_counter(|counter| {
+            if counter.known.epoch == was {
+                counter.known.epoch = Arc::clone(now);
+            }
+        });
+    }
+
+    fn with_counter(&self, with: impl FnOnce(&mut Counter)) {
         let mut counters = self.account.counters();
         let counter = counters
             .iter_mut()
             .find(|counter| counter.budget.counts_as(&self.budget));
         if let Some(counter) = counter {
-            counter.learn(self, answer, now);
+            with(counter);
         }
     }
 
@@ -261,6 +330,19 @@ impl Report {
             is_too_large: self.want > self.size,
             renewed: self.budget.calendar(now).map(|(_, next)| next),
         })
+    }
+}
+
+// === impl Known ===
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            epoch: "".into(),
+            entries: Arc::new([]),
+            number: 0,
+            period: 0,
+        }
     }
 }
 
@@ -286,7 +368,8 @@ impl Counter {
     /// Returns whether others may know something else of this gateway than what is so.
     fn is_untold(&mut self, now: Timestamp) -> bool {
         let (number, told) = self.told;
-        number != self.sent || told != self.own(now)
+        // What others have of a new one is not known, either.
+        number == 0 || number != self.sent || told != self.own(now)
     }
 
     /// Returns what this gateway has. The number is made under the same lock: what is told later has the greater one.
@@ -306,6 +389,11 @@ impl Counter {
             period: budget.period(now),
             counts_for: length.filter(|_| rest.is_none()),
             kept_for: rest.or(length).map_or(LONG, |time| time + GRACE),
+            // Of another period, nothing is to be brought back.
+            known: match self.known.period == budget.period(now) {
+                true => self.known.clone(),
+                false => Known::default(),
+            },
         }
     }
 

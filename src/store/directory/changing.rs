@@ -29,7 +29,7 @@ impl Directory {
         let (secret, fresh) = Fresh::make().map_err(|_| DirectoryError::Randomness)?;
         let make = move |entries: &Entries| {
             if entries.configured_key(&terms.name).is_some() {
-                return Err(Refusal::NameTaken);
+                return Err(Refusal::NameConfigured);
             }
             let team_is_known = entries.knows_team(terms.team.as_deref());
             Ok(move |file: &Connection, author: &Author| {
@@ -103,7 +103,7 @@ impl Directory {
     ) -> Result<TeamView, DirectoryError> {
         self.change_team(move |entries| {
             if entries.configured_team(&terms.name).is_some() {
-                return Err(Refusal::NameTaken);
+                return Err(Refusal::NameConfigured);
             }
             Ok(move |file: &Connection, author: &Author| keys::create_team(file, &terms, author))
         })
@@ -223,8 +223,10 @@ impl Directory {
                 .change(move |file| change(file, &author))
                 .await?;
             let list = this.update(&counting, |entries| keep(entries, made.clone()));
+            counting.owe(list);
+            drop(counting);
             // The change is made, whatever comes of it: a secret that is not handed out now never will be.
-            let _ = this.count(&mut counting, list).await;
+            let _ = this.count_owed().await;
             Ok(show(&this.entries(), &made))
         });
         changing.await.map_err(|_| DirectoryError::BrokeOff)?

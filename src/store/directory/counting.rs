@@ -4,9 +4,12 @@
 //! the same, the budgets that were counted before go on, and the rest is tried again every second. A holder that had no
 //! budget before would have no bound until then: its keys open nothing, as do those of its team. A key that is new opens
 //! nothing before its budgets, and its team's, are counted for the first time.
+//!
+//! A large ledger takes its time. Keys and teams are changed meanwhile, and revoked; what they have come to is counted next.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -17,9 +20,13 @@ use crate::store::budgets::{Budget, Holder, Replacement};
 use crate::store::keyring::Keyring;
 use crate::store::keys::KeyTerms;
 use crate::store::ledger::ReadError;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// The budgets of each holder that has some.
 pub(super) type List = Vec<(Holder, Vec<Budget>)>;
+
+/// How often is tried again what could not be counted.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// What was asked of the budgets.
 #[derive(Debug)]
@@ -39,6 +46,11 @@ impl Counting {
             owed: None,
             is_failing: false,
         }
+    }
+
+    /// Notes what is to be counted.
+    pub(super) fn owe(&mut self, list: List) {
+        self.owed = Some(list);
     }
 
     /// Returns the keys that must wait until all budgets are counted: they would hang on the ring for the first time, and
@@ -68,11 +80,11 @@ impl Counting {
 }
 
 impl Directory {
-    /// Makes these all the budgets there are.
-    pub(super) async fn count(&self, counting: &mut Counting, list: List) -> Result<(), ReadError> {
-        if counting.set != list {
-            // Before it is waited for: who does that may leave.
-            counting.owed = Some(list.clone());
+    /// Counts what is owed, with all that is added meanwhile. Who is in the middle of that is waited for.
+    pub(super) async fn count_owed(&self) -> Result<(), ReadError> {
+        // Replacements come one by one.
+        let _one = self.replacing.lock().await;
+        while let Some(list) = self.owed().await {
             let (budgets, new) = (Arc::clone(&self.budgets), list.clone());
             let reader = self.ledger.reader();
             // Read to its end: one that was cut off would be cut off each time that it is tried again.
@@ -81,6 +93,7 @@ impl Directory {
                 reader.read_to_the_end(|file| replacement.finish(file, Timestamp::now()))
             });
             let replaced = replacing.await.unwrap_or(Err(ReadError::BrokeOff));
+            let mut counting = self.changing.lock().await;
             if let Err(error) = replaced {
                 if !std::mem::replace(&mut counting.is_failing, true) {
                     tracing::error!(
@@ -89,13 +102,22 @@ impl Directory {
                     );
                 }
                 let known = counting.holders();
-                let holders = list.iter().map(|(holder, _)| holder);
+                let holders = counting.owed.iter().flatten().map(|(holder, _)| holder);
                 let uncounted = holders.filter(|holder| !known.contains(holder));
                 let uncounted = uncounted.cloned().collect();
-                self.update(counting, |entries| entries.uncounted = uncounted);
+                self.update(&counting, |entries| entries.uncounted = uncounted);
                 return Err(error);
             }
             counting.set = list;
+        }
+        Ok(())
+    }
+
+    /// Returns what is to be counted. Where that is what is counted, all is well, and who has waited for it waits no more.
+    async fn owed(&self) -> Option<List> {
+        let mut counting = self.changing.lock().await;
+        if counting.owed.as_ref()? != &counting.set {
+            return counting.owed.clone();
         }
         counting.owed = None;
         let has_failed = std::mem::take(&mut counting.is_failing);
@@ -103,16 +125,26 @@ impl Directory {
             tracing::info!("the budgets are counted");
         }
         if has_failed || !self.entries().waiting.is_empty() {
-            self.update(counting, |entries| entries.uncounted.clear());
+            self.update(&counting, |entries| entries.uncounted.clear());
         }
-        Ok(())
+        None
     }
 
-    /// Tries again what could not be read.
-    pub(super) async fn count_again(&self, counting: &mut Counting) {
-        if let Some(list) = counting.owed.clone() {
-            // Logged the first time.
-            let _ = self.count(counting, list).await;
+    /// Counts whatever is owed, for as long as it is polled.
+    pub(super) async fn keep_counting(&self) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = self.changes.subscribe();
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = changes.changed() => {}
+            }
+            // Logged the first time, and tried again with the next tick.
+            if self.count_owed().await.is_err() {
+                ticks.reset();
+                ticks.tick().await;
+            }
         }
     }
 }

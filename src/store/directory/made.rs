@@ -61,6 +61,17 @@ impl Made {
         keys.chain(teams.cloned().map(Record::Team)).chain(deleted)
     }
 
+    /// Returns whether anything is said in the field of a record.
+    pub(super) fn has(&self, field: &str) -> bool {
+        match field.split_once(':') {
+            Some(("key", name)) => self.keys.contains_key(name),
+            Some(("team", name)) => {
+                self.teams.contains_key(name) || self.deleted.contains_key(name)
+            }
+            _ => false,
+        }
+    }
+
     /// Puts a record in the place of what was said before.
     pub(super) fn put(&mut self, record: Record) {
         match record {

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use super::{ConfiguredKey, ConfiguredLimits, Entries};
-use crate::call::Caller;
+use crate::call::{Caller, Keeps};
 use crate::store::budgets::{Budget, Holder};
 use crate::store::keyring::{KeyParams, Keyring};
 use crate::store::keys::{KeyTerms, Refusal, RuntimeKey, TeamTerms};
@@ -224,6 +224,7 @@ impl Entries {
                 key: Arc::clone(&terms.name),
                 team: terms.team.clone(),
                 models: lists.into_iter().flatten().cloned().collect(),
+                keeps: Keeps::of_key(terms.cache, team.and_then(|team| team.cache)),
             }),
             paths: terms.paths.clone().into(),
             expires: terms.expires.map(system_time),

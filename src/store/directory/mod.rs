@@ -30,7 +30,7 @@ pub use self::find::Found;
 pub use self::made::Made;
 use self::made::made;
 use self::merge::Merged;
-pub use self::view::{KeyState, KeyView, PreviousView, Source, TeamView};
+pub use self::view::{KeyState, KeyView, Listed, PreviousView, Source, TeamView};
 use super::budgets::{Budgets, Holder, Replacement};
 use super::keyring::CurrentKeyring;
 use super::keys::audit::micros;
@@ -103,6 +103,8 @@ pub struct Directory {
     entries: Mutex<Entries>,
     /// Held for as long as one change takes: they come one by one.
     changing: AsyncMutex<Counting>,
+    /// Held for as long as budgets are counted, which may take longer.
+    replacing: AsyncMutex<()>,
     /// Counts whatever may have changed keys or teams.
     changes: watch::Sender<u64>,
 }
@@ -165,6 +167,7 @@ impl Directory {
             ring: Arc::new(ArcSwap::from_pointee(ring)),
             entries: Mutex::new(entries),
             changing: AsyncMutex::new(Counting::of(list)),
+            replacing: AsyncMutex::new(()),
             changes: watch::Sender::new(0),
         }))
     }
@@ -199,7 +202,9 @@ impl Directory {
             entries.configured = configured;
             entries.warn();
         });
-        Ok(self.count(&mut counting, list).await?)
+        counting.owe(list);
+        drop(counting);
+        Ok(self.count_owed().await?)
     }
 
     /// Returns every key, the configuration's first.

@@ -13,8 +13,12 @@ use crate::store::ledger::{Notice, ReadError};
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Directory {
-    /// Takes over what others change, for as long as it is polled.
+    /// Takes over what others change, and counts budgets that are to be counted, for as long as it is polled.
     pub async fn follow(self: Arc<Self>) {
+        tokio::join!(self.keep_looking(), self.keep_counting());
+    }
+
+    async fn keep_looking(&self) {
         let mut notice = self.ledger.notice();
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -33,11 +37,10 @@ impl Directory {
         }
     }
 
-    /// Looks once, and takes over what has changed.
+    /// Looks once, and takes over what has changed. Its budgets are to be counted then.
     pub(super) async fn look(&self, notice: &mut Notice) -> Result<(), DirectoryError> {
         // From before the look: what this process changes meanwhile must not be undone by what was read before it.
         let mut counting = self.changing.lock().await;
-        self.count_again(&mut counting).await;
         let mut looking = std::mem::replace(notice, self.ledger.notice());
         let looked = tokio::task::spawn_blocking(move || {
             let found = looking.look(made);
@@ -56,8 +59,7 @@ impl Directory {
             entries.made = made;
             entries.warn();
         });
-        // What cannot be counted now is tried again with the next look.
-        let _ = self.count(&mut counting, list).await;
+        counting.owe(list);
         Ok(())
     }
 }

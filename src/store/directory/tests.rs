@@ -12,13 +12,13 @@ use crate::store::budgets::Amount;
 use crate::store::keys::{Rotation, TeamEdit, form};
 use crate::store::ledger::{Params, Sync};
 
-struct House {
+pub(super) struct House {
     folder: tempfile::TempDir,
-    directory: Arc<Directory>,
+    pub(super) directory: Arc<Directory>,
 }
 
 impl House {
-    fn new(configured: Configured) -> Self {
+    pub(super) fn new(configured: Configured) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let directory = open(&folder, configured);
         Self { folder, directory }
@@ -31,13 +31,13 @@ impl House {
         Self { directory, ..self }
     }
 
-    async fn make(&self, form: Value) -> Result<Secret, DirectoryError> {
+    pub(super) async fn make(&self, form: Value) -> Result<Secret, DirectoryError> {
         let terms = form::new_key(fields(form), Timestamp::now()).unwrap();
         Ok(self.directory.create_key(terms).await?.0)
     }
 
     /// The name that a secret is good for.
-    fn who(&self, secret: &Secret) -> Option<Arc<str>> {
+    pub(super) fn who(&self, secret: &Secret) -> Option<Arc<str>> {
         let ring = self.directory.ring.load();
         let found = ring.find(&digest(secret.expose().as_bytes()))?;
         let is_over = found
@@ -56,8 +56,7 @@ fn open(folder: &tempfile::TempDir, configured: Configured) -> Arc<Directory> {
         path: folder.path().join("weir.db"),
         sync: Sync::Never,
         max_open: 8,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     });
     Directory::open(
         &ledger.unwrap(),
@@ -146,7 +145,7 @@ async fn the_configuration_wins() {
     let house = House::new(configured(&[("bob", "config-secret")], &[]));
     assert_eq!(
         refusal(house.make(json!({ "name": "bob" })).await),
-        Refusal::NameTaken
+        Refusal::NameConfigured
     );
     let secret = house.make(json!({ "name": "alice" })).await.unwrap();
     for shadowing in [("alice", "another-secret"), ("carol", secret.expose())] {
@@ -218,6 +217,7 @@ async fn teams_of_both_kinds_bound_their_keys() {
         models: Some(vec![Pattern::any()]),
         budgets: None,
         limits: None,
+        cache: None,
     };
     house
         .directory
@@ -383,7 +383,10 @@ async fn what_another_process_changes_is_taken_over() {
         folder: tempfile::tempdir().unwrap(),
     };
     let mut notice = other.directory.ledger.notice();
-    let mut looks = async || other.directory.look(&mut notice).await.unwrap();
+    let mut looks = async || {
+        other.directory.look(&mut notice).await.unwrap();
+        other.directory.count_owed().await.unwrap();
+    };
     looks().await;
     let team = json!({ "name": "t", "budgets": [{ "tokens": 9, "per": "day" }] });
     let team = form::new_team(fields(team)).unwrap();

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{ConfiguredKey, Entries};
+use super::{Configured, ConfiguredKey, Entries, Made};
 use crate::store::keys::audit::second;
 use crate::store::keys::{KeyTerms, RuntimeKey, RuntimeTeam, TeamTerms, form};
 
@@ -85,6 +85,30 @@ pub struct TeamView {
     pub keys: Vec<String>,
     /// When it was made, RFC 3339.
     pub created: Option<String>,
+}
+
+/// The keys and teams of a ledger that is only read, beside those of a configuration.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Every key, the configuration's first.
+    pub keys: Vec<KeyView>,
+    /// Every team, the configuration's first.
+    pub teams: Vec<TeamView>,
+}
+
+impl Listed {
+    /// Puts what was made at run time beside the configuration's.
+    pub fn of(configured: Configured, made: Made) -> Self {
+        let entries = Entries {
+            configured,
+            made,
+            ..Entries::default()
+        };
+        Self {
+            keys: entries.key_views(Timestamp::now()),
+            teams: entries.team_views(),
+        }
+    }
 }
 
 impl Entries {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::audit::micros;
 use super::{DEFAULT_GRACE, KeyEdit, KeyTerms, Rotation, TeamEdit, TeamTerms, budget, check_name};
+use crate::call::Keeps;
 use crate::pattern::Pattern;
 use crate::report::parse_time;
 use crate::store::budgets::Budget;
@@ -32,11 +33,13 @@ pub(super) struct Form {
 }
 
 const KEY: &[&str] = &[
-    "name", "team", "models", "paths", "expires", "budgets", "limits",
+    "name", "team", "models", "paths", "expires", "budgets", "limits", "cache",
 ];
-const KEY_EDIT: &[&str] = &["team", "models", "paths", "expires", "budgets", "limits"];
-const TEAM: &[&str] = &["name", "models", "budgets", "limits"];
-const TEAM_EDIT: &[&str] = &["models", "budgets", "limits"];
+const KEY_EDIT: &[&str] = &[
+    "team", "models", "paths", "expires", "budgets", "limits", "cache",
+];
+const TEAM: &[&str] = &["name", "models", "budgets", "limits", "cache"];
+const TEAM_EDIT: &[&str] = &["models", "budgets", "limits", "cache"];
 
 /// How a key says that it does not expire, beside `null`.
 const NEVER: &str = "never";
@@ -59,6 +62,7 @@ pub fn new_key(fields: Map<String, Value>, now: Timestamp) -> Result<KeyTerms, I
         expires: form.expires(now)?.flatten(),
         budgets: form.budgets()?.unwrap_or_default(),
         limits: form.limits()?.unwrap_or_default(),
+        cache: form.cache()?.flatten(),
     })
 }
 
@@ -76,6 +80,7 @@ pub fn key_edit(fields: Map<String, Value>, now: Timestamp) -> Result<KeyEdit, I
         expires: form.expires(now)?,
         budgets: form.budgets()?,
         limits: form.limits()?,
+        cache: form.cache()?,
     })
 }
 
@@ -90,6 +95,7 @@ pub fn new_team(fields: Map<String, Value>) -> Result<TeamTerms, Invalid> {
         models: form.patterns("models")?.unwrap_or_else(any),
         budgets: form.budgets()?.unwrap_or_default(),
         limits: form.limits()?.unwrap_or_default(),
+        cache: form.cache()?.flatten(),
     })
 }
 
@@ -104,6 +110,7 @@ pub fn team_edit(fields: Map<String, Value>) -> Result<TeamEdit, Invalid> {
         models: form.patterns("models")?,
         budgets: form.budgets()?,
         limits: form.limits()?,
+        cache: form.cache()?,
     })
 }
 
@@ -150,6 +157,7 @@ pub fn of_key(terms: &KeyTerms) -> Map<String, Value> {
     form.insert("expires".into(), expires.into());
     form.insert("budgets".into(), budgets(&terms.budgets));
     form.insert("limits".into(), limits_to_json(&terms.limits));
+    form.insert("cache".into(), terms.cache.map(Keeps::as_str).into());
     form
 }
 
@@ -159,6 +167,7 @@ pub fn of_team(terms: &TeamTerms) -> Map<String, Value> {
     form.insert("models".into(), texts(&terms.models));
     form.insert("budgets".into(), budgets(&terms.budgets));
     form.insert("limits".into(), limits_to_json(&terms.limits));
+    form.insert("cache".into(), terms.cache.map(Keeps::as_str).into());
     form
 }
 
@@ -364,6 +373,24 @@ impl Form {
             None => Ok(None),
             Some(None) => Ok(Some(Vec::new())),
             Some(Some(value)) => budget::list(&value, "budgets").map(Some),
+        }
+    }
+
+    fn cache(&mut self) -> Result<Option<Option<Keeps>>, Invalid> {
+        let word = match self.take_or_null("cache") {
+            None => return Ok(None),
+            Some(None) => return Ok(Some(None)),
+            Some(Some(word)) => word,
+        };
+        match word.as_str().and_then(Keeps::parse) {
+            Some(keeps) => Ok(Some(Some(keeps))),
+            None => {
+                let words = Keeps::ALL.map(|keeps| format!("\"{}\"", keeps.as_str()));
+                Err(Invalid::new(
+                    "cache",
+                    format!("must be one of {}, or null", words.join(", ")),
+                ))
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::team::find_team;
 use super::{
     Author, Changed, KeyEdit, KeyTerms, Previous, Refusal, Rotation, RuntimeKey, audit, form, rows,
 };
+use crate::call::Keeps;
 use crate::keys;
 use crate::secret::Secret;
 
@@ -146,6 +147,9 @@ pub fn edit_key(
     if let Some(limits) = edit.limits {
         terms.limits = limits;
     }
+    if let Some(cache) = edit.cache {
+        terms.cache = cache;
+    }
     key.version = author.version(key.version);
     write_key(connection, &key)?;
     let detail = audit::difference(&before, &form::of_key(&key.terms));
@@ -225,7 +229,7 @@ pub(super) fn write_key(connection: &Connection, key: &RuntimeKey) -> Result<(),
     connection.execute("DELETE FROM api_key WHERE name = ?", [&*key.terms.name])?;
     let (terms, previous) = (&key.terms, key.previous.as_ref());
     let sql = format!(
-        "INSERT INTO api_key ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+        "INSERT INTO api_key ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
         rows::KEY
     );
     connection.execute(
@@ -247,6 +251,7 @@ pub(super) fn write_key(connection: &Connection, key: &RuntimeKey) -> Result<(),
             limits_json(&terms.limits),
             key.version,
             key.rotated,
+            terms.cache.map(Keeps::as_str),
         ],
     )?;
     Ok(())

@@ -32,6 +32,7 @@ pub use self::record::{Head, Record, Unreadable};
 pub use self::team::{all_teams, create_team, delete_team, deleted_teams, edit_team, find_team};
 use super::budgets::Budget;
 use super::limits::Entry;
+use crate::call::Keeps;
 use crate::keys;
 use crate::pattern::Pattern;
 
@@ -58,6 +59,8 @@ pub struct KeyTerms {
     pub budgets: Vec<Budget>,
     /// How fast it may use it; where there are none, what the configuration says of such keys.
     pub limits: Vec<Entry>,
+    /// Which answers are kept for it; `None`: as its team says, or else as where the call goes.
+    pub cache: Option<Keeps>,
 }
 
 /// What the keys of a team have in common, wherever it was made.
@@ -71,6 +74,8 @@ pub struct TeamTerms {
     pub budgets: Vec<Budget>,
     /// How fast they may use it together.
     pub limits: Vec<Entry>,
+    /// Which answers are kept for them; `None`: as where the call goes.
+    pub cache: Option<Keeps>,
 }
 
 /// How a key is given another secret.
@@ -140,6 +145,8 @@ pub struct KeyEdit {
     pub budgets: Option<Vec<Budget>>,
     /// The limits.
     pub limits: Option<Vec<Entry>>,
+    /// Which answers are kept; inside, `None` is as elsewhere.
+    pub cache: Option<Option<Keeps>>,
 }
 
 /// What is to change of a team; `None` stays as it is.
@@ -151,6 +158,8 @@ pub struct TeamEdit {
     pub budgets: Option<Vec<Budget>>,
     /// The limits.
     pub limits: Option<Vec<Entry>>,
+    /// Which answers are kept; inside, `None` is as elsewhere.
+    pub cache: Option<Option<Keeps>>,
 }
 
 /// Why a change is not made.
@@ -159,6 +168,11 @@ pub enum Refusal {
     /// The name is, or was, another's.
     #[error("the name is taken")]
     NameTaken,
+    /// The name is that of one in the configuration, which goes before what is made at run time.
+    #[error(
+        "the configuration has one of this name, and that one wins; choose another name, or change it there"
+    )]
+    NameConfigured,
     /// There is no such key.
     #[error("there is no such key")]
     NoKey,

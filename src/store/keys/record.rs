@@ -332,7 +332,11 @@ fn unreadable(message: &str) -> Unreadable {
     Unreadable(message.to_owned())
 }
 
+/// Returns the form of a name. What nothing is said of is left out, as far as a Weir from before would not know it.
 fn named(name: &str, mut form: Map<String, Value>) -> Map<String, Value> {
+    if form.get("cache").is_some_and(Value::is_null) {
+        form.remove("cache");
+    }
     form.insert("name".into(), name.into());
     form
 }

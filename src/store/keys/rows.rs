@@ -8,14 +8,15 @@ use rusqlite::{Error as SqlError, Row};
 use serde_json::Value;
 
 use super::{KeyTerms, Previous, RuntimeKey, RuntimeTeam, TeamTerms, budget};
+use crate::call::Keeps;
 use crate::pattern::Pattern;
 use crate::store::budgets::Budget;
 use crate::store::limits::{Entry, limits_from_json, limits_to_json};
 
 /// The columns of a key, in the order in which [`key`] reads them.
-pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires, limits, version, rotated";
+pub(super) const KEY: &str = "id, name, team, digest, models, paths, budgets, created, expires, revoked, old_id, old_digest, old_expires, limits, version, rotated, cache";
 /// The columns of a team, in the order in which [`team`] reads them.
-pub(super) const TEAM: &str = "name, models, budgets, created, limits, version";
+pub(super) const TEAM: &str = "name, models, budgets, created, limits, version, cache";
 
 pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
     let text = |index| Ok::<_, SqlError>(row.get::<_, String>(index)?.into());
@@ -43,6 +44,7 @@ pub(super) fn key(row: &Row<'_>) -> Result<RuntimeKey, SqlError> {
             expires: optional_time(8)?,
             budgets: budgets(row, 6)?,
             limits: limits(row, 13)?,
+            cache: cache(row, 16)?,
         },
         created: time(7, row.get(7)?)?,
         revoked: optional_time(9)?,
@@ -59,6 +61,7 @@ pub(super) fn team(row: &Row<'_>) -> Result<RuntimeTeam, SqlError> {
             models: patterns(row, 1)?,
             budgets: budgets(row, 2)?,
             limits: limits(row, 4)?,
+            cache: cache(row, 6)?,
         },
         created: time(3, row.get(3)?)?,
         version: row.get(5)?,
@@ -99,6 +102,12 @@ pub(super) fn budgets_json(budgets: &[Budget]) -> String {
 
 pub(super) fn limits_json(limits: &[Entry]) -> String {
     limits_to_json(limits).to_string()
+}
+
+/// Reads which answers are kept. A word that a newer Weir may have written says nothing here, and nothing is kept then.
+fn cache(row: &Row<'_>, index: usize) -> Result<Option<Keeps>, SqlError> {
+    let word: Option<String> = row.get(index)?;
+    Ok(word.map(|word| Keeps::parse(&word).unwrap_or(Keeps::Nothing)))
 }
 
 fn patterns(row: &Row<'_>, index: usize) -> Result<Vec<Pattern>, SqlError> {

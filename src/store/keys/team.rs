@@ -7,6 +7,7 @@ use serde_json::Map;
 
 use super::rows::{budgets_json, limits_json, patterns_json};
 use super::{Author, Changed, Refusal, RuntimeTeam, TeamEdit, TeamTerms, audit, form, rows};
+use crate::call::Keeps;
 
 /// Returns every team, in the order of their names.
 ///
@@ -83,6 +84,9 @@ pub fn edit_team(
     if let Some(limits) = edit.limits {
         terms.limits = limits;
     }
+    if let Some(cache) = edit.cache {
+        terms.cache = cache;
+    }
     team.version = author.version(team.version);
     write_team(connection, &team)?;
     let detail = audit::difference(&before, &form::of_team(&team.terms));
@@ -151,7 +155,7 @@ pub(super) fn write_team(
     let terms = &team.terms;
     connection.execute("DELETE FROM deleted_team WHERE name = ?", [&*terms.name])?;
     let sql = format!(
-        "INSERT OR REPLACE INTO team ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR REPLACE INTO team ({}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         rows::TEAM
     );
     connection.execute(
@@ -163,6 +167,7 @@ pub(super) fn write_team(
             team.created.as_microsecond(),
             limits_json(&terms.limits),
             team.version,
+            terms.cache.map(Keeps::as_str),
         ],
     )?;
     Ok(())

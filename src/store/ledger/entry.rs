@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::call::Cause;
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
@@ -125,7 +126,7 @@ pub struct Unrecorded {
     /// The HTTP status that it sees.
     pub http_status: Option<u16>,
     /// Why.
-    pub cause: &'static str,
+    pub cause: Cause,
 }
 
 /// How long the parts of a request took.
@@ -186,16 +187,16 @@ impl Entry {
         if let Some(Unrecorded { http_status, cause }) = self.unrecorded.take() {
             self.status = Status::Failed;
             self.http_status = http_status;
-            self.error = Some(cause.into());
+            self.error = Some(cause.as_str().into());
         }
     }
 
     /// Returns the end of a request of which nothing came.
-    pub fn unanswered(status: Status, cause: &'static str, total: Duration) -> Self {
+    pub fn unanswered(status: Status, cause: Cause, total: Duration) -> Self {
         Self {
             status,
             http_status: None,
-            error: Some(cause.into()),
+            error: Some(cause.as_str().into()),
             served_model: None,
             upstream: None,
             counts: None,

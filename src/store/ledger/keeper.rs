@@ -17,7 +17,7 @@ use super::queue::Queue;
 use super::run::micros;
 use super::schema::{BUSY_TIMEOUT, log_of};
 use super::shared::Shared;
-use super::{ChangeError, Params, Sync};
+use super::{ChangeError, Params, Retention, Sync};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
@@ -37,8 +37,6 @@ const MOST_DOLLARS: i64 = 9_000_000_000;
 const SPAN: i64 = 6 * 3600 * 1_000_000;
 /// What no budget with a period looks back further than, in microseconds: a month of 31 days and a bucket.
 const LONGEST_PERIOD: i64 = 32 * 24 * 3600 * 1_000_000;
-/// How long it is known who changed what by the admin API, where rows are not kept for longer, in microseconds: five years.
-const AUDIT_KEPT: i64 = 5 * 366 * 24 * 3600 * 1_000_000;
 /// Pages that are given back in one commit.
 const PAGES_AT_ONCE: i64 = 256;
 
@@ -63,7 +61,7 @@ impl Keeper {
         queue: Arc<Queue>,
         presence: Presence,
     ) -> Self {
-        shared.set_retention(params.retention, params.vacuum);
+        shared.set_retention(params.retention);
         Self {
             path: params.path.clone(),
             log: log_of(&params.path),
@@ -80,7 +78,7 @@ impl Keeper {
 
     /// Keeps until the ledger is closed.
     pub(super) fn run(mut self) {
-        while let Some((retention, vacuum)) = self.shared.next_round(ROUND) {
+        while let Some(retention) = self.shared.next_round(ROUND) {
             let is_there = self.presence.check().is_ok();
             if self.sync == Sync::EverySecond {
                 self.sync_journal();
@@ -96,12 +94,12 @@ impl Keeper {
             if !is_there || self.shared.failing.load(Ordering::Relaxed) {
                 self.try_to_write();
             }
-            if let Some(retention) = retention
-                && self
-                    .last_retention
-                    .is_none_or(|at| at.elapsed() >= RETENTION_ROUND)
-            {
-                self.forget(retention, vacuum);
+            let keeps_all = retention.rows.is_none() && retention.audit.is_none();
+            let is_due = self
+                .last_retention
+                .is_none_or(|at| at.elapsed() >= RETENTION_ROUND);
+            if is_due && !keeps_all {
+                self.forget(retention);
             }
         }
         if self.sync == Sync::EverySecond {
@@ -189,13 +187,16 @@ impl Keeper {
         Ok(())
     }
 
-    /// Lets rows go that are older than they must be, a few at a time.
-    fn forget(&mut self, retention: Duration, vacuum: bool) {
+    /// Lets go what is older than it must be, rows a few at a time.
+    fn forget(&mut self, retention: Retention) {
         let now = SystemTime::now();
-        let Some(before) = now.checked_sub(retention) else {
-            return;
+        // Nothing is older than the time itself.
+        let before = |kept: Option<Duration>| {
+            let before = kept.and_then(|kept| now.checked_sub(kept));
+            before.map_or(i64::MIN, micros)
         };
-        let (before, now) = (micros(before), micros(now));
+        let (before, audit_before) = (before(retention.rows), before(retention.audit));
+        let now = micros(now);
         let mut forgotten = 0;
         for _ in 0..BATCHES_A_ROUND {
             let count = self.change(move |connection| forget_some(connection, before, now));
@@ -204,7 +205,7 @@ impl Keeper {
             if count == 0 {
                 // Nothing is left to do for a while.
                 self.last_retention = Some(Instant::now());
-                self.change(move |connection| forget_beside(connection, before, now));
+                self.change(move |connection| forget_beside(connection, before, audit_before));
                 break;
             }
         }
@@ -215,7 +216,7 @@ impl Keeper {
                 "rows past their retention have gone from the ledger"
             );
         }
-        if vacuum {
+        if retention.vacuum {
             for _ in 0..BATCHES_A_ROUND {
                 if self.change(give_pages_back).is_none_or(|left| left == 0) {
                     break;
@@ -276,7 +277,11 @@ fn forget_some(connection: &Connection, before: i64, now: i64) -> Result<u64, ru
 
 /// Deletes runs none of whose rows is left, and what stands in the audit for longer than it must. The last of each stays: the
 /// next one's number is another.
-fn forget_beside(connection: &Connection, before: i64, now: i64) -> Result<(), rusqlite::Error> {
+fn forget_beside(
+    connection: &Connection,
+    before: i64,
+    audit_before: i64,
+) -> Result<(), rusqlite::Error> {
     connection.execute(
         "DELETE FROM run WHERE ended < ? AND id < (SELECT max(id) FROM run)",
         [before],
@@ -284,7 +289,7 @@ fn forget_beside(connection: &Connection, before: i64, now: i64) -> Result<(), r
     connection.execute(
         "DELETE FROM audit WHERE id < coalesce(
             (SELECT id FROM audit WHERE time >= ? ORDER BY id LIMIT 1), (SELECT max(id) FROM audit))",
-        [before.min(now.saturating_sub(AUDIT_KEPT))],
+        [audit_before],
     )?;
     Ok(())
 }

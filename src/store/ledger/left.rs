@@ -85,7 +85,8 @@ impl Executor<'_> {
     }
 
     fn settle_run(&self, run: i64, settlement: &mut Settlement) -> Result<(), rusqlite::Error> {
-        let names = [Name::of(self.ledger_id, run), Name::unmarked(run)];
+        let own = Name::of(self.ledger_id, run);
+        let names = [own.clone(), Name::unmarked(run), own.made_anew()];
         let journals = names.map(|name| name.path(self.ledger));
         if journals.iter().any(|journal| is_held(journal)) {
             return Ok(());

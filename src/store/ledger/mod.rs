@@ -44,6 +44,7 @@ mod entry;
 mod journal;
 mod keeper;
 mod left;
+mod look;
 mod notice;
 mod open;
 mod own;
@@ -51,6 +52,7 @@ mod presence;
 mod queue;
 mod read;
 mod receipt;
+mod recent;
 mod report;
 mod rows;
 mod run;
@@ -74,14 +76,16 @@ pub use self::entry::{
     Attempt, Counts, Entry, Intent, Provenance, ServedFrom, Status, Times, Unrecorded,
 };
 use self::keeper::Keeper;
+pub use self::look::{Seen, check_file, check_writable, peek};
 pub use self::notice::Notice;
 pub use self::open::OpenRow;
 pub use self::own::{Own, OwnUse};
 use self::queue::Queue;
 pub use self::read::{ReadError, Reader};
 pub use self::receipt::Receipt;
+pub use self::recent::{Recent, Shown, ShownAttempt};
 pub use self::report::{GroupBy, Query, Report, Sums};
-pub use self::schema::{OpenError, VERSION, check_file, peek};
+pub use self::schema::{OpenError, VERSION};
 use self::shared::Shared;
 pub use self::shared::Snapshot;
 pub use self::sum::{SUM_OF_COSTS, sum_of_costs};
@@ -96,8 +100,17 @@ pub struct Params {
     pub sync: Sync,
     /// How many requests may have an open row at once.
     pub max_open: usize,
+    /// What is kept, and for how long.
+    pub retention: Retention,
+}
+
+/// What is kept, and for how long. Default: all of it, for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
     /// How long rows are kept; `None`: for ever.
-    pub retention: Option<Duration>,
+    pub rows: Option<Duration>,
+    /// How long it is known who changed keys and teams; `None`: for ever.
+    pub audit: Option<Duration>,
     /// Whether the file shrinks when old rows have gone.
     pub vacuum: bool,
 }
@@ -152,6 +165,8 @@ pub struct Ledger {
     _end: Arc<End>,
     /// Bounds what can stand in the queue: each row that is open holds one of these.
     places: Arc<Semaphore>,
+    /// How many of them there are.
+    max_open: usize,
     shared: Arc<Shared>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -198,6 +213,7 @@ impl Ledger {
             _end: Arc::new(End(Arc::clone(&queue))),
             queue,
             places,
+            max_open: params.max_open,
             shared,
             threads: Arc::new(Mutex::new(threads)),
         })
@@ -299,9 +315,20 @@ impl Ledger {
         self.shared.snapshot()
     }
 
-    /// Changes how long rows are kept.
-    pub fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
-        self.shared.set_retention(retention, vacuum);
+    /// Returns how many rows are open or wait to be written, and how many may.
+    pub fn places(&self) -> (usize, usize) {
+        let free = self.places.available_permits();
+        (self.max_open.saturating_sub(free), self.max_open)
+    }
+
+    /// Returns the size of the file in bytes, as far as the system tells it. Asks the disk.
+    pub fn file_size(&self) -> Option<u64> {
+        Some(std::fs::metadata(&self.path).ok()?.len())
+    }
+
+    /// Changes what is kept, and for how long.
+    pub fn set_retention(&self, retention: Retention) {
+        self.shared.set_retention(retention);
     }
 
     /// Writes what is still to be written, and ends. Blocks for as long as that takes.

@@ -85,8 +85,7 @@ mod tests {
             path: folder.path().join("weir.db"),
             sync: Sync::Always,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         };
         let ledger = Ledger::open(&params).unwrap();
         let mut notice = ledger.notice();

@@ -9,6 +9,7 @@ use super::LedgerError;
 use super::entry::{Counts, Entry, Intent, Status};
 use super::queue::{Promise, Queue, Settled};
 use super::receipt::Receipt;
+use crate::call::Cause;
 
 /// An open row. Dropped without being settled, it is settled as interrupted, at its estimate; or, as long as nobody has
 /// taken it, as a request whose client left before anything was done for it.
@@ -70,7 +71,7 @@ impl OpenRow {
     /// later on.
     pub fn forget(mut self) {
         if let Some(inner) = self.inner.take_if(|inner| inner.is_open) {
-            drop(inner.settle_unanswered(Status::Failed, "gateway_ledger", None));
+            drop(inner.settle_unanswered(Status::Failed, Cause::GatewayLedger, None));
         }
         self.inner = None;
     }
@@ -97,17 +98,12 @@ impl Inner {
     }
 
     /// Settles a row of which no more is known than what it was opened with.
-    fn settle_unanswered(
-        self,
-        status: Status,
-        error: &'static str,
-        counts: Option<Counts>,
-    ) -> Receipt {
+    fn settle_unanswered(self, status: Status, cause: Cause, counts: Option<Counts>) -> Receipt {
         let age = self.intent.received.elapsed().unwrap_or(Duration::ZERO);
         let entry = Entry {
             upstream: self.intent.upstream.clone(),
             counts,
-            ..Entry::unanswered(status, error, age)
+            ..Entry::unanswered(status, cause, age)
         };
         self.settle(entry)
     }
@@ -121,14 +117,14 @@ impl Drop for OpenRow {
         if !self.taken && !inner.is_open {
             return;
         }
-        let (status, error, counts) = match self.taken {
+        let (status, cause, counts) = match self.taken {
             true => (
                 Status::Interrupted,
-                "gateway_interrupted",
+                Cause::GatewayInterrupted,
                 inner.intent.estimate,
             ),
-            false => (Status::ClientGone, "client_gone", None),
+            false => (Status::ClientGone, Cause::ClientGone, None),
         };
-        drop(inner.settle_unanswered(status, error, counts));
+        drop(inner.settle_unanswered(status, cause, counts));
     }
 }

@@ -26,6 +26,10 @@ pub(super) enum Lost {
         "another file lies in its place; put it back, or restart Weir to go on with the other, while what is owed waits for this one"
     )]
     Replaced,
+    #[error(
+        "its write-ahead log (-wal) was deleted, moved away or replaced; put it back, or restart Weir, which writes what is owed"
+    )]
+    Log,
 }
 
 impl Presence {
@@ -40,6 +44,11 @@ impl Presence {
     /// Remembers the log that lies beside it now.
     pub(super) fn of_log(&self) -> Option<Self> {
         Self::of(&log_of(&self.path)).ok()
+    }
+
+    /// Returns whether nothing stands in what lies there now, should anything.
+    pub(super) fn is_empty(&self) -> bool {
+        fs::metadata(&self.path).map_or(true, |found| found.len() == 0)
     }
 
     /// Looks whether it still does. Where that cannot be seen, it does.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::look::open_anyhow;
 use super::queue::{Op, Queue};
 use super::schema::{open_to_read, real};
 
@@ -102,7 +103,7 @@ impl Reader {
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, ReadError> {
         self.wait_for_the_writer();
-        let mut connection = open_to_read(&self.path)?;
+        let mut connection = self.open()?;
         let began = Instant::now();
         let must_end = move || began.elapsed() > TIMEOUT || is_gone();
         connection.progress_handler(10_000, Some(must_end))?;
@@ -120,9 +121,17 @@ impl Reader {
         read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
     ) -> Result<T, ReadError> {
         self.wait_for_the_writer();
-        let mut connection = open_to_read(&self.path)?;
+        let mut connection = self.open()?;
         let transaction = connection.transaction()?;
         Ok(read(&transaction)?)
+    }
+
+    fn open(&self) -> Result<Connection, rusqlite::Error> {
+        match self.queue {
+            Some(_) => open_to_read(&self.path),
+            // It may lie where nothing can be written.
+            None => Ok(open_anyhow(&self.path)?.0),
+        }
     }
 
     fn wait_for_the_writer(&self) {
@@ -152,8 +161,7 @@ mod tests {
             path: folder.path().join("weir.db"),
             sync: Sync::EverySecond,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         })
         .unwrap();
         let reader = ledger.reader();

@@ -35,9 +35,14 @@ pub(super) struct Renewal {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Name {
     pub(super) run: i64,
+    /// Whether it is one that was made anew, and did not come to its place before its process died.
+    is_new: bool,
     /// `None`: from before ledgers had ids, with tables older than version 4.
     ledger: Option<String>,
 }
+
+/// What stands behind the name of a journal that is made anew.
+const NEW: &str = "-new";
 
 // === impl Name ===
 
@@ -45,12 +50,25 @@ impl Name {
     pub(super) fn of(ledger_id: &str, run: i64) -> Self {
         Self {
             run,
+            is_new: false,
             ledger: Some(ledger_id.to_owned()),
         }
     }
 
     pub(super) fn unmarked(run: i64) -> Self {
-        Self { run, ledger: None }
+        Self {
+            run,
+            is_new: false,
+            ledger: None,
+        }
+    }
+
+    /// Returns what it is called until it comes to its place.
+    pub(super) fn made_anew(self) -> Self {
+        Self {
+            is_new: true,
+            ..self
+        }
     }
 
     pub(super) fn is_unmarked(&self) -> bool {
@@ -70,9 +88,10 @@ impl Name {
 
     /// Returns what it says behind the ledger's own name.
     pub(super) fn suffix(&self) -> String {
+        let new = if self.is_new { NEW } else { "" };
         match &self.ledger {
-            Some(ledger) => format!("-run-{ledger}-{}", self.run),
-            None => format!("-run-{}", self.run),
+            Some(ledger) => format!("-run-{ledger}-{}{new}", self.run),
+            None => format!("-run-{}{new}", self.run),
         }
     }
 
@@ -83,7 +102,12 @@ impl Name {
             _ => (None, text),
         };
         let run = run.strip_suffix("-2").unwrap_or(run);
+        let (run, is_new) = match run.strip_suffix(NEW) {
+            Some(run) => (run, true),
+            None => (run, false),
+        };
         Some(Self {
+            is_new,
             run: run.parse().ok().filter(|run| *run > 0)?,
             ledger: ledger.map(str::to_owned),
         })
@@ -127,7 +151,8 @@ impl Run {
         beside: &BTreeSet<Name>,
     ) -> Result<io::Result<Self>, rusqlite::Error> {
         // A number comes again where the file was put back from a copy. One whose journal lies here is not ours.
-        let ours = beside.iter().filter(|name| name.is_of(ledger_id));
+        let ours = beside.iter();
+        let ours = ours.filter(|name| name.is_of(ledger_id) || name.is_unmarked());
         let taken = ours.map(|name| name.run).max().unwrap_or(0);
         transaction.execute(
             "INSERT INTO run (id, began) SELECT max(coalesce(max(id), 0), ?) + 1, ? FROM run",
@@ -175,7 +200,7 @@ impl Run {
     /// what stands in the old journal is lost to nobody before it stands in the new one.
     pub(super) fn renew(&self) -> io::Result<Renewal> {
         let mut path = self.path.as_os_str().to_owned();
-        path.push("-new");
+        path.push(NEW);
         let path = PathBuf::from(path);
         // Left by a try that the process was killed in.
         journal::remove(&path);

@@ -5,17 +5,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use super::journal::Journal;
 use super::left::Executor;
+use super::look::check_writable;
 use super::presence::Presence;
 use super::run::{Name, Run};
 use super::{Params, Sync};
 
 /// The version of the tables that this program writes.
-pub const VERSION: i64 = 5;
+pub const VERSION: i64 = 6;
 
 /// "Weir", so that `file` and SQLite itself can tell whose it is.
 const APPLICATION_ID: i64 = 0x5765_6972;
@@ -26,11 +26,12 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 const TABLES: &str = include_str!("schema.sql");
 
 /// What makes tables of each version those of the next one, from the first version on.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema-2.sql"),
     include_str!("schema-3.sql"),
     include_str!("schema-4.sql"),
     include_str!("schema-5.sql"),
+    include_str!("schema-6.sql"),
 ];
 
 /// Why the ledger was not opened. Nothing was changed.
@@ -77,6 +78,16 @@ pub enum OpenError {
     Locked {
         /// The file.
         path: PathBuf,
+    },
+    /// Its file, or its folder, is not this user's to write.
+    #[error("the ledger {} cannot be opened for writing: {}: {source}; give this user the right to write there, or set [ledger] path to another place", path.display(), place.display())]
+    ReadOnly {
+        /// The file.
+        path: PathBuf,
+        /// What cannot be written.
+        place: PathBuf,
+        /// Why.
+        source: io::Error,
     },
     /// It cannot be written.
     #[error("the ledger {} cannot be opened for writing: {source}", path.display())]
@@ -139,6 +150,7 @@ pub(super) fn open(params: &Params) -> Result<Opened, OpenError> {
         })?;
     }
     is_file(path)?;
+    check_writable(path)?;
     begin_private(path);
     let read_failure = |source| failure(path, source);
     let mut connection = Connection::open_with_flags(
@@ -232,67 +244,6 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
-/// Checks that a file is a ledger that this program can read. Nothing is made or changed.
-///
-/// # Errors
-/// [`OpenError`] when it is none.
-pub fn check_file(path: &Path) -> Result<(), OpenError> {
-    is_file(path)?;
-    let path = &real(path);
-    let read_failure = |source| failure(path, source);
-    let connection = open_to_read(path).map_err(read_failure)?;
-    recognise(&connection, path)?;
-    match version(&connection).map_err(read_failure)? {
-        0 => Err(OpenError::Foreign {
-            path: path.to_owned(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Reads something of a file that may be a ledger, for whoever asks whether it could be opened. Nothing is made or
-/// changed, beside it neither. `None`: it is empty, or its tables are older than what is read.
-///
-/// # Errors
-/// [`OpenError`] when it could not be opened.
-pub fn peek<T>(
-    path: &Path,
-    read: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>,
-) -> Result<Option<T>, OpenError> {
-    is_file(path)?;
-    let path = &real(path);
-    let read_failure = |source| failure(path, source);
-    let has_log = log_of(path).exists();
-    let connection = match has_log {
-        true => open_to_read(path),
-        // Without a log nobody writes, and SQLite need not make one to read.
-        false => open_unchanging(path),
-    };
-    let connection = connection.map_err(read_failure)?;
-    recognise(&connection, path)?;
-    match version(&connection).map_err(read_failure)? {
-        0 => Ok(None),
-        _ => Ok(read(&connection).ok()),
-    }
-}
-
-/// Opens a file that nobody writes.
-fn open_unchanging(path: &Path) -> Result<Connection, rusqlite::Error> {
-    use std::os::unix::ffi::OsStrExt;
-    const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'/')
-        .remove(b'.')
-        .remove(b'-')
-        .remove(b'_');
-    let path = percent_encode(path.as_os_str().as_bytes(), PLAIN);
-    Connection::open_with_flags(
-        format!("file:{path}?immutable=1"),
-        OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_URI,
-    )
-}
-
 /// Returns where a file lies that links may lead to. SQLite follows them, and makes the log beside the file itself: whatever
 /// else belongs to the ledger must be looked for there, too, by whichever way it was opened.
 pub(super) fn real(path: &Path) -> PathBuf {
@@ -307,7 +258,7 @@ pub(super) fn log_of(path: &Path) -> PathBuf {
 }
 
 /// Makes sure that nothing but a file is there.
-fn is_file(path: &Path) -> Result<(), OpenError> {
+pub(super) fn is_file(path: &Path) -> Result<(), OpenError> {
     match fs::metadata(path) {
         Ok(found) if !found.is_file() => Err(OpenError::NoFile {
             path: path.to_owned(),
@@ -317,7 +268,7 @@ fn is_file(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes sure that the file is ours, or empty.
-fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+pub(super) fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let read_failure = |source| failure(path, source);
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let application = pragma("application_id").map_err(read_failure)?;
@@ -343,7 +294,7 @@ fn recognise(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
@@ -388,7 +339,7 @@ fn owner_only(path: &Path) {
     let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
 }
 
-fn failure(path: &Path, source: rusqlite::Error) -> OpenError {
+pub(super) fn failure(path: &Path, source: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => OpenError::Foreign { path },

@@ -44,7 +44,7 @@ CREATE TABLE request (
     tokens INTEGER NOT NULL DEFAULT 0, -- of all attempts and classes, as budgets count them
     cost INTEGER,             -- of all attempts, 0 where nothing was billed; NULL: the price is not known
     served_from TEXT,         -- upstream, cache, joined; NULL: the gateway itself
-    cache TEXT,               -- bypass, hit, miss, joined
+    cache TEXT,               -- bypass, hit, miss, joined, stale
     degraded INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     received_bytes INTEGER NOT NULL DEFAULT 0,
@@ -102,7 +102,8 @@ CREATE TABLE team (
     budgets TEXT NOT NULL,    -- JSON
     limits TEXT NOT NULL DEFAULT '[]', -- JSON
     created INTEGER NOT NULL,
-    version INTEGER NOT NULL DEFAULT 0 -- of what is said of it; greater with each change
+    version INTEGER NOT NULL DEFAULT 0, -- of what is said of it; greater with each change
+    cache TEXT                -- off, deterministic, always, on-request; NULL: as where a call goes
 ) WITHOUT ROWID, STRICT;
 
 -- Teams that were deleted, so that a gateway that does not know it yet does not bring them back.
@@ -128,7 +129,8 @@ CREATE TABLE api_key (
     old_digest BLOB,
     old_expires INTEGER,      -- until when the one before is valid
     version INTEGER NOT NULL DEFAULT 0, -- of what is said of it; greater with each change
-    rotated INTEGER NOT NULL DEFAULT 0  -- the version of its secrets
+    rotated INTEGER NOT NULL DEFAULT 0, -- the version of its secrets
+    cache TEXT                -- as of a team; NULL: as its team
 ) WITHOUT ROWID, STRICT;
 
 -- Who changed what, by the admin API or by `weir keys --ledger`. Kept for five years, or as long as rows are.

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Retention;
+
 /// What others may see of the thread's work.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -24,8 +26,7 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 struct Keeping {
-    retention: Option<Duration>,
-    vacuum: bool,
+    retention: Retention,
     stopped: bool,
 }
 
@@ -82,10 +83,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn set_retention(&self, retention: Option<Duration>, vacuum: bool) {
-        let mut keeping = self.keeping();
-        keeping.retention = retention;
-        keeping.vacuum = vacuum;
+    pub(super) fn set_retention(&self, retention: Retention) {
+        self.keeping().retention = retention;
     }
 
     pub(super) fn stop_keeper(&self) {
@@ -94,12 +93,12 @@ impl Shared {
     }
 
     /// Sleeps until it is time for the next round, and returns what counts then; `None`: stop.
-    pub(super) fn next_round(&self, pause: Duration) -> Option<(Option<Duration>, bool)> {
+    pub(super) fn next_round(&self, pause: Duration) -> Option<Retention> {
         let waited = self
             .woken
             .wait_timeout_while(self.keeping(), pause, |keeping| !keeping.stopped);
         let (keeping, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!keeping.stopped).then_some((keeping.retention, keeping.vacuum))
+        (!keeping.stopped).then_some(keeping.retention)
     }
 
     fn keeping(&self) -> MutexGuard<'_, Keeping> {

@@ -15,8 +15,7 @@ fn params(folder: &tempfile::TempDir) -> Params {
         path: folder.path().join("below").join("weir.db"),
         sync: Sync::EverySecond,
         max_open: 100,
-        retention: None,
-        vacuum: true,
+        retention: Default::default(),
     }
 }
 
@@ -343,8 +342,8 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
 fn who_only_looks_makes_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("weir.db");
-    assert!(schema::check_file(&path).is_err());
-    assert!(schema::peek(&path, |_| Ok(())).is_err());
+    assert!(check_file(&path).is_err());
+    assert!(peek(&path, |_| Ok(())).is_err());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
@@ -425,7 +424,11 @@ async fn old_rows_go_and_leave_their_sums() {
         .unwrap();
     ledger.close();
     let ledger = Ledger::open(&Params {
-        retention: Some(Duration::from_secs(100)),
+        retention: Retention {
+            rows: Some(Duration::from_secs(100)),
+            audit: Some(Duration::from_secs(41 * 86_400)),
+            vacuum: true,
+        },
         ..params
     })
     .unwrap();
@@ -512,6 +515,7 @@ async fn tables_of_the_first_version_become_todays() {
              ALTER TABLE team DROP COLUMN limits; DROP TABLE meta; DROP TABLE deleted_team;
              ALTER TABLE team DROP COLUMN version; ALTER TABLE api_key DROP COLUMN version;
              ALTER TABLE api_key DROP COLUMN rotated;
+             ALTER TABLE team DROP COLUMN cache; ALTER TABLE api_key DROP COLUMN cache;
              INSERT INTO team (name, models, budgets, created) VALUES ('research', '[]', '[]', 77);
              ALTER TABLE api_key DROP COLUMN limits; PRAGMA user_version = 1",
         )
@@ -547,7 +551,8 @@ async fn a_ledger_keeps_its_id_and_no_other_has_it() {
     connection
         .execute_batch(
             "DROP TABLE meta; DROP TABLE deleted_team; ALTER TABLE team DROP COLUMN version;
-             ALTER TABLE api_key DROP COLUMN version; ALTER TABLE api_key DROP COLUMN rotated; PRAGMA user_version = 3",
+             ALTER TABLE api_key DROP COLUMN version; ALTER TABLE api_key DROP COLUMN rotated;
+             ALTER TABLE team DROP COLUMN cache; ALTER TABLE api_key DROP COLUMN cache; PRAGMA user_version = 3",
         )
         .unwrap();
     let id = open();

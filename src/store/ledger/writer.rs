@@ -121,6 +121,13 @@ impl Writer {
                 "the ledger ends with rows that could not be written; the next start writes what the journal holds"
             );
         }
+        if check(&self.presence, self.log.as_ref()) == Err(Lost::Log) {
+            self.save_log();
+            let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            let _ = self.connection.set_db_config(keep_log, true);
+            // The next start finds the lock free, and does what is left to do.
+            return;
+        }
         if self.log.as_ref().is_none_or(|log| log.check().is_err()) {
             // SQLite would take what lies in its place now away, as this file's.
             let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
@@ -215,9 +222,19 @@ impl Writer {
         written
     }
 
+    /// Copies what is committed into the file, out of a log that nobody else finds any more: a process that is killed would
+    /// lose it. Where another log has begun in its place, that is the file's, and nothing is copied.
+    fn save_log(&self) {
+        if self.log.as_ref().is_some_and(Presence::is_empty) {
+            let checkpoint = "PRAGMA wal_checkpoint(FULL)";
+            // Should it fail, it is tried again with the next commit.
+            let _ = self.connection.query_row(checkpoint, [], |_| Ok(()));
+        }
+    }
+
     /// Writes all of it in one transaction.
     fn write(&mut self, ops: &mut [Op]) -> Result<Written, WriteError> {
-        self.presence.check()?;
+        check(&self.presence, self.log.as_ref())?;
         // What ends in the commit that it begins in is written once.
         let settled: FxHashSet<u64> = ops
             .iter()
@@ -260,7 +277,7 @@ impl Writer {
         }
         drop(rows);
         // It may have gone meanwhile.
-        self.presence.check()?;
+        check(&self.presence, self.log.as_ref())?;
         transaction.commit()?;
         Ok(Written { done, opened })
     }
@@ -316,15 +333,20 @@ impl Writer {
                 self.shared.left_out.fetch_add(1, Ordering::Relaxed);
             }
             Op::Committed { done, settles } => {
-                if done.send(Err(error)).is_ok() && settles.is_some() {
-                    self.owed
-                        .iter_mut()
-                        .filter_map(|owed| match owed {
-                            Op::Settle { settled, .. } => Some(settled),
-                            _ => None,
-                        })
-                        .filter(|settled| Some(settled.serial) == settles)
-                        .for_each(|settled| settled.entry.tell_unrecorded());
+                let owed = self.owed.iter_mut().find_map(|owed| match owed {
+                    Op::Settle { settled, .. } if Some(settled.serial) == settles => Some(settled),
+                    _ => None,
+                });
+                match (settles, owed) {
+                    // Its row came with a commit before this one, and stands.
+                    (Some(_), None) => drop(done.send(Ok(()))),
+                    (_, owed) => {
+                        if done.send(Err(error)).is_ok()
+                            && let Some(settled) = owed
+                        {
+                            settled.entry.tell_unrecorded();
+                        }
+                    }
                 }
             }
             Op::Barrier(call) => call(),
@@ -345,6 +367,9 @@ impl Writer {
     /// Tells each state once: that the ledger is held up, and that it fails.
     fn failed(&mut self, error: &WriteError) {
         self.shared.failures.fetch_add(1, Ordering::Relaxed);
+        if matches!(error, WriteError::Lost(Lost::Log)) {
+            self.save_log();
+        }
         let now = Instant::now();
         let is_first = self.held_up.is_none();
         let since = *self.held_up.get_or_insert(now);
@@ -356,6 +381,12 @@ impl Writer {
             tracing::error!(%error, "the ledger cannot be written");
         }
     }
+}
+
+/// Looks whether the file and its log are where they were.
+fn check(file: &Presence, log: Option<&Presence>) -> Result<(), Lost> {
+    file.check()?;
+    log.map_or(Ok(()), |log| log.check().map_err(|_| Lost::Log))
 }
 
 // === impl WriteError ===
@@ -371,24 +402,53 @@ impl WriteError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio::sync::oneshot;
+
     use super::super::{Params, schema};
     use super::*;
 
-    #[test]
-    fn another_program_that_holds_the_file_for_long_is_a_failure() {
-        let folder = tempfile::tempdir().unwrap();
+    fn writer(path: &Path) -> (Writer, Arc<Queue>, Arc<Shared>) {
         let params = Params {
-            path: folder.path().join("weir.db"),
+            path: path.to_owned(),
             sync: Sync::EverySecond,
             max_open: 1,
-            retention: None,
-            vacuum: false,
+            retention: Default::default(),
         };
         let mut opened = schema::open(&params).unwrap();
         let shared = Arc::new(Shared::new(0));
         let queue = Arc::new(Queue::new(opened.journal.take()));
-        let mut writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
-        let other = Connection::open(&params.path).unwrap();
+        let writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
+        (writer, queue, shared)
+    }
+
+    #[test]
+    fn a_row_that_stands_is_not_told_to_be_missing_when_a_later_commit_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weir.db");
+        let (mut writer, queue, _) = writer(&path);
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (done, mut told) = oneshot::channel();
+        let settles = Some(7);
+        queue.ask(Op::Committed { done, settles }).unwrap();
+        writer.round();
+        assert_eq!(told.try_recv(), Ok(Ok(())));
+        // What nobody knows of is not promised.
+        let (done, mut told) = oneshot::channel();
+        let settles = None;
+        queue.ask(Op::Committed { done, settles }).unwrap();
+        writer.round();
+        assert_eq!(told.try_recv(), Ok(Err(LedgerError::Unwritable)));
+    }
+
+    #[test]
+    fn another_program_that_holds_the_file_for_long_is_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weir.db");
+        let (mut writer, queue, shared) = writer(&path);
+        let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         let mut is_failing_after_a_commit = || {
             queue.ask(Op::Barrier(Box::new(|| {}))).unwrap();

@@ -125,6 +125,10 @@ impl Cells {
         self.list.iter_mut().filter(move |cell| cell.counts(model))
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Cell> {
+        self.list.iter()
+    }
+
     /// Returns the cell that had an id, if it is still there.
     pub(super) fn find(&mut self, id: u64) -> Option<&mut Cell> {
         self.list.iter_mut().find(|cell| cell.id == id)
@@ -141,6 +145,12 @@ impl Accounts {
             Holder::Route(name) => self.routes.get(name),
             Holder::Gateway => self.gateway.as_ref(),
         }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Account>> {
+        let named = [&self.keys, &self.teams, &self.routes];
+        let named = named.into_iter().flat_map(FxHashMap::values);
+        named.chain(&self.gateway)
     }
 
     pub(super) fn insert(&mut self, account: Arc<Account>) {

@@ -4,7 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::{Holder, OfCall};
+use super::account::{Account, Accounts, Holder, OfCall};
+use super::cell::Cell;
 use super::dimension::{Dimension, Measure};
 use super::time::Time;
 use crate::pattern::Pattern;
@@ -48,23 +49,45 @@ fn tightest(all: &[Headroom], is_meant: impl Fn(Measure) -> bool) -> Option<&Hea
     meant.min_by_key(|room| (room.remaining, std::cmp::Reverse(room.reset)))
 }
 
+impl Headroom {
+    fn of(account: &Account, cell: &Cell, now: Time) -> Self {
+        let (remaining, reset) = cell.left(now);
+        Self {
+            holder: account.holder.clone(),
+            dimension: cell.subject.dimension,
+            size: cell.size,
+            burst: cell.burst(),
+            models: Arc::clone(&cell.subject.models),
+            shadow: cell.subject.shadow,
+            remaining,
+            reset,
+        }
+    }
+
+    /// Returns how much is taken of what may come at once, from 0 to 1.
+    pub fn used_ratio(&self) -> f64 {
+        let left = f64::from(self.remaining) / f64::from(self.burst.get());
+        (1.0 - left).clamp(0.0, 1.0)
+    }
+}
+
+/// Returns what is left of every limit there is.
+pub(super) fn all(accounts: &Accounts, now: Time) -> Vec<Headroom> {
+    let mut all = Vec::new();
+    for account in accounts.iter() {
+        let cells = account.lock();
+        all.extend(cells.iter().map(|cell| Headroom::of(account, cell, now)));
+    }
+    all
+}
+
 /// Returns what is left of each limit that calls of a model count towards: the key's first, then the team's, the
 /// route's, the gateway's.
 pub(super) fn headroom(accounts: &OfCall, model: Option<&str>, now: Time) -> Vec<Headroom> {
     let mut all = Vec::new();
     for account in accounts.iter().flatten() {
         for cell in account.lock().of(model) {
-            let (remaining, reset) = cell.left(now);
-            all.push(Headroom {
-                holder: account.holder.clone(),
-                dimension: cell.subject.dimension,
-                size: cell.size,
-                burst: cell.burst(),
-                models: Arc::clone(&cell.subject.models),
-                shadow: cell.subject.shadow,
-                remaining,
-                reset,
-            });
+            all.push(Headroom::of(account, cell, now));
         }
     }
     all

@@ -175,4 +175,9 @@ impl Limits {
         let accounts = self.accounts.load().of(who);
         headroom::headroom(&accounts, who.model, now)
     }
+
+    /// Returns what is left of every limit, as far as this process counts.
+    pub fn all(&self, now: Time) -> Vec<Headroom> {
+        headroom::all(&self.accounts.load(), now)
+    }
 }

@@ -9,6 +9,8 @@
 //! a reply that nobody reads; so a connection is never left between a question and its answer.
 
 mod link;
+#[cfg(test)]
+pub(crate) mod server;
 mod servers;
 
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub struct Params {
     pub timeout: Duration,
     /// The functions that it is to have.
     pub libraries: Vec<Library>,
+    /// What is shared there, for the log.
+    pub what: &'static str,
 }
 
 /// Functions that Redis is to have. The name of a library is made of its code: whoever has loaded it before has loaded the
@@ -72,6 +76,8 @@ pub struct RedisState {
     pub up: bool,
     /// Commands that were sent since the start.
     pub calls: u64,
+    /// How long their answers were waited for, all together.
+    pub waited: Duration,
     /// Those of them that it did not answer in time, or at all.
     pub failures: u64,
     /// How often it went away since the start.
@@ -93,6 +99,8 @@ struct Inner {
     up: watch::Sender<bool>,
     lost: Notify,
     calls: AtomicU64,
+    /// Microseconds.
+    waited: AtomicU64,
     failures: AtomicU64,
     outages: AtomicU64,
 }
@@ -114,6 +122,7 @@ impl Redis {
             up: watch::Sender::new(false),
             lost: Notify::new(),
             calls: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             outages: AtomicU64::new(0),
         });
@@ -161,6 +170,25 @@ impl Redis {
     ) -> Result<T, Away> {
         let within = within.max(self.inner.params.timeout);
         self.ask(command, within, within).await
+    }
+
+    /// Reads a key as [`Redis::call`] would. One of another type was written by somebody else: it reads as empty.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Away> {
+        let inner = &*self.inner;
+        let Some(link) = inner.link.load_full() else {
+            return Err(Away);
+        };
+        inner.calls.fetch_add(1, Ordering::Relaxed);
+        let (start, within) = (Instant::now(), inner.params.timeout);
+        let answered = timeout(within, link.query(redis::cmd("GET").arg(key))).await;
+        let answered = answered.map(|answer| match answer {
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(Some(Vec::new())),
+            answer => answer,
+        });
+        inner.judge(&link, answered, start.elapsed(), within)
     }
 
     /// Waits for an answer `within` a time; one that took longer than `patience` is a failure all the same.
@@ -221,6 +249,7 @@ impl Redis {
         RedisState {
             up: *inner.up.borrow(),
             calls: inner.calls.load(Ordering::Relaxed),
+            waited: Duration::from_micros(inner.waited.load(Ordering::Relaxed)),
             failures: inner.failures.load(Ordering::Relaxed),
             outages: inner.outages.load(Ordering::Relaxed),
         }
@@ -241,6 +270,8 @@ impl Inner {
         took: Duration,
         patience: Duration,
     ) -> Result<T, Away> {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(micros, Ordering::Relaxed);
         let (answer, error) = match answered {
             Ok(Ok(answer)) if took <= self.params.timeout => {
                 self.failed.store(0, Ordering::Relaxed);
@@ -263,7 +294,8 @@ impl Inner {
         self.failed.store(0, Ordering::Relaxed);
         self.link.store(Some(Arc::new(link)));
         self.up.send_replace(true);
-        tracing::info!(servers = %self.params.servers, "redis answers: limits and budgets are shared");
+        let what = self.params.what;
+        tracing::info!(servers = %self.params.servers, "redis answers: {what} are shared");
     }
 
     /// Gives up a connection, if it is still the one that is used.
@@ -281,7 +313,7 @@ impl Inner {
     fn gone(&self, error: &OpenError) {
         self.outages.fetch_add(1, Ordering::Relaxed);
         self.up.send_replace(false);
-        tracing::warn!(servers = %self.params.servers, %error, "redis is away");
+        tracing::warn!(servers = %self.params.servers, shared = self.params.what, %error, "redis is away");
     }
 }
 

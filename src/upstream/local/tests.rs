@@ -15,6 +15,7 @@ fn upstream() -> LocalUpstream {
         source: Source::Poet,
         models: vec!["poet".into(), "text-davinci-003".into()],
         engine: transformer::Params::default(),
+        meter: None,
     })
     .unwrap()
 }
@@ -27,6 +28,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
             key: "tests".into(),
             team: None,
             models: Vec::new(),
+            keeps: None,
         }),
         model: Some("poet".into()),
         stream: body["stream"] == true,
@@ -34,6 +36,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

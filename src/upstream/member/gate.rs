@@ -10,6 +10,8 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct Gate {
     places: Arc<Semaphore>,
+    /// How many there are.
+    count: usize,
     /// Calls that may wait.
     queue: usize,
     waiting: AtomicUsize,
@@ -35,6 +37,7 @@ impl Gate {
     pub fn new(places: usize, queue: usize) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))),
+            count: places,
             queue,
             waiting: AtomicUsize::new(0),
         }
@@ -52,6 +55,11 @@ impl Gate {
             // A gate is never closed.
             Ok(Err(_)) | Err(_) => Err(Full::Waited),
         }
+    }
+
+    /// Returns how many calls get in at once, and how many more may wait.
+    pub fn bounds(&self) -> (usize, usize) {
+        (self.count, self.queue)
     }
 
     /// Returns the calls that wait.

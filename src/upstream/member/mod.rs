@@ -135,12 +135,19 @@ impl Member {
         let mut snapshot = Snapshot {
             endpoints: self.endpoints.len(),
             waiting: self.gate.as_ref().map_or(0, |gate| gate.waiting()),
+            max_in_flight: self.gate.as_ref().map(|gate| gate.bounds().0),
+            max_waiting: self.gate.as_ref().map(|gate| gate.bounds().1),
             credentials: self.credentials.counts(now),
             ..Snapshot::default()
         };
         for endpoint in &self.endpoints {
             snapshot.ejected += usize::from(endpoint.health.standing(now) != Standing::Well);
             snapshot.in_flight += endpoint.load.in_flight() as usize;
+            if let Some(engine) = endpoint.service.engine() {
+                snapshot.waiting += engine.queued;
+                snapshot.max_waiting = Some(engine.max_queued);
+                snapshot.engine = Some(engine);
+            }
         }
         snapshot
     }

@@ -25,6 +25,7 @@ use self::connect::Clients;
 pub use self::connect::RemoteError;
 use super::{Attempt, Credential, Timeouts, Upstream, UpstreamError, UpstreamFuture};
 use crate::call::Reply;
+use crate::metrics::ConnectionMeter;
 use crate::openai::models::{List, Model};
 use crate::secret::Secret;
 
@@ -49,6 +50,8 @@ pub struct Params {
     pub max_answer: u64,
     /// Who waits for the tunnels of upgraded connections, and when they are to end.
     pub tunnels: (TaskTracker, CancellationToken),
+    /// Where connections are counted, if anywhere.
+    pub meter: Option<ConnectionMeter>,
 }
 
 #[cfg(test)]
@@ -65,6 +68,7 @@ impl Params {
             proxy: Proxy::Direct,
             max_answer: 1,
             tunnels: Default::default(),
+            meter: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::hedge::Hedge;
 use super::hold::{Limits, hold};
 use super::plan::{Place, Plan, TryId};
 use super::verdict::{Class, Verdict};
-use crate::call::{Call, Outcome, Record, Reply, Try};
+use crate::call::{Call, Cause, Outcome, Record, Reply, Try};
 use crate::metrics::Metrics;
 use crate::upstream::member::health::Seen;
 use crate::upstream::member::{Endpoint, Full, Member, Pass, Ticket};
@@ -372,15 +372,15 @@ impl<'a> Trying<'a> {
 
     fn failed(mut self, endpoint: &Endpoint, source: UpstreamError) -> Ended {
         let status = source.status().map(|status| status.as_u16());
-        self.note(source.cause(), status);
+        self.note(source.cause().as_str(), status);
         failure(endpoint, source, self.which)
     }
 
     fn answered(mut self, status: u16, verdict: Verdict) {
         let result = match verdict.class {
             Class::Final | Class::Unable => Try::ANSWERED,
-            Class::Limited => "upstream_limited",
-            Class::Again | Class::Refused | Class::Elsewhere => "upstream_status",
+            Class::Limited => Cause::UpstreamLimited.as_str(),
+            Class::Again | Class::Refused | Class::Elsewhere => Cause::UpstreamStatus.as_str(),
         };
         self.note(result, Some(status));
     }

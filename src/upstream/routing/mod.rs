@@ -125,6 +125,11 @@ impl Dispatch {
         Some(Arc::clone(label))
     }
 
+    /// Returns all that [`label`](Self::label) returns.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.table.labels()
+    }
+
     /// Returns the upstream that a call goes to, where its route leads to one alone.
     pub fn only_upstream(&self, call: &Call) -> Option<Arc<str>> {
         let Choice { route, .. } = self.table.choose(call).ok()?;

@@ -89,6 +89,13 @@ impl Table {
         routes.find(|route| route.model == *model)
     }
 
+    /// Returns what the ways are called.
+    pub(super) fn labels(&self) -> impl Iterator<Item = &str> {
+        let routes = self.routes.iter().map(|(_, label)| label);
+        let own = self.own.iter().flat_map(|(_, labels)| labels);
+        routes.chain(own).map(|label| &**label)
+    }
+
     /// Returns where a model goes.
     pub(super) fn route(&self, model: &str) -> Result<Choice<'_>, DispatchError> {
         let mut routes = self.routes.iter();

@@ -329,6 +329,7 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
             key: "k".into(),
             team: None,
             models: Vec::new(),
+            keeps: None,
         }),
         endpoint: Path::ChatCompletions,
         model: Some("m".into()),
@@ -337,6 +338,7 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
         upstream: None,
         estimate: None,
         room: None,
+        looked: None,
         deadline: None,
         head: Head {
             method: Method::POST,

@@ -18,6 +18,7 @@ use super::scheduler::Scheduler;
 use super::sequence::{Event, Job, Outlet, Request};
 use super::template::{Message, RenderError};
 use super::weights::Weights;
+use crate::metrics::EngineMeter;
 
 /// Files up to this size are loaded before [`Engine::start`] returns: it takes a fraction of a second.
 const LOAD_AT_ONCE_BYTES: u64 = 64 << 20;
@@ -57,6 +58,8 @@ pub struct Status {
     pub queued: usize,
     /// Requests being computed.
     pub running: usize,
+    /// Tokens of the cache that are promised to them.
+    pub cache_tokens: usize,
 }
 
 /// Why a request is not taken.
@@ -108,6 +111,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) queue: FairQueue<Job>,
     pub(super) running: usize,
+    /// Tokens of the cache that are promised to the running ones.
+    pub(super) reserved: usize,
     pub(super) stop: bool,
     /// Whether a reader has gone away since the queue was last looked through.
     pub(super) gone: bool,
@@ -136,11 +141,16 @@ impl Default for Params {
 // === impl Engine ===
 
 impl Engine {
-    /// Checks a model and loads it. A large one is still loading when this returns; see [`Status::ready`].
+    /// Checks a model and loads it. A large one is still loading when this returns; see [`Status::ready`]. Its work is
+    /// counted at `meter`.
     ///
     /// # Errors
     /// [`LoadError`] for whatever can be known without the weights, and for the weights if they are small.
-    pub fn start(source: &Source, params: Params) -> Result<Self, LoadError> {
+    pub fn start(
+        source: &Source,
+        params: Params,
+        meter: Option<EngineMeter>,
+    ) -> Result<Self, LoadError> {
         let package = Arc::new(Package::open(source)?);
         let per_token = Cache::bytes_per_token(&package.config).max(1);
         let cache_tokens = usize::try_from(params.cache_bytes / per_token).unwrap_or(usize::MAX);
@@ -156,6 +166,7 @@ impl Engine {
             state: Mutex::new(State {
                 queue: FairQueue::new(),
                 running: 0,
+                reserved: 0,
                 stop: false,
                 gone: false,
                 woken: false,
@@ -176,7 +187,7 @@ impl Engine {
             let (shared, package) = (Arc::clone(&shared), Arc::clone(&package));
             std::thread::Builder::new()
                 .name("weir-engine".into())
-                .spawn(move || work(&shared, &package, params, &loaded))
+                .spawn(move || work(&shared, &package, (params, meter), &loaded))
                 .map_err(LoadError::Thread)?
         };
         let engine = Self {
@@ -197,12 +208,18 @@ impl Engine {
             ready: self.is_ready(),
             queued: state.queue.len(),
             running: state.running,
+            cache_tokens: state.reserved,
         }
     }
 
     /// Returns whether requests are taken.
     pub fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Acquire)
+    }
+
+    /// Returns the bounds that it was started with, and how many tokens its cache holds.
+    pub fn bounds(&self) -> (Params, usize) {
+        (self.shared.params, self.shared.cache_tokens)
     }
 
     /// Returns how many tokens prompt and answer may have together.
@@ -333,7 +350,7 @@ impl Drop for Engine {
 fn work(
     shared: &Arc<Shared>,
     package: &Arc<Package>,
-    params: Params,
+    (params, meter): (Params, Option<EngineMeter>),
     loaded: &sync_mpsc::Sender<Result<(), LoadError>>,
 ) {
     let load = || {
@@ -353,7 +370,12 @@ fn work(
             return;
         }
     };
-    let mut scheduler = Scheduler::new(Arc::clone(shared), Arc::clone(package), params, weights);
+    let mut scheduler = Scheduler::new(
+        Arc::clone(shared),
+        Arc::clone(package),
+        (params, meter),
+        weights,
+    );
     shared.ready.store(true, Ordering::Release);
     let _ = loaded.send(Ok(()));
     let mut failures = 0;

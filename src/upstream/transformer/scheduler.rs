@@ -14,11 +14,13 @@ use super::kv::Cache;
 use super::package::Package;
 use super::sequence::{Event, Outlet, Sequence};
 use super::weights::Weights;
+use crate::metrics::EngineMeter;
 
 pub(super) struct Scheduler {
     shared: Arc<Shared>,
     package: Arc<Package>,
     params: Params,
+    meter: Option<EngineMeter>,
     weights: Weights,
     sequences: Vec<Sequence>,
     /// Answers that are ready but not yet fetched.
@@ -38,13 +40,14 @@ impl Scheduler {
     pub(super) fn new(
         shared: Arc<Shared>,
         package: Arc<Package>,
-        params: Params,
+        (params, meter): (Params, Option<EngineMeter>),
         weights: Weights,
     ) -> Self {
         Self {
             shared,
             package,
             params,
+            meter,
             weights,
             sequences: Vec::new(),
             finished: Vec::new(),
@@ -68,8 +71,12 @@ impl Scheduler {
             }
             drop(state);
             let started = Instant::now();
-            self.step()?;
-            shared.lock().load.note_step(started.elapsed());
+            let (prefill, decode) = self.step()?;
+            let time = started.elapsed();
+            if let Some(meter) = &self.meter {
+                meter.step(time, prefill, decode);
+            }
+            shared.lock().load.note_step(time);
         }
     }
 
@@ -136,10 +143,17 @@ impl Scheduler {
             }
         }
         state.running = active;
+        state.reserved = reserved;
     }
 
-    fn step(&mut self) -> candle_core::Result<()> {
+    /// Takes a step, and returns how many tokens of prompts and how many generated ones went through it.
+    fn step(&mut self) -> candle_core::Result<(usize, usize)> {
         let (rows, parts) = self.plan();
+        let of_prompts = parts
+            .iter()
+            .filter(|part| self.sequences[part.sequence].is_prefilling());
+        let prefill: usize = of_prompts.map(|part| part.count).sum();
+        let decode = rows.len() - prefill;
         #[cfg(test)]
         assert!(
             !parts
@@ -168,7 +182,7 @@ impl Scheduler {
             }
         }
         self.retire();
-        Ok(())
+        Ok((prefill, decode))
     }
 
     /// Chooses the rows of the next step, sequence by sequence in their order.

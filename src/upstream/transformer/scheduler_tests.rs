@@ -7,7 +7,7 @@ use super::*;
 const SPRING: &str = "写一首关于春天的诗";
 
 fn engine(params: Params) -> Engine {
-    Engine::start(&Source::Poet, params).unwrap()
+    Engine::start(&Source::Poet, params, None).unwrap()
 }
 
 /// A request that goes on for `max_tokens`.

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use slab::Slab;
+use tokio::time::Instant;
 
-use super::{Asking, Begun, Head, OnWhole, Whole};
+use super::{Asking, Begun, Head, OnWhole, Patience, Whole};
 use crate::call::{Reply, ReplyBody, StreamError};
 
 /// The leader's place among the listeners, for as long as it is there.
@@ -20,8 +21,10 @@ const ARENA: usize = 4 << 10;
 pub(super) struct State<E> {
     pub(super) stage: Stage<E>,
     pub(super) head: Option<Head>,
-    /// What has come, and is not forgotten.
-    pub(super) log: VecDeque<Bytes>,
+    /// What has come, and is not forgotten, each with the milliseconds that it came after the head.
+    pub(super) log: VecDeque<(Bytes, u32)>,
+    /// When the head came.
+    pub(super) began: Instant,
     /// Room for what comes next: what came from a connection holds on to all the room that it was read into.
     pub(super) arena: BytesMut,
     /// How many blocks are forgotten.
@@ -33,6 +36,10 @@ pub(super) struct State<E> {
     pub(super) is_orphan: bool,
     /// Whether nobody may join any more.
     pub(super) is_closed: bool,
+    /// How long it goes on when nobody waits for it.
+    pub(super) patience: Patience,
+    /// Until when it goes on now that nobody does.
+    pub(super) until: Option<Instant>,
     pub(super) on_whole: Option<OnWhole>,
 }
 
@@ -55,7 +62,7 @@ pub(super) struct Aftermath<E> {
 
 impl<E> State<E> {
     /// Begins with the leader alone, who has read nothing.
-    pub(super) fn new(asking: Asking<E>, on_whole: OnWhole) -> Self {
+    pub(super) fn new(asking: Asking<E>, patience: Patience, on_whole: OnWhole) -> Self {
         let mut listeners = Slab::new();
         let leader = listeners.insert(0);
         debug_assert_eq!(leader, LEADER, "a slab begins at the beginning");
@@ -63,12 +70,15 @@ impl<E> State<E> {
             stage: Stage::Asking(asking),
             head: None,
             log: VecDeque::new(),
+            began: Instant::now(),
             arena: BytesMut::new(),
             forgotten: 0,
             bytes: 0,
             listeners,
             is_orphan: false,
             is_closed: false,
+            patience,
+            until: None,
             on_whole: Some(on_whole),
         }
     }
@@ -83,8 +93,14 @@ impl<E> State<E> {
             _stage: Some(stage),
             whole: whole.map(|(on_whole, head)| {
                 let whole = match head.is_events {
-                    true => Whole::Events(self.log.iter().cloned().collect()),
-                    false => Whole::Text(self.log.front().cloned().unwrap_or_default()),
+                    true => {
+                        let (blocks, offsets) = self.log.iter().cloned().unzip();
+                        Whole::Events(blocks, offsets)
+                    }
+                    false => {
+                        let text = self.log.front().map(|(text, _)| text.clone());
+                        Whole::Text(text.unwrap_or_default())
+                    }
                 };
                 (on_whole, head, whole)
             }),
@@ -103,6 +119,7 @@ impl<E> State<E> {
         if reply.status != StatusCode::OK || !(is_events || is_text) {
             return self.alone(Begun::Alone(Box::new(reply)));
         }
+        self.began = Instant::now();
         self.head = Some(Head {
             headers: std::mem::take(&mut reply.headers),
             is_events,
@@ -117,7 +134,7 @@ impl<E> State<E> {
         }
         let text = reply.body.take_full().unwrap_or_default();
         // It is held for a moment: what is kept of it is a copy.
-        self.log.push_back(text);
+        self.log.push_back((text, 0));
         self.over(Ok(()))
     }
 
@@ -138,7 +155,8 @@ impl<E> State<E> {
         }
         self.arena.extend_from_slice(block);
         self.bytes += block.len() + BLOCK;
-        self.log.push_back(self.arena.split().freeze());
+        let offset = u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.log.push_back((self.arena.split().freeze(), offset));
     }
 
     /// Forgets the oldest where there is too much, whoever has not read it yet; and once that has begun, so that nobody can
@@ -154,13 +172,25 @@ impl<E> State<E> {
         while self.log.len() > 1
             && (self.bytes > bound || (self.forgotten > 0 && self.forgotten < slowest))
         {
-            let Some(block) = self.log.pop_front() else {
+            let Some((block, _)) = self.log.pop_front() else {
                 break;
             };
             self.bytes -= block.len() + BLOCK;
             self.forgotten += 1;
         }
         had_all && self.forgotten > 0
+    }
+
+    /// Returns whether it goes on though nobody waits for it. Once its head has come to somebody who has left, nobody asks for
+    /// it again.
+    pub(super) fn lingers(&mut self) -> bool {
+        self.until = match self.patience {
+            Patience::None => return false,
+            Patience::For(_) if !matches!(self.stage, Stage::Asking(_)) => return false,
+            Patience::For(time) => Some(Instant::now() + time),
+            Patience::Ever => None,
+        };
+        true
     }
 
     /// Returns how many listen for themselves besides the leader.

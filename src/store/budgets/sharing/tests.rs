@@ -40,6 +40,7 @@ fn others(used: u64, reserved: u64) -> Answer {
     Answer {
         others: Taken { used, reserved },
         is_spent: false,
+        is_lost: false,
         is_noted: true,
     }
 }
@@ -125,6 +126,10 @@ fn others_hear_of_what_has_changed_and_of_nothing_else() {
     let alice = "alice".into();
     let budgets = budgets(Period::Total, Window::Calendar);
     let untold = || budgets.reports(false, at(NOON));
+    // Of a new one, what others have is asked at once.
+    let new = untold();
+    assert_eq!(new.len(), 1);
+    new[0].answered(&others(0, 0), at(NOON));
     assert!(untold().is_empty());
     // Let in: they know of the call, and hear what has become of it.
     let call = budgets
@@ -185,6 +190,26 @@ fn others_hear_of_what_has_changed_and_of_nothing_else() {
     let _ = call.reports(at(NOON));
     drop(call);
     assert_eq!(untold().len(), 1);
+}
+
+#[test]
+fn what_is_remembered_of_others_is_bounded_and_ends_with_the_period() {
+    let budgets = budgets(Period::Day, Window::Calendar);
+    let next = |now: &str| budgets.reports(true, at(now)).remove(0);
+    let first = next(NOON);
+    let entry = |n: usize| (format!("ledger {n}"), format!("1 {n} 0 0 0"));
+    first.heard("one 1", (0..100).map(entry).collect());
+    let mut second = next(NOON);
+    let remembered: Vec<_> = (36..100).rev().map(entry).collect();
+    assert_eq!(second.remembered(), remembered);
+    assert_eq!(second.epoch(), "one 1");
+    second.restored("two 7");
+    assert_eq!(next(NOON).epoch(), "two 7");
+    // What was asked before is answered late.
+    first.heard("one 1", Vec::new());
+    assert_eq!(next(NOON).remembered(), remembered);
+    let tomorrow = next("2026-11-26T00:00:00Z");
+    assert_eq!((tomorrow.epoch(), tomorrow.remembered()), ("", &[][..]));
 }
 
 #[test]

@@ -139,11 +139,16 @@ impl Exchange {
         if state != expected || expected.is_none() {
             return Ok(state == expected);
         }
-        // Redis may have evicted what the state counts.
-        let mut exist = redis::cmd("EXISTS");
-        exist.arg(RECORDS).arg(ORDER);
-        let there: i64 = self.redis.call_aside(&exist, TIMEOUT).await?;
-        Ok(there == 2)
+        // Redis may have evicted what the state counts, or somebody else may have written over it.
+        for (key, kind) in [(RECORDS, "hash"), (ORDER, "zset")] {
+            let mut look = redis::cmd("TYPE");
+            look.arg(key);
+            let found: String = self.redis.call_aside(&look, TIMEOUT).await?;
+            if found != kind {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Offers records, and asks for what was changed since; `None`: what it answers cannot be read.

@@ -77,7 +77,7 @@ local function probe(keys)
   redis.call('DEL', unpack(keys))
   for _ = 1, 2 do exchange(keys, { '00', '', '0', '1', 'key:probe', '{}' }) end
   redis.call('MGET', keys[1])
-  redis.call('EXISTS', keys[2], keys[3])
+  redis.call('TYPE', keys[2])
   redis.call('DEL', unpack(keys))
   return 1
 end

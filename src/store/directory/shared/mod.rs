@@ -8,28 +8,25 @@
 //! What lies in Redis is digests, names and bounds, and no secret. What cannot be read there is left alone and counts as
 //! nothing, but that a key is revoked counts. A Redis that was emptied, or has lost a part, is filled again by the next gateway that looks.
 
+mod adopting;
 mod exchange;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use rusqlite::Connection;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 pub use self::exchange::library;
 use self::exchange::{ENOUGH_BYTES, Exchange, MOST_BYTES, PAGE, Reply, Seen};
-use super::counting::Counting;
 use super::{Directory, DirectoryError};
-use crate::store::keys::audit::micros;
-use crate::store::keys::{Adopted, Author, Head, Record, Refusal, RuntimeKey, adopt};
+use crate::store::keys::{Adopted, Head, Record, RuntimeKey};
 use crate::store::redis::{Away, Redis};
 
-/// Who the audit says has made what another gateway did.
-const REPLICA: &str = "replica";
 /// How often is looked whether others have changed something.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often all is compared, whatever the numbers of changes say: a Redis that took the place of another one may have lost
@@ -41,10 +38,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long an end waits until others know what was changed here.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
-/// More are not those of gateways.
+/// So many records of others are taken over, and no more: they are held in memory.
 const MOST_RECORDS: usize = 100_000;
-/// How many records are written in one transaction.
-const AT_ONCE: usize = 64;
 /// How often others may be faster with the same records.
 const MOST_VAIN: u32 = 16;
 /// How many records that cannot be used are told of.
@@ -58,6 +53,10 @@ pub struct Sharing {
     changes: watch::Receiver<u64>,
     /// What Redis has.
     theirs: HashMap<String, Theirs>,
+    /// How many of them there may be, besides those of this gateway's own.
+    most: usize,
+    /// Whether there are more.
+    is_full: bool,
     /// How much of it was seen; `None`: it is to be read from its beginning.
     seen: Option<Seen>,
     swept: Instant,
@@ -87,8 +86,6 @@ enum Failure {
     Away(#[from] Away),
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    #[error("there are more than {MOST_RECORDS} records in Redis")]
-    TooMany,
     #[error("what Redis answers cannot be read: another library has the name of Weir's")]
     Strange,
     #[error("Redis does not keep what it is told")]
@@ -105,6 +102,8 @@ impl Sharing {
             up,
             changes,
             theirs: HashMap::new(),
+            most: MOST_RECORDS,
+            is_full: false,
             seen: None,
             swept: Instant::now(),
             pending: Vec::new(),
@@ -120,6 +119,8 @@ impl Sharing {
             while !self.look().await {
                 sleep(PAUSE).await;
             }
+            // Keys with budgets open nothing before; what fails is logged, and tried again.
+            let _ = self.directory.count_owed().await;
         };
         if timeout(START_TIMEOUT, joining).await.is_err() {
             // Nobody knows where it broke off.
@@ -221,9 +222,6 @@ impl Sharing {
                 let told_of = reply.records.iter().map(|(field, _)| field.clone());
                 fields.extend(told_of);
                 self.read(reply);
-                if self.theirs.len() > MOST_RECORDS {
-                    return Err(Failure::TooMany);
-                }
                 if !has_more {
                     break;
                 }
@@ -250,6 +248,9 @@ impl Sharing {
             self.pending.clear();
         }
         for (field, text) in reply.records {
+            if self.leaves_out(&field) {
+                continue;
+            }
             let theirs = match Record::read(&field, &text) {
                 Ok(record) => {
                     self.pending.push(record.clone());
@@ -262,6 +263,23 @@ impl Sharing {
             };
             self.theirs.insert(field, theirs);
         }
+    }
+
+    /// Returns whether a record is one too many. What is known already, or is this gateway's own, never is.
+    fn leaves_out(&mut self, field: &str) -> bool {
+        if self.theirs.len() < self.most
+            || self.theirs.contains_key(field)
+            || self.directory.entries().made.has(field)
+        {
+            return false;
+        }
+        if !std::mem::replace(&mut self.is_full, true) {
+            tracing::warn!(
+                most = self.most,
+                "other gateways have made more keys and teams than are taken over; the others open nothing here"
+            );
+        }
+        true
     }
 
     /// Returns the ledger's own keys as revoked that a record revokes which cannot be read otherwise.
@@ -338,85 +356,5 @@ impl Sharing {
         };
         let missing = entries.made.unlike(known).filter(lacks).filter(fits);
         missing.take(PAGE).collect()
-    }
-}
-
-impl Directory {
-    /// Returns a number that changes whenever keys or teams may have.
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
-    }
-
-    /// Takes records of other gateways over, and returns what has become of those that are not known.
-    pub(super) async fn adopt(
-        &self,
-        mut records: Vec<Record>,
-    ) -> Result<Vec<(String, Adopted)>, DirectoryError> {
-        let mut counting = self.changing.lock().await;
-        {
-            let entries = self.entries();
-            records.retain(|record| !entries.made.says(record));
-        }
-        self.close(&counting, &records);
-        let author = Author {
-            actor: REPLICA,
-            at: micros(Timestamp::now()),
-        };
-        let (mut adopted, mut says, mut failed) = (Vec::new(), Vec::new(), None);
-        while !records.is_empty() {
-            // Rows of requests wait while one transaction lasts.
-            let rest = records.split_off(records.len().min(AT_ONCE));
-            let some = std::mem::replace(&mut records, rest);
-            let adopting = self.ledger.change(move |file: &Connection| {
-                let adopt = |record: &Record| {
-                    let (adopted, says) = adopt(file, record, &author)?;
-                    Ok((record.field(), adopted, says))
-                };
-                let adopted = some.iter().map(adopt).collect::<Result<Vec<_>, _>>();
-                adopted.map(Ok::<_, Refusal>)
-            });
-            match adopting.await {
-                Ok(some) => {
-                    for (field, what, record) in some {
-                        adopted.push((field, what));
-                        says.extend(record);
-                    }
-                }
-                // What was written before counts.
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        if !says.is_empty() {
-            tracing::info!("keys or teams were changed at another gateway");
-            let list = self.update(&counting, |entries| {
-                says.into_iter().for_each(|record| entries.made.put(record));
-                entries.warn();
-            });
-            // What cannot be counted now is tried again.
-            let _ = self.count(&mut counting, list).await;
-        }
-        match failed {
-            Some(error) => Err(error.into()),
-            None => Ok(adopted),
-        }
-    }
-
-    /// Lets keys that were revoked elsewhere open nothing any more, whether or not the ledger can be told.
-    fn close(&self, counting: &Counting, records: &[Record]) {
-        let closed: Vec<_> = {
-            let entries = self.entries();
-            let revoked = records.iter().filter_map(|record| match record {
-                Record::Key(key) if key.revoked.is_some() => entries.made.keys.get(&key.terms.name),
-                Record::Key(_) | Record::Team(_) | Record::NoTeam { .. } => None,
-            });
-            let open = revoked.filter(|own| entries.is_living(own));
-            open.map(|own| Arc::clone(&own.terms.name)).collect()
-        };
-        if !closed.is_empty() {
-            self.update(counting, |entries| entries.closed.extend(closed));
-        }
     }
 }

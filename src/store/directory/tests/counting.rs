@@ -43,8 +43,10 @@ async fn a_secret_is_handed_out_even_where_its_budgets_cannot_be_counted() {
     assert_eq!(view.state, KeyState::Uncounted);
     house.directory.look(&mut notice).await.unwrap();
     assert_eq!(house.who(&made), None);
+    assert!(house.directory.count_owed().await.is_err());
+    assert_eq!(house.who(&made), None);
     hide(&house, false);
-    house.directory.look(&mut notice).await.unwrap();
+    house.directory.count_owed().await.unwrap();
     assert_eq!(house.who(&made).as_deref(), Some("new"));
     assert_eq!(house.state("new"), KeyState::Active);
     let balances = house.directory.budgets().balances(Timestamp::now());
@@ -66,11 +68,12 @@ async fn budgets_of_another_process_that_cannot_be_counted_are_tried_again() {
     hide(&house, true);
     for _ in 0..2 {
         other.directory.look(&mut notice).await.unwrap();
+        assert!(other.directory.count_owed().await.is_err());
         assert_eq!(other.state("bob"), KeyState::Uncounted);
         assert_eq!(other.who(&secret), None);
     }
     hide(&house, false);
-    other.directory.look(&mut notice).await.unwrap();
+    other.directory.count_owed().await.unwrap();
     assert_eq!(other.who(&secret).as_deref(), Some("bob"));
     let balances = other.directory.budgets().balances(Timestamp::now());
     assert_eq!(balances.len(), 1);
@@ -97,8 +100,8 @@ async fn a_new_key_opens_nothing_before_its_budgets_are_counted() {
     house.directory.create_team(free).await.unwrap();
     let old = json!({ "name": "old", "team": "t" });
     secrets.push(house.make(old).await.unwrap());
-    let mut counting = Counting::of(Vec::new());
     let elsewhere = elsewhere.directory.entries().made.clone();
+    let mut counting = house.directory.changing.lock().await;
     let list = house.directory.update(&counting, |entries| {
         let teams = elsewhere.teams.into_values().map(Record::Team);
         let keys = elsewhere.keys.into_values().map(Record::Key);
@@ -106,10 +109,12 @@ async fn a_new_key_opens_nothing_before_its_budgets_are_counted() {
             .chain(keys)
             .for_each(|record| entries.made.put(record));
     });
+    counting.owe(list);
+    drop(counting);
     let open = || secrets.iter().map(|secret| house.who(secret).is_some());
     assert_eq!(open().collect::<Vec<_>>(), [false, false, true, true]);
     assert_eq!(house.state("bound"), KeyState::Uncounted);
-    house.directory.count(&mut counting, list).await.unwrap();
+    house.directory.count_owed().await.unwrap();
     assert!(open().all(|open| open));
     assert_eq!(house.state("bound"), KeyState::Active);
 }
@@ -139,4 +144,30 @@ async fn a_key_revoked_elsewhere_opens_nothing_even_where_the_ledger_cannot_be_t
     let house = house.restart(Configured::default());
     assert_eq!(house.who(&secret), None);
     assert_eq!(house.state("bob"), KeyState::Revoked);
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_while_budgets_are_counted() {
+    let house = House::new(Configured::default());
+    let mut notice = house.directory.ledger.notice();
+    let secret = house.make(json!({ "name": "bob" })).await.unwrap();
+    let other = house.make(json!({ "name": "carol" })).await.unwrap();
+    let own = house.directory.entries().made.keys["bob"].clone();
+    let revoked = Record::Key(RuntimeKey {
+        revoked: Some(micros(Timestamp::now())),
+        ..own
+    });
+    // It takes as long as it takes.
+    let counted = house.directory.replacing.lock().await;
+    house.directory.adopt(vec![revoked]).await.unwrap();
+    assert_eq!(house.who(&secret), None);
+    let directory = Arc::clone(&house.directory);
+    let revoking = tokio::spawn(async move { directory.revoke_key("carol").await });
+    while house.who(&other).is_some() {
+        tokio::task::yield_now().await;
+    }
+    house.directory.look(&mut notice).await.unwrap();
+    assert!(!revoking.is_finished(), "its answer says that all is done");
+    drop(counted);
+    revoking.await.unwrap().unwrap();
 }

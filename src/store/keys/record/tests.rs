@@ -236,8 +236,7 @@ fn database() -> (tempfile::TempDir, Connection) {
         path: path.clone(),
         sync: Sync::Never,
         max_open: 8,
-        retention: None,
-        vacuum: false,
+        retention: Default::default(),
     });
     ledger.unwrap().close();
     (folder, Connection::open(path).unwrap())

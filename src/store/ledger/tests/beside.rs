@@ -382,3 +382,48 @@ async fn a_journal_of_which_half_is_deleted_is_made_whole_under_a_lock_that_is_n
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+#[tokio::test]
+async fn what_stands_in_a_journal_that_was_being_made_anew_is_written_and_the_files_go() {
+    for is_open in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        Ledger::open(&params).unwrap().close();
+        if is_open {
+            leave_run(&params, 7);
+        }
+        let path = journal_path(&params, 7);
+        let id = path.to_str().unwrap();
+        let new = PathBuf::from(format!("{id}-new"));
+        let (a, five) = (intent("a"), entry(Some(counts(5, 5))));
+        write(&mut Journal::begin(&new).unwrap(), &settled(1, &a, &five));
+        // Of another one, the first file has come to its place already.
+        let half = PathBuf::from(format!("{}-new-2", journal_path(&params, 6).display()));
+        std::fs::write(&half, [0; 9]).unwrap();
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+        assert!(!new.exists() && !half.exists());
+        assert!(!PathBuf::from(format!("{id}-new-2")).exists());
+        assert_eq!(read_rows(&params), ["a complete 5 1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_run_never_has_the_number_of_a_journal_that_names_no_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let stray = Name::unmarked(2).path(&params.path);
+    std::fs::create_dir_all(params.path.parent().unwrap()).unwrap();
+    Ledger::open(&params).unwrap().close();
+    write(
+        &mut Journal::begin(&stray).unwrap(),
+        &opened(1, &intent("stray")),
+    );
+    let ledger = Ledger::open(&params).unwrap();
+    assert_eq!(count(&ledger, "SELECT max(id) FROM run"), 3);
+    // Should it die, what lies there is not taken for its own.
+    let row = begin(&ledger, "own").await;
+    row.settle(entry(Some(counts(5, 5)))).await.unwrap();
+    ledger.close();
+    assert_eq!(read_rows(&params), ["own complete 5 1"]);
+    assert!(stray.exists());
+}

@@ -1,6 +1,7 @@
 //! Files that cannot be written for a while.
 
 use super::*;
+use crate::call::Cause;
 use crate::store::ledger::presence::Presence;
 
 /// A file that was moved away.
@@ -131,7 +132,7 @@ async fn a_row_whose_client_was_refused_says_so() {
     let told = |http_status| Entry {
         unrecorded: Some(Unrecorded {
             http_status: Some(http_status),
-            cause: "gateway_ledger",
+            cause: Cause::GatewayLedger,
         }),
         ..entry(Some(counts(3, 4)))
     };
@@ -245,4 +246,51 @@ async fn the_log_of_a_file_that_lies_in_the_place_of_the_ledger_stays() {
         .query_row("SELECT a FROM theirs", [], |row| row.get(0))
         .unwrap();
     assert_eq!(seven, 7);
+}
+
+#[tokio::test]
+async fn a_log_that_is_deleted_is_noticed_and_nothing_in_it_is_lost() {
+    for is_replaced in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let params = params(&folder);
+        let ledger = Ledger::open(&params).unwrap();
+        let row = begin(&ledger, "before").await;
+        row.settle(entry(None)).await.unwrap();
+        let under_way = begin(&ledger, "under way").await;
+        assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 2);
+        let log = schema::log_of(&params.path);
+        let away = params.path.with_extension("away");
+        std::fs::rename(&log, &away).unwrap();
+        if is_replaced {
+            std::fs::write(&log, "").unwrap();
+        }
+        under_way.settle(entry(Some(counts(7, 7)))).await.unwrap();
+        let change = ledger.change(|_| Ok(Ok::<_, ()>(()))).await;
+        assert!(matches!(
+            change,
+            Err(ChangeError::Ledger(LedgerError::Unwritable))
+        ));
+        assert!(!ledger.is_ready());
+        // Whoever has the file alone has what was committed.
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(&params.path, &copy).unwrap();
+        let copied = Connection::open(&copy).unwrap();
+        let rows = copied.query_row("SELECT count(*) FROM request", [], |row| row.get(0));
+        assert_eq!(rows, Ok(2));
+        if is_replaced {
+            // It ends so, and the next one writes what is owed.
+            ledger.close();
+            std::fs::remove_file(&away).unwrap();
+            let ledger = Ledger::open(&params).unwrap();
+            ledger.close();
+            let complete = "SELECT count(*) FROM request WHERE status = 'complete'";
+            assert_eq!(count(&ledger, complete), 2);
+            continue;
+        }
+        std::fs::rename(&away, &log).unwrap();
+        ledger.change(|_| Ok(Ok::<_, ()>(()))).await.unwrap();
+        assert!(ledger.is_ready());
+        ledger.close();
+        assert_eq!(count(&ledger, "SELECT count(*) FROM request"), 2);
+    }
 }

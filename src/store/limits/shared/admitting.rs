@@ -62,7 +62,7 @@ impl Shared {
         };
         let now = charge.map_or(Timestamp::UNIX_EPOCH, |charge| charge.at);
         let reports = budgets.as_ref().map(|budgets| budgets.reports(now));
-        let reports = reports.unwrap_or_default();
+        let mut reports = reports.unwrap_or_default();
         if wanted.is_empty() && reports.is_empty() {
             return self.alone(who, want, || Ok(budgets));
         }
@@ -80,7 +80,7 @@ impl Shared {
                     left,
                 });
             }
-            Ok(None) => self.take(&wanted, &reports).await,
+            Ok(None) => self.take(&wanted, &mut reports).await,
             Err(away) => Err(away),
         };
         let Ok(reply) = reply else {
@@ -123,7 +123,7 @@ impl Shared {
         if wanted.is_empty() {
             return self.alone(who, want, || Err(spent));
         }
-        let Ok(reply) = self.look(wanted, &[]).await else {
+        let Ok(reply) = self.look(wanted, &mut []).await else {
             return self.without_redis(|| self.alone(who, want, || Err(spent)));
         };
         let refusal = reply.refusal(wanted).map(Box::new).map(Denied::Limit);
@@ -162,7 +162,7 @@ impl Shared {
             Found::Nothing if !self.slices.dry(who, now) => Ok(None),
             Found::Nothing => {
                 let many: Vec<_> = wanted.iter().map(|wanted| wanted.times(times)).collect();
-                let reply = self.take(&many, &[]).await?;
+                let reply = self.take(&many, &mut []).await?;
                 if reply.refusal(&many).is_some() {
                     return Ok(None);
                 }

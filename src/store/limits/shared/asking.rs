@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use redis::Cmd;
 
+use super::budgets::{self, are_lost, key, tell};
 use super::hold::{Part, Taken};
-use super::settling::PATIENCE;
 use super::{LEASE, Shared, millis};
 use crate::pattern::Pattern;
-use crate::store::budgets::{Answer, Report, Taken as TakenOf};
+use crate::store::budgets::{Answer, Report};
 use crate::store::limits::account::Account;
-use crate::store::limits::cell::{SLOT_WAIT, Terms};
+use crate::store::limits::cell::{Cell, SLOT_WAIT, Terms};
 use crate::store::limits::dimension::{Amount, Dimension};
 use crate::store::limits::headroom::Headroom;
 use crate::store::limits::refusal::Refusal;
@@ -68,6 +68,20 @@ impl Shared {
     pub(super) async fn take(
         self: &Arc<Self>,
         wanted: &[Wanted],
+        reports: &mut [Report],
+    ) -> Result<Reply, Away> {
+        let reply = self.take_once(wanted, reports).await?;
+        if !are_lost(&reply.budgets) {
+            return Ok(reply);
+        }
+        self.restore(reports, &reply.budgets).await?;
+        let reply = self.take_once(wanted, reports).await?;
+        (!are_lost(&reply.budgets)).then_some(reply).ok_or(Away)
+    }
+
+    async fn take_once(
+        self: &Arc<Self>,
+        wanted: &[Wanted],
         reports: &[Report],
     ) -> Result<Reply, Away> {
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
@@ -99,7 +113,21 @@ impl Shared {
     }
 
     /// Looks at the cells and budgets, and takes nothing.
-    pub(super) async fn look(&self, wanted: &[Wanted], reports: &[Report]) -> Result<Reply, Away> {
+    pub(super) async fn look(
+        &self,
+        wanted: &[Wanted],
+        reports: &mut [Report],
+    ) -> Result<Reply, Away> {
+        let reply = self.look_once(wanted, reports).await?;
+        if !are_lost(&reply.budgets) {
+            return Ok(reply);
+        }
+        self.restore(reports, &reply.budgets).await?;
+        let reply = self.look_once(wanted, reports).await?;
+        (!are_lost(&reply.budgets)).then_some(reply).ok_or(Away)
+    }
+
+    async fn look_once(&self, wanted: &[Wanted], reports: &[Report]) -> Result<Reply, Away> {
         let command = self.ask(How::Look, cells(wanted), reports, 0);
         let reply: Vec<i64> = self.redis.call(&command).await?;
         let reply = read(0, &reply, wanted.len());
@@ -146,23 +174,6 @@ impl Shared {
         }
         command
     }
-
-    /// Tells what this gateway has of budgets, and returns what others have of them.
-    pub(super) async fn report(&self, reports: &[Report]) -> Result<Vec<Answer>, Away> {
-        let mut command = self.function("report");
-        command.arg(reports.len());
-        for report in reports {
-            command.arg(key(report));
-        }
-        command.arg(self.now());
-        command.arg(self.budgets.ledger().unwrap_or_default());
-        for report in reports {
-            tell(&mut command, report);
-        }
-        let reply: Vec<i64> = self.redis.call_within(&command, PATIENCE).await?;
-        let answers = answers(&reply, true).filter(|answers| answers.len() == reports.len());
-        answers.ok_or(Away)
-    }
 }
 
 impl Reply {
@@ -207,6 +218,18 @@ impl Reply {
 }
 
 impl Wanted {
+    fn of(account: &Arc<Account>, cell: &Cell, want: &Amount) -> Self {
+        Self {
+            account: Arc::clone(account),
+            cell: cell.id,
+            dimension: cell.subject.dimension,
+            size: cell.size,
+            models: Arc::clone(&cell.subject.models),
+            n: cell.weight(want),
+            terms: Arc::clone(&cell.terms),
+        }
+    }
+
     /// Returns the same so many times.
     pub(super) fn times(&self, times: u32) -> Self {
         Self {
@@ -259,37 +282,6 @@ fn cells(wanted: &[Wanted]) -> impl Iterator<Item = (&Terms, u64)> + Clone {
     wanted.iter().map(|wanted| (&*wanted.terms, wanted.n))
 }
 
-/// Returns where gateways tell what they have of a budget.
-fn key(report: &Report) -> String {
-    format!("weir:{{limits}}:1:budget:{}", report.name)
-}
-
-fn tell(command: &mut Cmd, report: &Report) {
-    command.arg(report.number).arg(report.own.used);
-    command.arg(report.own.reserved).arg(report.want);
-    command.arg(report.size).arg(report.period);
-    let counts_for = report.counts_for.unwrap_or_default();
-    command.arg(millis(counts_for)).arg(millis(report.kept_for));
-}
-
-/// Reads what the functions say of budgets.
-fn answers(numbers: &[i64], is_noted: bool) -> Option<Vec<Answer>> {
-    let answers = numbers.chunks(3).map(|numbers| {
-        let [is_spent, used, reserved] = *numbers else {
-            return None;
-        };
-        Some(Answer {
-            others: TakenOf {
-                used: u64::try_from(used).ok()?,
-                reserved: u64::try_from(reserved).ok()?,
-            },
-            is_spent: is_spent == 1,
-            is_noted,
-        })
-    });
-    answers.collect()
-}
-
 /// Reads what the functions say of so many cells, and of budgets.
 fn read(call: u64, reply: &[i64], cells: usize) -> Option<Reply> {
     let (has_room, rest) = reply.split_first()?;
@@ -311,7 +303,7 @@ fn read(call: u64, reply: &[i64], cells: usize) -> Option<Reply> {
         call,
         has_room,
         found,
-        budgets: answers(budgets, has_room)?,
+        budgets: budgets::answers(budgets, has_room)?,
     })
 }
 
@@ -322,16 +314,20 @@ impl Limits {
         let mut wanted = Vec::new();
         for account in accounts.iter().flatten() {
             for cell in account.lock().of(who.model) {
-                wanted.push(Wanted {
-                    account: Arc::clone(account),
-                    cell: cell.id,
-                    dimension: cell.subject.dimension,
-                    size: cell.size,
-                    models: Arc::clone(&cell.subject.models),
-                    n: cell.weight(want),
-                    terms: Arc::clone(&cell.terms),
-                });
+                wanted.push(Wanted::of(account, cell, want));
             }
+        }
+        wanted
+    }
+
+    /// Returns all cells there are; nothing is wanted of them.
+    pub(super) fn all_cells(&self) -> Vec<Wanted> {
+        let accounts = self.accounts.load();
+        let mut wanted = Vec::new();
+        for account in accounts.iter() {
+            let cells = account.lock();
+            let cells = cells.iter();
+            wanted.extend(cells.map(|cell| Wanted::of(account, cell, &Amount::default())));
         }
         wanted
     }

@@ -28,6 +28,11 @@ local GRACE = 10000
 local MOST = 9000000000000000000
 local HAS_ROOM = -2
 local NEVER = -1
+-- How many arguments a report of a budget has.
+local REPORT = 9
+-- What is said of a budget that is not the one of which a gateway has heard.
+local LOST = 2
+local EPOCH = 'epoch'
 
 local function read_time(arg)
   local given = tonumber(arg)
@@ -209,7 +214,8 @@ local function hold(key, now, lease, member)
 end
 
 -- What gateways have of a budget is a hash with a field of each ledger: "number used reserved period until". What is written
--- otherwise counts as nothing, and neither does what is of an earlier period, or whose time is over.
+-- otherwise counts as nothing, and neither does what is of an earlier period, or whose time is over. Beside them stands, as
+-- `epoch`, by what report it was begun: by that gateways notice that it was lost, and bring back what they know of it.
 local function parse(text)
   local numbers = { text:match('^(%d+) (%d+) (%d+) (%-?%d+) (%d+)$') }
   for i = 1, #numbers do
@@ -221,11 +227,11 @@ end
 
 -- Reads a budget, and holds a gateway's report against it. Its arguments: the number, what is used, what is reserved, what of
 -- that is for the call that asks, what all may have, the period's start, for how many milliseconds it counts (0: for as long
--- as it is kept), and for how many it is kept.
+-- as it is kept), for how many it is kept, and the epoch in which the gateway has heard of others (empty: in none).
 local function weigh(key, ledger, args, at, now)
   local budget = {
     number = args[at + 1], used = args[at + 2], reserved = args[at + 3], period = args[at + 6],
-    others_used = 0, others_reserved = 0, over = {},
+    others_used = 0, others_reserved = 0, over = {}, others = {}, epoch = '',
     counts_for = tonumber(args[at + 7]), kept_for = tonumber(args[at + 8]),
   }
   local period, want, size = tonumber(budget.period), tonumber(args[at + 4]), tonumber(args[at + 5])
@@ -235,7 +241,9 @@ local function weigh(key, ledger, args, at, now)
   budget.is_foreign = not fields
   for i = 1, #(fields or {}), 2 do
     local field, entry = fields[i], parse(fields[i + 1])
-    if not entry then
+    if field == EPOCH then
+      budget.epoch = fields[i + 1]
+    elseif not entry then
       -- Somebody else's.
     elseif field == ledger then
       budget.is_nothing = false
@@ -247,16 +255,24 @@ local function weigh(key, ledger, args, at, now)
     elseif entry[4] == period then
       budget.others_used = math.min(budget.others_used + entry[2], MOST)
       budget.others_reserved = math.min(budget.others_reserved + entry[3], MOST)
+      table.insert(budget.others, field)
+      table.insert(budget.others, fields[i + 1])
     end
   end
+  local expected = args[at + 9]
+  budget.is_lost = expected ~= '' and budget.epoch ~= expected
   local before = budget.others_used + budget.others_reserved + own - want
   budget.is_spent = before >= size or before + want > size
   return budget
 end
 
 local function note(key, ledger, budget, now)
-  if budget.is_nothing or budget.is_late then return end
+  if budget.is_nothing or budget.is_late or budget.is_lost then return end
   if budget.is_foreign then redis.call('DEL', key) end
+  if budget.epoch == '' then
+    budget.epoch = ledger .. ' ' .. budget.number
+    redis.call('HSET', key, EPOCH, budget.epoch)
+  end
   local ends = 0
   if budget.counts_for > 0 then ends = milliseconds(now) + budget.counts_for end
   local entry = { budget.number, budget.used, budget.reserved, budget.period, string.format('%.0f', ends) }
@@ -266,28 +282,53 @@ local function note(key, ledger, budget, now)
 end
 
 local function answer(budget, reply)
-  table.insert(reply, budget.is_spent and 1 or 0)
+  table.insert(reply, budget.is_lost and LOST or budget.is_spent and 1 or 0)
   table.insert(reply, budget.others_used)
   table.insert(reply, budget.others_reserved)
 end
 
--- Notes what a gateway has of budgets. Arguments: time, its ledger, then for each key those of a report. Returns for each key
--- whether it is spent, and what others have used and reserved.
+-- Notes what a gateway has of budgets. Arguments: time, its ledger, then for each key those of a report. Returns for each key,
+-- as texts, whether it is spent (1) or lost (2), what others have used and reserved, the epoch, how many others there are, and of
+-- each of them the ledger and what stands there.
 local function report(keys, args)
   local now, ledger, reply = read_time(args[1]), args[2], {}
   for i, key in ipairs(keys) do
-    local budget = weigh(key, ledger, args, 2 + (i - 1) * 8, now)
+    local budget = weigh(key, ledger, args, 2 + (i - 1) * REPORT, now)
     note(key, ledger, budget, now)
-    answer(budget, reply)
+    local numbers = {}
+    answer(budget, numbers)
+    for _, number in ipairs(numbers) do table.insert(reply, string.format('%.0f', number)) end
+    table.insert(reply, budget.epoch)
+    table.insert(reply, string.format('%.0f', #budget.others / 2))
+    for _, part in ipairs(budget.others) do table.insert(reply, part) end
   end
   return reply
+end
+
+-- Brings back what a gateway has heard of others, where less is known or nothing. Arguments: the epoch, should one begin now;
+-- for how many milliseconds the budget is kept; then of each ledger its name and what stood there. Returns the epoch.
+local function restore(keys, args)
+  local key = keys[1]
+  local epoch = tolerant('HGET', key, EPOCH)
+  if epoch == nil then redis.call('DEL', key) end
+  if not epoch then
+    epoch = args[1]
+    redis.call('HSET', key, EPOCH, epoch)
+  end
+  for i = 3, #args, 2 do
+    local known, here = parse(args[i + 1]), parse(redis.call('HGET', key, args[i]) or '')
+    if known and (not here or here[1] < known[1]) then redis.call('HSET', key, args[i], args[i + 1]) end
+  end
+  redis.call('PEXPIRE', key, args[2])
+  return epoch
 end
 
 -- Takes of every cell and budget or of none. Arguments: time, how ("take", "more" for a call that took before, "look" for
 -- nothing), the call's member of sets, its lease in milliseconds, the gateway's ledger, and how many of the keys are cells;
 -- then for each cell: its kind ("rate" or "slots"), the interval, the burst, how many, and whether it is a shadow (1); then
 -- for each budget a report with the call in it. Returns whether all had room (1), then for each cell: the wait, how many
--- are left, nanoseconds until all are, and the take's number; then for each budget what `report` returns.
+-- are left, nanoseconds until all are, and the take's number; then for each budget whether it is spent (1) or lost (2), and
+-- what others have used and reserved.
 local function admit(keys, args)
   local now, how, member, lease = read_time(args[1]), args[2], args[3], tonumber(args[4])
   local ledger, count = args[5], tonumber(args[6])
@@ -311,8 +352,8 @@ local function admit(keys, args)
     cells[i] = cell
   end
   for i = count + 1, #keys do
-    local budget = weigh(keys[i], ledger, args, 6 + count * 5 + (i - count - 1) * 8, now)
-    if budget.is_spent then admitted = 0 end
+    local budget = weigh(keys[i], ledger, args, 6 + count * 5 + (i - count - 1) * REPORT, now)
+    if budget.is_spent or budget.is_lost then admitted = 0 end
     table.insert(budgets, budget)
   end
   if admitted == 1 and how ~= 'look' then
@@ -400,7 +441,8 @@ local function probe(keys)
   settle({ keys[3], level, slots }, { '0', '1', 'owe', '1000000', '1000', '1', '0', 'free', '0', '1000', '0', 'probe' })
   renew({ slots }, { '0', '1000', 'probe' })
   redis.call('HSET', keys[4], 'over', '1 1 1 0 1')
-  report({ keys[4] }, { '0', 'probe', '1', '1', '1', '0', '1', '0', '1000', '1000' })
+  report({ keys[4] }, { '0', 'probe', '1', '1', '1', '0', '1', '0', '1000', '1000', '' })
+  restore({ keys[4] }, { 'probe 1', '1000', 'other', '1 1 1 0 1' })
   redis.call('DEL', unpack(keys))
   return 1
 end
@@ -410,3 +452,4 @@ redis.register_function('@LIBRARY@_admit', admit)
 redis.register_function('@LIBRARY@_settle', settle)
 redis.register_function('@LIBRARY@_renew', renew)
 redis.register_function('@LIBRARY@_report', report)
+redis.register_function('@LIBRARY@_restore', restore)

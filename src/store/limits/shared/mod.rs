@@ -21,6 +21,7 @@
 
 mod admitting;
 mod asking;
+mod budgets;
 mod hold;
 mod more;
 mod settling;
@@ -57,6 +58,9 @@ const CODE: &str = include_str!("limits.lua");
 const LIBRARY: &str = "@LIBRARY@";
 /// How long a place is kept of a gateway that is not heard of.
 const LEASE: Duration = Duration::from_secs(10);
+
+/// How many limits are looked at in one question: Redis answers nobody else meanwhile.
+const LOOKED_AT: usize = 128;
 
 /// What is done while Redis is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,15 +176,25 @@ impl Shared {
     pub async fn headroom(&self, who: &Who<'_>, now: Option<Timestamp>) -> Option<Vec<Headroom>> {
         let wanted = self.limits.wanted(who, &Amount::default());
         let reports = now.map(|now| self.budgets.questions(who.key, who.team, now));
-        let reports = reports.unwrap_or_default();
+        let mut reports = reports.unwrap_or_default();
         if wanted.is_empty() && reports.is_empty() {
             return Some(Vec::new());
         }
-        let reply = self.look(&wanted, &reports).await.ok()?;
+        let reply = self.look(&wanted, &mut reports).await.ok()?;
         for (report, answer) in reports.iter().zip(&reply.budgets) {
             report.answered(answer, now.unwrap_or_default());
         }
         Some(reply.headroom(&wanted))
+    }
+
+    /// Returns what is left of every limit there is; takes nothing. `None` while Redis is away.
+    pub async fn all(&self) -> Option<Vec<Headroom>> {
+        let mut all = Vec::new();
+        for wanted in self.limits.all_cells().chunks(LOOKED_AT) {
+            let reply = self.look(wanted, &mut []).await.ok()?;
+            all.extend(reply.headroom(wanted));
+        }
+        Some(all)
     }
 
     /// Returns whether calls are let in while Redis is away, by what this process counts alone.

@@ -278,7 +278,7 @@ impl Settler {
 /// where that has changed.
 pub(super) async fn tell(shared: &Shared, all: bool) -> Result<(), Away> {
     let now = shared.date();
-    for reports in shared.budgets.reports(all, now).chunks(BATCH) {
+    for reports in shared.budgets.reports(all, now).chunks_mut(BATCH) {
         let answers = shared.report(reports).await?;
         for (report, answer) in reports.iter().zip(&answers) {
             report.answered(answer, now);

@@ -3,12 +3,10 @@
 mod budgets;
 
 use std::convert::Infallible;
-use std::process::{Child, Command, Stdio};
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::settling::renew;
@@ -16,48 +14,7 @@ use super::*;
 use crate::store::limits::{
     Denied, Dimension, Holder, Refusal, Reservation, Time, limits_from_json,
 };
-use crate::store::redis::{Params, Servers};
-
-/// A Redis of a test's own, on a socket that nobody else knows.
-struct Server {
-    child: Child,
-    folder: TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--appendonly", "no"])
-            .arg("--unixsocket")
-            .arg(folder.path().join("redis.sock"))
-            .arg("--dir")
-            .arg(folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("redis-server is installed");
-        Self { child, folder }
-    }
-
-    async fn redis(&self) -> Redis {
-        let url = format!("redis+unix://{}/redis.sock", self.folder.path().display());
-        let redis = Redis::open(Params {
-            servers: Servers::parse(&[&url], false).unwrap(),
-            timeout: Duration::from_secs(10),
-            libraries: vec![library()],
-        });
-        let redis = redis.await.unwrap();
-        redis.up().wait_for(|up| *up).await.unwrap();
-        redis
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::store::redis::server::Server;
 
 const LIMITS: [&str; 2] = ["alice", "al:ice{%}, \u{e4}"];
 
@@ -179,7 +136,7 @@ async fn agree(
     ]);
     let of = [(Holder::Key(key.into()), entries)];
     let here = limits(&of);
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let there = shared(&redis, &limits(&of), key);
     // Long before the server's own time, which keys that are gone are forgotten by.
     let mut now = 1_000_000_000_000u64;
@@ -245,7 +202,11 @@ async fn several_gateways_take_exactly_what_there_is() {
     )];
     let mut tasks = Vec::new();
     for replica in 0..3 {
-        let shared = shared(&server.redis().await, &limits(&of), &replica.to_string());
+        let shared = shared(
+            &server.redis(library()).await,
+            &limits(&of),
+            &replica.to_string(),
+        );
         for _ in 0..20 {
             let shared = Arc::clone(&shared);
             tasks.push(tokio::spawn(async move {
@@ -266,7 +227,7 @@ async fn several_gateways_take_exactly_what_there_is() {
         admitted += task.await.unwrap();
     }
     assert_eq!(admitted, 100);
-    let shared = shared(&server.redis().await, &limits(&of), "another");
+    let shared = shared(&server.redis(library()).await, &limits(&of), "another");
     let left = shared.headroom(&who("bob"), None).await.unwrap();
     let left: Vec<_> = left.iter().map(|room| room.remaining).collect();
     assert_eq!(left, [0, 5000 - 100 * 7]);
@@ -283,7 +244,7 @@ async fn every_key_ends_and_no_two_limits_have_the_same() {
         ])
     };
     let of = LIMITS.map(|name| (Holder::Key(name.into()), every()));
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let shared = shared(&redis, &limits(&of), "one");
     let mut holds = Vec::new();
     for name in LIMITS {
@@ -308,7 +269,7 @@ async fn every_key_ends_and_no_two_limits_have_the_same() {
 #[tokio::test]
 async fn a_batch_that_comes_twice_counts_once() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(Holder::Gateway, json!({ "tokens_per_day": 1000 }))];
     let shared = shared(&redis, &limits(&of), "one");
     let wanted = shared.limits.wanted(&who("alice"), &amount(0, 0));
@@ -336,7 +297,7 @@ async fn a_batch_that_comes_twice_counts_once() {
 #[tokio::test]
 async fn what_others_wrote_counts_as_nothing() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(
         Holder::Gateway,
         json!({ "tokens_per_day": 1000, "concurrent": 2 }),
@@ -376,7 +337,7 @@ async fn what_others_wrote_counts_as_nothing() {
 #[tokio::test]
 async fn an_answer_that_goes_on_takes_more_until_there_is_none() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(Holder::Gateway, json!({ "tokens_per_day": 100 }))];
     let shared = shared(&redis, &limits(&of), "one");
     let mut hold = admit(&shared, "alice", amount(10, 10)).await.unwrap();
@@ -405,7 +366,7 @@ async fn an_answer_that_goes_on_takes_more_until_there_is_none() {
 #[tokio::test]
 async fn an_answer_may_end_before_it_is_told_of_what_it_asked_for() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(Holder::Gateway, json!({ "tokens_per_day": 1000 }))];
     let shared = shared(&redis, &limits(&of), "one");
     let mut hold = admit(&shared, "alice", amount(10, 10)).await.unwrap();
@@ -428,7 +389,7 @@ async fn an_answer_may_end_before_it_is_told_of_what_it_asked_for() {
 #[tokio::test]
 async fn what_is_used_while_redis_is_away_is_owed_when_it_is_back() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(
         Holder::Gateway,
         json!({ "tokens_per_day": 1000, "concurrent": 2 }),
@@ -470,7 +431,7 @@ async fn what_is_used_while_redis_is_away_is_owed_when_it_is_back() {
 #[tokio::test]
 async fn the_lease_of_a_gateway_that_died_ends() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let of = [(Holder::Gateway, json!({ "concurrent": 1 }))];
     let dead = shared(&redis, &limits(&of), "dead");
     let alive = shared(&redis, &limits(&of), "alive");
@@ -501,7 +462,7 @@ async fn slices_let_nobody_in_beyond_a_limit_and_come_back() {
         Holder::Gateway,
         json!({ "requests_per_day": 400, "tokens_per_day": 40_000 }),
     )];
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let replicas = ["one", "two", "three"];
     let replicas = replicas.map(|name| slicing(&redis, &limits(&of), name, 10));
     let before = redis.snapshot().calls;
@@ -542,7 +503,7 @@ async fn slices_let_nobody_in_beyond_a_limit_and_come_back() {
 async fn calls_of_a_slice_end_in_every_way() {
     let server = Server::start();
     let of = [(Holder::Gateway, json!({ "tokens_per_day": 10_000 }))];
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let shared = slicing(&redis, &limits(&of), "one", 10);
     let call = async || admit(&shared, "alice", amount(10, 10)).await.unwrap();
     let (unsent, mut unknown, more, mut grown) =

@@ -26,6 +26,7 @@ pub use self::tls::RemoteError;
 use self::way::{Stream, Way};
 use super::body::{Clock, Received, RequestBody};
 use super::{Params, UpstreamError};
+use crate::metrics::ConnectionMeter;
 use crate::upstream::Phase;
 
 /// Idle connections kept for the next requests. Services close theirs after a minute or more; one that closes in
@@ -77,6 +78,7 @@ impl Clients {
                 tls: Arc::new(tls),
                 connect: params.connect,
                 handshake: params.handshake,
+                meter: params.meter.clone(),
             })
         };
         Ok(Self {
@@ -208,6 +210,8 @@ struct Connector {
     tls: Arc<ClientConfig>,
     connect: Duration,
     handshake: Duration,
+    /// Where they are counted.
+    meter: Option<ConnectionMeter>,
 }
 
 /// A connection took too long to stand.
@@ -227,6 +231,7 @@ impl Connector {
             tls,
             connect,
             handshake,
+            meter,
         } = self;
         fn slow<E>(phase: Phase, limit: Duration) -> impl FnOnce(E) -> Slow {
             move |_| Slow { phase, limit }
@@ -240,7 +245,7 @@ impl Connector {
             _ => None,
         };
         // The connection to a single address has a timer of the same length, which may be the first.
-        let stream = timeout(connect, way.open(uri))
+        let mut stream = timeout(connect, way.open(uri))
             .await
             .map_err(slow(Phase::Connect, connect))?
             .map_err(|error| match find::<io::Error>(&*error) {
@@ -249,6 +254,7 @@ impl Connector {
                 }
                 _ => error,
             })?;
+        stream.counted = meter.as_ref().map(ConnectionMeter::opened);
         let Some(server) = server else {
             return Ok(MaybeHttpsStream::Http(stream));
         };

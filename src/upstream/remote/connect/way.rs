@@ -20,6 +20,7 @@ use tower::{Service, ServiceExt};
 
 use super::super::{Address, Params, Proxy};
 use super::{BoxError, RemoteError};
+use crate::metrics::OpenConnection;
 use crate::proxies;
 
 /// How long a silent peer takes to be found dead.
@@ -43,7 +44,13 @@ pub(super) enum Way {
 }
 
 /// A connection that speaks nothing yet.
-pub(super) enum Stream {
+pub(super) struct Stream {
+    transport: Transport,
+    /// Counts it for as long as it lives.
+    pub(super) counted: Option<OpenConnection>,
+}
+
+enum Transport {
     Tcp(TokioIo<TcpStream>),
     /// To a proxy that is told whole URLs.
     Forward(TokioIo<TcpStream>),
@@ -105,15 +112,17 @@ impl Way {
     /// Opens a connection towards `uri`.
     pub(super) async fn open(self, uri: Uri) -> Result<Stream, BoxError> {
         match self {
-            Self::Tcp(tcp) => Ok(Stream::Tcp(tcp.oneshot(uri).await?)),
+            Self::Tcp(tcp) => Ok(Transport::Tcp(tcp.oneshot(uri).await?).into()),
             Self::Tunnel(mut tunnel) => {
                 std::future::poll_fn(|cx| tunnel.poll_ready(cx)).await?;
-                Ok(Stream::Tcp(tunnel.call(with_port(uri)).await?))
+                Ok(Transport::Tcp(tunnel.call(with_port(uri)).await?).into())
             }
-            Self::Forward { tcp, proxy } => Ok(Stream::Forward(tcp.oneshot(proxy).await?)),
+            Self::Forward { tcp, proxy } => {
+                Ok(Transport::Forward(tcp.oneshot(proxy).await?).into())
+            }
             Self::Unix(path) => {
                 let stream = UnixStream::connect(&*path).await?;
-                Ok(Stream::Unix(TokioIo::new(stream)))
+                Ok(Transport::Unix(TokioIo::new(stream)).into())
             }
         }
     }
@@ -157,12 +166,21 @@ fn intercept(proxy: &Proxy, uri: &Uri) -> Result<Option<Intercept>, RemoteError>
 
 // === impl Stream ===
 
+impl From<Transport> for Stream {
+    fn from(transport: Transport) -> Self {
+        Self {
+            transport,
+            counted: None,
+        }
+    }
+}
+
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Tcp(stream) => stream.inner().connected(),
-            Self::Forward(stream) => stream.inner().connected().proxy(true),
-            Self::Unix(_) => Connected::new(),
+        match &self.transport {
+            Transport::Tcp(stream) => stream.inner().connected(),
+            Transport::Forward(stream) => stream.inner().connected().proxy(true),
+            Transport::Unix(_) => Connected::new(),
         }
     }
 }
@@ -173,9 +191,11 @@ impl Read for Stream {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_read(cx, buf)
+            }
+            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -186,30 +206,34 @@ impl Write for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_write(cx, buf)
+            }
+            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) | Self::Forward(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
+                Pin::new(stream).poll_shutdown(cx)
+            }
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) | Self::Forward(stream) => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
+        match &self.transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => stream.is_write_vectored(),
+            Transport::Unix(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -218,11 +242,11 @@ impl Write for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) | Self::Forward(stream) => {
+        match &mut self.get_mut().transport {
+            Transport::Tcp(stream) | Transport::Forward(stream) => {
                 Pin::new(stream).poll_write_vectored(cx, bufs)
             }
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 }

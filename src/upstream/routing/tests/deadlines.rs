@@ -1,6 +1,7 @@
 //! Whose time a call has, and what happens at its end.
 
 use super::*;
+use crate::call::Cause;
 
 #[tokio::test(start_paused = true)]
 async fn no_wait_goes_beyond_the_clients_deadline() {
@@ -40,7 +41,7 @@ async fn a_stream_without_a_word_is_not_held_beyond_the_clients_deadline() {
     let Some(DispatchError::Upstream { source, .. }) = error else {
         panic!("{error:?}");
     };
-    assert_eq!(source.cause(), "client_deadline", "{source}");
+    assert_eq!(source.cause(), Cause::ClientDeadline, "{source}");
     assert_eq!(began.elapsed(), 5 * SECOND);
 }
 

@@ -137,7 +137,7 @@ async fn ask<T: redis::FromRedisValue>(redis: &Redis, words: &[&str]) -> T {
 #[tokio::test]
 async fn what_one_has_the_others_have_not() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let one = Gateway::start(&redis, "one", NOON, total());
     let two = Gateway::start(&redis, "two", NOON, total());
     let held = one.call(60, NOON).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_storm_at_two_gateways_uses_the_budget_and_no_more() {
     let mut tasks = Vec::new();
     let mut gateways = Vec::new();
     for ledger in ["one", "two"] {
-        let redis = server.redis().await;
+        let redis = server.redis(library()).await;
         let gateway = Arc::new(Gateway::start(&redis, ledger, NOON, total()));
         for _ in 0..8 {
             let gateway = Arc::clone(&gateway);
@@ -204,7 +204,7 @@ async fn a_storm_at_two_gateways_uses_the_budget_and_no_more() {
 #[tokio::test]
 async fn a_call_takes_of_limits_and_budgets_or_of_none() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let limits = limits(&[(Holder::Gateway, json!({ "requests_per_day": 2 }))]);
     let one = Gateway::limited(&redis, "one", NOON, total(), &limits);
     let two = Gateway::limited(&redis, "two", NOON, total(), &limits);
@@ -230,7 +230,7 @@ async fn a_call_takes_of_limits_and_budgets_or_of_none() {
 #[tokio::test]
 async fn a_new_period_begins_with_nothing() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let day = of(Period::Day, Window::Calendar);
     let one = Gateway::start(&redis, "one", NOON, day);
     let two = Gateway::start(&redis, "two", NOON, day);
@@ -251,21 +251,21 @@ async fn a_new_period_begins_with_nothing() {
 #[tokio::test]
 async fn reports_that_are_late_or_repeated_do_not_go_back() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let one = Gateway::start(&redis, "one", NOON, total());
     let two = Gateway::start(&redis, "two", NOON, total());
     let old = one.budgets.reports(true, at(NOON));
     one.spend(30, NOON).await;
     let new = one.budgets.reports(true, at(NOON));
     for reports in [&new, &old, &new, &old] {
-        one.shared.report(reports).await.unwrap();
+        one.shared.report(&mut reports.clone()).await.unwrap();
         assert_eq!(two.all(NOON).await, (30, 0));
     }
     // A later run on the same ledger, which was emptied meanwhile.
     let again = Gateway::start(&redis, "one", "2026-11-25T12:00:01Z", total());
     tell(&again.shared, true).await.unwrap();
     assert_eq!(two.all(NOON).await, (0, 0));
-    one.shared.report(&new).await.unwrap();
+    one.shared.report(&mut new.clone()).await.unwrap();
     assert_eq!(two.all(NOON).await, (0, 0));
     again.spend(30, NOON).await;
     assert_eq!(two.all(NOON).await, (30, 0));
@@ -274,7 +274,7 @@ async fn reports_that_are_late_or_repeated_do_not_go_back() {
 #[tokio::test]
 async fn what_was_lost_in_redis_is_told_again() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let one = Gateway::start(&redis, "one", NOON, total());
     let two = Gateway::start(&redis, "two", NOON, total());
     one.spend(30, NOON).await;
@@ -289,9 +289,54 @@ async fn what_was_lost_in_redis_is_told_again() {
 }
 
 #[tokio::test]
+async fn an_emptied_redis_hears_of_all_from_the_first_who_asks() {
+    let server = Server::start();
+    let redis = server.redis(library()).await;
+    let start = |ledger| Gateway::start(&redis, ledger, NOON, total());
+    let (one, two, three) = (start("one"), start("two"), start("three"));
+    one.spend(50, NOON).await;
+    two.spend(30, NOON).await;
+    for gateway in [&one, &two, &three] {
+        tell(&gateway.shared, true).await.unwrap();
+    }
+    // One is never heard of again, and what three has is nothing.
+    drop(one);
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    let spent = three.refused(21, NOON).await;
+    assert_eq!((spent.used, spent.is_used_up), (80, false));
+    three.spend(20, NOON).await;
+    assert_eq!(two.refused(1, NOON).await.used, 100);
+    tell(&two.shared, true).await.unwrap();
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    assert_eq!(two.all(NOON).await, (100, 0));
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    tell(&two.shared, true).await.unwrap();
+    assert_eq!(start("four").all(NOON).await, (100, 0));
+}
+
+#[tokio::test]
+async fn what_is_brought_back_is_not_newer_than_it_was() {
+    let server = Server::start();
+    let redis = server.redis(library()).await;
+    let day = of(Period::Day, Window::Rolling);
+    let one = Gateway::start(&redis, "one", NOON, day);
+    let two = Gateway::start(&redis, "two", NOON, day);
+    one.spend(30, NOON).await;
+    tell(&two.shared, true).await.unwrap();
+    one.spend(10, NOON).await;
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    tell(&one.shared, true).await.unwrap();
+    // Two remembers less of it.
+    assert_eq!(two.all(NOON).await, (40, 0));
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    assert_eq!(two.all("2026-11-26T11:59:59.999Z").await, (30, 0));
+    assert_eq!(two.all("2026-11-26T12:00:00Z").await, (0, 0));
+}
+
+#[tokio::test]
 async fn what_a_ledger_has_that_is_not_heard_of_goes_with_its_window() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let day = of(Period::Day, Window::Rolling);
     let one = Gateway::start(&redis, "one", NOON, day);
     let two = Gateway::start(&redis, "two", NOON, day);
@@ -302,14 +347,14 @@ async fn what_a_ledger_has_that_is_not_heard_of_goes_with_its_window() {
     // Whoever writes next leaves it out.
     let other = two.call(100, over).await.unwrap();
     let fields: Vec<String> = ask(&redis, &["HKEYS", &key("tokens:day:rolling")]).await;
-    assert_eq!(fields, ["two"]);
+    assert_eq!(fields, ["epoch", "two"]);
     drop((admitted, other));
 }
 
 #[tokio::test]
 async fn garbage_counts_as_nothing_and_stops_nothing() {
     let server = Server::start();
-    let redis = server.redis().await;
+    let redis = server.redis(library()).await;
     let one = Gateway::start(&redis, "one", NOON, total());
     let two = Gateway::start(&redis, "two", NOON, total());
     let key = key("tokens:total:calendar");

@@ -1,0 +1,191 @@
+//! What is kept of a whole answer: for all who may share it, and for its client, should it ask again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::desk::{Desk, Quest};
+use super::flight::{Head, OnWhole, Whole};
+use super::judge::{is_in_order, is_whole};
+use super::shape::Shape;
+use super::shared::Share;
+use crate::call::{Cached, Call, Caller, Facts, Record, Try};
+use crate::openai::endpoint::Endpoint;
+use crate::openai::usage::Usage;
+use crate::store::cache::{Entry, Stored, Tags};
+
+/// What of an answer's headers belongs to whoever gets it.
+const KEPT_HEADERS: [HeaderName; 4] = [
+    header::CONTENT_TYPE,
+    HeaderName::from_static("openai-model"),
+    HeaderName::from_static("openai-version"),
+    // Tells that an answer is less than was wished for: those who join one are told, too.
+    HeaderName::from_static("x-weir-degraded"),
+];
+
+/// Of larger bodies it is not kept what is in them, for comparisons: that would take long.
+const MOST_SHAPED: usize = 64 << 10;
+
+/// What was known of a call when it began.
+struct Seen {
+    quest: Quest,
+    number: u64,
+    /// How often answers had been purged: what was asked for before the next time stays purged.
+    purges: u64,
+    share: Option<Share>,
+    primaries: Vec<(Arc<str>, Arc<str>)>,
+    shape: Shape,
+    endpoint: Endpoint,
+    model: Arc<str>,
+    caller: Arc<Caller>,
+    record: Arc<Record>,
+}
+
+/// Returns who has answered a call, and what it was asked for there.
+pub(super) fn answered(facts: &Facts) -> Option<(Arc<str>, Option<Arc<str>>)> {
+    let mut tries = facts.attempts.iter().rev();
+    let answered = tries.find(|attempt| attempt.result == Try::ANSWERED)?;
+    Some((Arc::clone(&answered.upstream), answered.model.clone()))
+}
+
+/// Returns the headers that belong to whoever gets an answer.
+pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::with_capacity(KEPT_HEADERS.len() + 1);
+    for name in KEPT_HEADERS {
+        if let Some(value) = headers.get(&name) {
+            // A copy: the value holds on to the room that the head was read into.
+            if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                kept.insert(name, value);
+            }
+        }
+    }
+    kept
+}
+
+impl<E: Send + 'static> Desk<E> {
+    /// Returns what keeps the answer to a call when it is whole, and then says in `has_answer` that it is.
+    pub(super) fn keeps(
+        self: &Arc<Self>,
+        call: &Call,
+        quest: &Quest,
+        (number, purges): (u64, u64),
+        share: Option<Share>,
+        has_answer: Arc<AtomicBool>,
+    ) -> OnWhole {
+        let desk = Arc::downgrade(self);
+        // Only what others may get is compared with what they ask for.
+        let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
+        let shape = quest
+            .ask
+            .zip(small)
+            .map(|(ask, (bytes, _))| Shape::of(call, bytes, ask.scope, self.ways()));
+        let seen = Seen {
+            quest: *quest,
+            number,
+            purges,
+            share,
+            primaries: match quest.ask {
+                Some(_) => self.ways().primaries(call),
+                None => Vec::new(),
+            },
+            shape: shape.unwrap_or_default(),
+            endpoint: call.endpoint.clone(),
+            model: call.model.clone().unwrap_or_default(),
+            caller: Arc::clone(&call.caller),
+            record: Arc::clone(&call.record),
+        };
+        Box::new(move |head, whole| {
+            if let Some(desk) = desk.upgrade() {
+                let is_kept = desk.keep(&seen, head, &whole);
+                has_answer.store(is_kept, Ordering::Release);
+            }
+        })
+    }
+
+    /// Keeps an answer where it may be served from; returns whether it is anywhere.
+    fn keep(&self, seen: &Seen, head: &Head, whole: &Whole) -> bool {
+        let params = self.params();
+        // What was purged stays purged.
+        if params.cache.purges() != seen.purges {
+            return false;
+        }
+        let (degraded, cached, answered) = {
+            let facts = seen.record.facts();
+            (facts.degraded, facts.cached, answered(&facts))
+        };
+        // It was found with other gateways, and is in memory since.
+        if cached == Cached::Hit {
+            return true;
+        }
+        let (upstream, served_model) = answered.unzip();
+        let served_model = served_model.flatten();
+        let mut is_shared = false;
+        if let (Some(ask), Some(upstream), false) = (seen.quest.ask, &upstream, degraded) {
+            let name = served_model.as_ref().unwrap_or(&seen.model);
+            let mut primaries = seen.primaries.iter();
+            let is_primary = primaries.any(|(other, model)| other == upstream && model == name);
+            // What was asked for before another one like it is older than that one's.
+            let is_current = self.flights().is_current(&ask.key, seen.number);
+            let usage = is_whole(whole, &seen.endpoint).filter(|_| is_primary && is_current);
+            if let Some(usage) = usage {
+                let times = (ask.ttl, ask.keep_stale);
+                let entry = seen.entry(head, whole, (usage, served_model.clone()), times);
+                let entry = Arc::new(entry);
+                let kept = Arc::clone(&entry);
+                is_shared = params.cache.put_unless_purged(ask.key, kept, seen.purges);
+                if let Some(share) = seen.share.as_ref().filter(|_| is_shared) {
+                    share.put(ask.key, entry);
+                }
+            }
+        }
+        let Some((identity, retries)) = seen.quest.identity.zip(params.retries.as_ref()) else {
+            return is_shared;
+        };
+        // Whoever wanted a new answer does not look among those that are shared.
+        let looks_there = seen.quest.ask.is_some_and(|ask| !ask.control.no_cache);
+        if is_shared && looks_there {
+            return true;
+        }
+        let Some(usage) = is_in_order(whole, &seen.endpoint) else {
+            return is_shared;
+        };
+        let times = (retries.window, Duration::ZERO);
+        let entry = seen.entry(head, whole, (usage, served_model), times);
+        retries.store.put(identity.call, entry);
+        true
+    }
+}
+
+impl Seen {
+    fn entry(
+        &self,
+        head: &Head,
+        whole: &Whole,
+        (usage, served_model): (Option<Usage>, Option<Arc<str>>),
+        (ttl, stale): (Duration, Duration),
+    ) -> Entry {
+        let (body, pace) = match whole {
+            Whole::Text(text) => (Stored::text(text), Arc::default()),
+            Whole::Events(blocks, offsets) => (Stored::events(blocks), offsets.as_slice().into()),
+        };
+        Entry {
+            headers: kept(&head.headers),
+            body,
+            usage,
+            served_model,
+            tags: Tags {
+                key: Arc::clone(&self.caller.key),
+                team: self.caller.team.clone(),
+                model: Arc::clone(&self.model),
+                endpoint: self.endpoint.label(),
+            },
+            shape: self.shape.clone(),
+            stored: Instant::now(),
+            ttl,
+            stale,
+            pace,
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Calls that their clients make again.
+
+use super::*;
+use crate::store::retries::Bounds as RetryBounds;
+
+/// Nobody else may get its answer.
+const RANDOM: &str = r#"{"model":"m","messages":[]}"#;
+const RANDOM_STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
+const LINGER: Duration = Duration::from_millis(1500);
+
+struct Gateway {
+    calls: Calls,
+    upstream: Arc<Upstream>,
+    retries: Arc<Retries>,
+    cache: Arc<Cache>,
+}
+
+fn retrying_of(terms: Terms) -> Gateway {
+    let upstream = Arc::new(Upstream::default());
+    *upstream.name.lock().unwrap() = "first";
+    let cache = Arc::new(Cache::new(Bounds {
+        bytes: 1 << 20,
+        entry: 1 << 16,
+    }));
+    let retries = Arc::new(Retries::new(RetryBounds {
+        bytes: 1 << 20,
+        entries: 100,
+    }));
+    let params = Params {
+        retries: Some(Retrying {
+            store: Arc::clone(&retries),
+            window: Duration::from_secs(60),
+            linger: LINGER,
+        }),
+        ..params_of(terms, &cache)
+    };
+    let calls = serving(params, &upstream);
+    Gateway {
+        calls,
+        upstream,
+        retries,
+        cache,
+    }
+}
+
+fn retrying() -> Gateway {
+    retrying_of(TERMS)
+}
+
+fn with(mut call: Call, headers: &[(&'static str, &'static str)]) -> Call {
+    for (name, value) in headers {
+        let value = HeaderValue::from_static(value);
+        call.head.headers.insert(*name, value);
+    }
+    call
+}
+
+/// As the SDKs make it, after so many tries.
+fn tried(body: &str, times: &'static str) -> Call {
+    let call = call_of("a", body, None);
+    with(call, &[("x-stainless-retry-count", times)])
+}
+
+fn named(body: &str, name: &'static str) -> Call {
+    with(call_of("a", body, None), &[("idempotency-key", name)])
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
+    let Gateway {
+        calls, upstream, ..
+    } = retrying();
+    let (first, cached) = text(&calls, tried(RANDOM, "0")).await;
+    assert_eq!(cached, Cached::Bypass);
+    let (reply, record) = ask(&calls, tried(RANDOM, "1")).await;
+    let again = reply.unwrap().body.collect().await.unwrap().to_bytes();
+    assert_eq!((&again, upstream.calls()), (&first, 1));
+    let facts = record.facts().clone();
+    assert_eq!(facts.cached, Cached::Hit);
+    let status = facts.cache_status.unwrap();
+    assert!(
+        status.to_str().unwrap().ends_with("; detail=retry"),
+        "{status:?}"
+    );
+    // It may be asked for once more.
+    assert_eq!(text(&calls, tried(RANDOM, "2")).await.0, first);
+    let mut foreign = tried(RANDOM, "1");
+    foreign.caller = Arc::new(Caller {
+        key: "bob".into(),
+        team: Some("a".into()),
+        models: Vec::new(),
+        keeps: None,
+    });
+    let other_body = r#"{"model":"m","messages":[],"top_p":1}"#;
+    let beta = with(tried(RANDOM, "1"), &[("openai-beta", "x")]);
+    let unstored = call_of("a", RANDOM, Some("no-store"));
+    let unstored = with(unstored, &[("x-stainless-retry-count", "1")]);
+    let mut refusing = tried(RANDOM, "1");
+    refusing.caller = Arc::new(Caller {
+        key: "alice".into(),
+        team: Some("a".into()),
+        models: Vec::new(),
+        keeps: Some(crate::call::Keeps::Nothing),
+    });
+    for (number, other) in [
+        foreign,
+        tried(RANDOM, "0"),
+        tried(RANDOM, "often"),
+        call_of("a", RANDOM, None),
+        tried(other_body, "1"),
+        beta,
+        unstored,
+        refusing,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (answer, cached) = text(&calls, other).await;
+        assert_eq!(cached, Cached::Bypass, "{number}");
+        assert_ne!(answer, first, "{number}");
+        assert_eq!(upstream.calls(), number + 2, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_joins_the_call_that_is_under_way() {
+    let Gateway {
+        calls, upstream, ..
+    } = retrying();
+    let (first, _) = ask(&calls, call_of("a", RANDOM_STREAM, None)).await;
+    let mut first = first.unwrap().body;
+    let script = upstream.script();
+    script.send(Ok(event(1))).unwrap();
+    assert_eq!(next(&mut first).await, Some(Ok(event(1))));
+    let (again, record) = ask(&calls, tried(RANDOM_STREAM, "1")).await;
+    assert_eq!(record.facts().cached, Cached::Joined);
+    assert_eq!(
+        record.facts().cache_status.clone().unwrap(),
+        "weir; fwd=bypass; collapsed; detail=retry"
+    );
+    script.send(Ok(DONE.into())).unwrap();
+    drop(script);
+    upstream.end();
+    let sent = [&event(1)[..], DONE.as_bytes()].concat();
+    let got = again.unwrap().body.collect().await.unwrap().to_bytes();
+    assert_eq!((got, upstream.calls()), (sent.into(), 1));
+    // A first try like it is another call.
+    let _ = ask(&calls, tried(RANDOM_STREAM, "0")).await;
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_failure_is_not_what_a_retry_gets() {
+    let Gateway {
+        calls,
+        upstream,
+        retries,
+        ..
+    } = retrying();
+    upstream.fails.store(1, Ordering::SeqCst);
+    let (failed, _) = ask(&calls, tried(RANDOM, "0")).await;
+    assert_eq!(failed.err(), Some(Failed::Upstream));
+    let (_, cached) = text(&calls, tried(RANDOM, "1")).await;
+    assert_eq!((cached, upstream.calls()), (Cached::Bypass, 2));
+    // Nor is a stream that broke.
+    let (broken, _) = ask(&calls, tried(RANDOM_STREAM, "0")).await;
+    let script = upstream.script();
+    script.send(Ok(event(1))).unwrap();
+    script.send(Err(StreamError::Broken)).unwrap();
+    assert!(broken.unwrap().body.collect().await.is_err());
+    assert_eq!(retries.held().0, 1);
+    let (_, record) = ask(&calls, tried(RANDOM_STREAM, "1")).await;
+    assert_eq!(record.facts().cached, Cached::Bypass);
+}
+
+#[tokio::test]
+async fn an_idempotency_key_stands_for_one_call() {
+    let Gateway {
+        calls, upstream, ..
+    } = retrying();
+    let (first, _) = text(&calls, named(RANDOM, "k1")).await;
+    let (again, cached) = text(&calls, named(RANDOM, "k1")).await;
+    assert_eq!((again, cached), (first, Cached::Hit));
+    let other = r#"{"model":"m","messages":[],"top_p":1}"#;
+    let (refused, _) = ask(&calls, named(other, "k1")).await;
+    let error = Some(Failed::Cache(CacheError::KeyReused));
+    assert_eq!(refused.err(), error);
+    assert_eq!(upstream.calls(), 1);
+    // The same in the words of another key is another call; and after a failure the key is free.
+    text(&calls, named(RANDOM, "k2")).await;
+    assert_eq!(upstream.calls(), 2);
+    upstream.fails.store(1, Ordering::SeqCst);
+    assert!(ask(&calls, named(RANDOM, "k3")).await.0.is_err());
+    let (_, cached) = text(&calls, named(other, "k3")).await;
+    assert_eq!((cached, upstream.calls()), (Cached::Bypass, 4));
+}
+
+#[tokio::test]
+async fn a_key_under_way_is_taken_too() {
+    let Gateway {
+        calls, upstream, ..
+    } = retrying();
+    let (_first, _) = ask(&calls, named(RANDOM_STREAM, "k")).await;
+    let (refused, _) = ask(&calls, named(RANDOM, "k")).await;
+    let error = Some(Failed::Cache(CacheError::KeyReused));
+    assert_eq!(refused.err(), error);
+    let (again, record) = ask(&calls, named(RANDOM_STREAM, "k")).await;
+    assert!(again.is_ok());
+    assert_eq!(record.facts().cached, Cached::Joined);
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_is_shared_serves_retries_and_what_is_not_kept_there_is_kept_for_them() {
+    let Gateway {
+        calls,
+        upstream,
+        retries,
+        cache,
+    } = retrying();
+    let (first, _) = text(&calls, tried(TEXT, "0")).await;
+    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 0));
+    assert_eq!(text(&calls, tried(TEXT, "1")).await.0, first);
+    // A new answer was wanted, and is not asked for twice.
+    let newer = || with(call_of("a", TEXT, Some("no-cache")), &[]);
+    let (second, _) = text(&calls, newer()).await;
+    let again = with(newer(), &[("x-stainless-retry-count", "1")]);
+    assert_eq!(text(&calls, again).await.0, second);
+    assert_eq!(upstream.calls(), 2);
+    // What another upstream answered is nobody else's.
+    *upstream.name.lock().unwrap() = "fallback";
+    let body = r#"{"model":"m","seed":2,"messages":[]}"#;
+    let (third, _) = text(&calls, tried(body, "0")).await;
+    assert_eq!(text(&calls, tried(body, "1")).await.0, third);
+    assert_eq!(upstream.calls(), 3);
+}
+
+/// Holds the upstream back, makes a call, and lets its client leave: as accounting does, it is read on where it goes on.
+async fn left(gateway: &Gateway, call: Call) -> (bool, tokio::task::JoinHandle<bool>) {
+    let gate = Arc::new(Notify::new());
+    *gateway.upstream.gate.lock().unwrap() = Some(gate);
+    let record = Arc::clone(&call.record);
+    let mut leader = Box::pin(gateway.calls.clone().oneshot(call));
+    assert!(futures_util::poll!(&mut leader).is_pending());
+    let goes_on = record.goes_on_without_client(false);
+    let books = tokio::spawn(async move {
+        match goes_on {
+            true => match leader.await {
+                Ok(reply) => reply.body.collect().await.is_ok(),
+                Err(_) => false,
+            },
+            false => false,
+        }
+    });
+    tokio::task::yield_now().await;
+    (goes_on, books)
+}
+
+fn open(gateway: &Gateway) {
+    let gate = gateway.upstream.gate.lock().unwrap().take();
+    gate.unwrap().notify_one();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_client_may_ask_again_waits_for_that() {
+    let gateway = retrying();
+    let (goes_on, books) = left(&gateway, tried(RANDOM, "0")).await;
+    assert!(goes_on);
+    tokio::time::advance(LINGER / 2).await;
+    let mut again = Box::pin(ask(&gateway.calls, tried(RANDOM, "1")));
+    assert!(futures_util::poll!(&mut again).is_pending());
+    // It leaves as well, and comes back once more.
+    drop(again);
+    tokio::time::advance(LINGER * 2 / 3).await;
+    let mut again = Box::pin(text(&gateway.calls, tried(RANDOM, "2")));
+    assert!(futures_util::poll!(&mut again).is_pending());
+    tokio::time::advance(LINGER * 3).await;
+    open(&gateway);
+    assert_eq!(again.await.1, Cached::Joined);
+    assert!(books.await.unwrap());
+    assert_eq!(gateway.upstream.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_asks_for_again_is_left() {
+    let gateway = retrying();
+    let (goes_on, books) = left(&gateway, tried(RANDOM, "0")).await;
+    assert!(goes_on);
+    tokio::time::advance(LINGER - Duration::from_millis(1)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(gateway.upstream.cancelled.load(Ordering::SeqCst), 0);
+    tokio::time::advance(Duration::from_millis(2)).await;
+    assert!(!books.await.unwrap());
+    assert_eq!(gateway.upstream.cancelled.load(Ordering::SeqCst), 1);
+    // Whoever comes later asks anew.
+    *gateway.upstream.gate.lock().unwrap() = None;
+    let (_, cached) = text(&gateway.calls, tried(RANDOM, "1")).await;
+    assert_eq!((cached, gateway.upstream.calls()), (Cached::Bypass, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_while_nobody_waits_is_kept_for_the_retry() {
+    let gateway = retrying();
+    let (_, books) = left(&gateway, tried(RANDOM, "0")).await;
+    open(&gateway);
+    assert!(books.await.unwrap());
+    let (_, cached) = text(&gateway.calls, tried(RANDOM, "1")).await;
+    assert_eq!((cached, gateway.upstream.calls()), (Cached::Hit, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_ask_again_is_not_waited_for() {
+    let gateway = retrying();
+    let (goes_on, books) = left(&gateway, call_of("a", RANDOM, None)).await;
+    assert!(!goes_on);
+    assert!(!books.await.unwrap());
+    assert_eq!(gateway.upstream.cancelled.load(Ordering::SeqCst), 1);
+    // Nor is one that has got the beginning of its answer: the SDKs do not ask for the rest.
+    *gateway.upstream.gate.lock().unwrap() = None;
+    let (reply, record) = ask(&gateway.calls, tried(RANDOM_STREAM, "0")).await;
+    assert!(!record.goes_on_without_client(false));
+    drop(reply);
+    assert_eq!(gateway.upstream.cancelled.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_call_that_is_to_be_finished_goes_on_though_all_have_left() {
+    let gateway = retrying_of(Terms {
+        finish: true,
+        ..TERMS
+    });
+    let Gateway {
+        calls,
+        upstream,
+        cache,
+        ..
+    } = &gateway;
+    let (leader, record) = ask(calls, streamed()).await;
+    let (joiner, _) = ask(calls, streamed()).await;
+    let script = upstream.script();
+    script.send(Ok(event(1))).unwrap();
+    assert!(record.goes_on_without_client(false));
+    drop(joiner);
+    let books = tokio::spawn(leader.unwrap().body.collect());
+    tokio::task::yield_now().await;
+    script.send(Ok(DONE.into())).unwrap();
+    drop(script);
+    upstream.end();
+    assert!(books.await.unwrap().is_ok());
+    assert_eq!(cache.snapshot().entries, 1);
+    assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 0);
+    assert_eq!(text(calls, streamed()).await.1, Cached::Hit);
+}
