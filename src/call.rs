@@ -2,12 +2,14 @@
 //! layers report.
 
 mod cached;
+mod content;
 mod estimate;
 pub mod headers;
 mod inbound;
 mod join;
 mod record;
 mod reply;
+mod trace;
 mod upload;
 
 use std::sync::Arc;
@@ -19,11 +21,13 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 pub use self::cached::{Cached, Sharing};
+pub use self::content::{Content, Message};
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
 pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try, written_name};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
+pub use self::trace::{Parent, SpanId, Trace, TraceId};
 pub use self::upload::{Upload, UploadBody, UploadError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;

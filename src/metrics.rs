@@ -13,6 +13,7 @@ use prometheus::{
 mod cache;
 mod ledger;
 mod redis;
+mod traces;
 mod upstreams;
 
 use self::cache::Answers;
@@ -21,6 +22,8 @@ use self::ledger::Books;
 pub use self::ledger::LedgerState;
 pub use self::redis::SharedState;
 use self::redis::Together;
+pub use self::traces::DroppedSpans;
+use self::traces::Spans;
 pub use self::upstreams::Snapshot;
 use self::upstreams::Upstreams;
 use crate::call::Facts;
@@ -51,6 +54,7 @@ pub struct Metrics {
     books: Books,
     together: Together,
     answers: Answers,
+    spans: Spans,
     limited: IntCounterVec,
     reloads: IntCounterVec,
     reloaded: IntGauge,
@@ -162,6 +166,7 @@ impl Metrics {
             books: Books::new(&registry)?,
             together: Together::new(&registry)?,
             answers: Answers::new(&registry)?,
+            spans: Spans::new(&registry)?,
             limited: counters(
                 &registry,
                 "weir_limit_refusals_total",

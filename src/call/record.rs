@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use super::cached::{Cached, Sharing};
+use super::content::Content;
 use super::reply::Outcome;
+use super::trace::Trace;
 use crate::openai::usage::Usage;
 
 /// The id of a request: printable ASCII without spaces, at most 128 bytes.
@@ -68,6 +70,8 @@ pub struct Facts {
     pub detail: Option<String>,
     /// The upstream's own request id.
     pub upstream_request_id: Option<String>,
+    /// What is said, as far as it is kept for the request's span; `None` unless that is wanted.
+    pub content: Option<Box<Content>>,
 }
 
 /// What the client of a request may still do, by the tightest of the limits that it counts towards.
@@ -119,6 +123,8 @@ pub struct Record {
     pub id: RequestId,
     /// When the request head had arrived.
     pub received: Instant,
+    /// The trace that it belongs to; `None`: none is known.
+    pub trace: Option<Trace>,
     facts: Mutex<Facts>,
     sharing: OnceLock<Weak<dyn Sharing>>,
 }
@@ -214,9 +220,17 @@ impl Record {
         Self {
             id,
             received,
+            trace: None,
             facts: Mutex::default(),
             sharing: OnceLock::new(),
         }
+    }
+
+    /// Says which trace it belongs to.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Gives access to the facts. Hold it for a few assignments, never across an await.

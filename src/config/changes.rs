@@ -3,7 +3,7 @@
 use super::types::{
     AdminConfig, ApiConfig, CacheConfig, CacheTerms, Config, KeyConfig, LedgerConfig, LimitsConfig,
     LocalConfig, LogConfig, RemoteConfig, RetryConfig, RouteConfig, ServerConfig, TeamConfig,
-    UpstreamConfig, UpstreamKind,
+    TelemetryConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 
@@ -152,6 +152,12 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
         changes.restart.push("redis".to_owned());
     }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
+    match (&old.telemetry, &new.telemetry) {
+        (Some(old), Some(new)) => changes.table("telemetry", Vec::new(), telemetry(old, new)),
+        (None, Some(_)) => changes.applied.push("telemetry: added".to_owned()),
+        (Some(_), None) => changes.applied.push("telemetry: removed".to_owned()),
+        (None, None) => {}
+    }
     changes
 }
 
@@ -339,6 +345,20 @@ fn ledger(old: &LedgerConfig, new: &LedgerConfig) -> Vec<&'static str> {
 
 fn log(old: &LogConfig, new: &LogConfig) -> Vec<&'static str> {
     differing!(LogConfig { format => "format", level => "level", access => "access" }, old, new)
+}
+
+fn telemetry(old: &TelemetryConfig, new: &TelemetryConfig) -> Vec<&'static str> {
+    differing!(TelemetryConfig {
+        endpoint => "otlp",
+        headers => "headers",
+        timeout => "timeout",
+        queue => "queue",
+        batch => "batch",
+        interval => "interval",
+        sample => "sample",
+        resource => "resource",
+        content => "content",
+    }, old, new)
 }
 
 #[cfg(test)]

@@ -113,6 +113,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         cache: file.cache,
         redis: file.redis,
         log: file.log,
+        telemetry: file.telemetry,
     };
     prices::unpriced(&config, &places, reader);
     config

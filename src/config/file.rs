@@ -13,6 +13,7 @@ mod redis;
 mod remote;
 mod route;
 mod server;
+mod telemetry;
 mod timeouts;
 mod tls;
 mod upstream;
@@ -25,7 +26,9 @@ pub(super) use self::server::{Admin, Server};
 pub(super) use self::upstream::{Kind, Upstream};
 use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
-use super::types::{CacheConfig, LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig};
+use super::types::{
+    CacheConfig, LedgerConfig, LimitsConfig, LogConfig, RedisConfig, RetryConfig, TelemetryConfig,
+};
 use crate::keys;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -45,6 +48,7 @@ pub(super) struct File {
     pub(super) cache: CacheConfig,
     pub(super) redis: Option<RedisConfig>,
     pub(super) log: LogConfig,
+    pub(super) telemetry: Option<TelemetryConfig>,
 }
 
 impl File {
@@ -69,11 +73,8 @@ impl File {
             cache,
             redis: redis::redis(&mut root, reader),
             log: server::log(&mut root, reader),
+            telemetry: telemetry::telemetry(&mut root, reader),
         };
-        if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
-            reader.not_built(&mut telemetry, "otlp");
-            reader.finish(&telemetry);
-        }
         reader.finish(&root);
         file
     }

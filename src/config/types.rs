@@ -11,6 +11,7 @@ mod cache;
 mod ledger;
 mod limits;
 mod redis;
+mod telemetry;
 
 pub use self::cache::{CacheConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig};
 pub use self::ledger::{
@@ -19,6 +20,7 @@ pub use self::ledger::{
 };
 pub use self::limits::LimitsConfig;
 pub use self::redis::{RedisConfig, RedisOutageConfig, SentinelConfig};
+pub use self::telemetry::{ContentConfig, TelemetryConfig};
 use crate::pattern::Pattern;
 use crate::secret::Secret;
 use crate::store::limits::Entry;
@@ -51,6 +53,8 @@ pub struct Config {
     pub redis: Option<RedisConfig>,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// Where traces of requests go. Default: none are made.
+    pub telemetry: Option<TelemetryConfig>,
 }
 
 /// `[server]`: the data plane.

@@ -15,9 +15,10 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::call::{Allowance, Allowances, Outcome, Record, RequestId, Try};
+use crate::call::{Allowance, Allowances, Outcome, Parent, Record, RequestId, Trace, Try};
 use crate::metrics::{Finished, Metrics};
 use crate::store::limits::Spelled;
+use crate::traces::{self, Traces};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-weir-upstream");
@@ -49,6 +50,7 @@ pub struct Cause(pub &'static str);
 pub struct TelemetryLayer {
     metrics: Arc<Metrics>,
     access_log: bool,
+    traces: Option<Arc<Traces>>,
 }
 
 /// The service of this layer.
@@ -57,6 +59,7 @@ pub struct Telemetry<S> {
     inner: S,
     metrics: Arc<Metrics>,
     access_log: bool,
+    traces: Option<Arc<Traces>>,
 }
 
 impl TelemetryLayer {
@@ -65,7 +68,15 @@ impl TelemetryLayer {
         Self {
             metrics,
             access_log,
+            traces: None,
         }
+    }
+
+    /// Makes a trace of each request. Without, a client's own is told in the log, and handed on as it is.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<Traces>>) -> Self {
+        self.traces = traces;
+        self
     }
 }
 
@@ -77,6 +88,7 @@ impl<S> Layer<S> for TelemetryLayer {
             inner,
             metrics: Arc::clone(&self.metrics),
             access_log: self.access_log,
+            traces: self.traces.clone(),
         }
     }
 }
@@ -101,7 +113,14 @@ where
             .and_then(|id| RequestId::from_client(id.as_bytes()));
         let id_is_the_clients = from_client.is_some();
         let id = from_client.unwrap_or_else(RequestId::fresh);
-        let record = Arc::new(Record::new(id, Instant::now()));
+        let headers = request.headers();
+        let trace = match &self.traces {
+            Some(traces) => Some(traces.follow(headers)),
+            None => Parent::read(headers).map(Trace::passing),
+        };
+        let record = Arc::new(Record::new(id, Instant::now()).traced(trace));
+        let traces = self.traces.as_ref();
+        let span = traces.and_then(|traces| traces.open(&record, &request));
         request.extensions_mut().insert(Arc::clone(&record));
         self.metrics.request_started();
         let watch = Watch {
@@ -115,6 +134,7 @@ where
             }),
             status: None,
             sent: 0,
+            span,
         };
         ResponseFuture {
             inner: self.inner.call(request),
@@ -131,6 +151,8 @@ struct Watch {
     log: Option<(Method, String)>,
     status: Option<u16>,
     sent: u64,
+    /// Ends behind the report, and sees what that has found out.
+    span: Option<traces::Open>,
 }
 
 impl Watch {
@@ -138,6 +160,9 @@ impl Watch {
         let age = self.record.received.elapsed();
         let status = response.status().as_u16();
         self.status = Some(status);
+        if let Some(span) = &mut self.span {
+            span.status = Some(status);
+        }
         let mut facts = self.record.facts();
         if let Some(Cause(cause)) = response.extensions_mut().remove() {
             facts.cause = Some(cause);
@@ -194,6 +219,7 @@ impl Drop for Watch {
             target: ACCESS_LOG,
             {
             request.id = %self.record.id,
+            trace.id = self.record.trace.as_ref().map(|trace| trace.id.to_string()),
             http.method = %method,
             url.path = path,
             http.status = self.status.unwrap_or(499),

@@ -56,9 +56,11 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         ring,
         books,
         None,
+        None,
         dispatch.clone(),
     );
     let fixed = Fixed {
+        exports: Arc::default(),
         source: Source {
             path: Some(path),
             context,
