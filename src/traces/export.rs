@@ -97,7 +97,7 @@ impl Exporter {
         let until = Instant::now() + self.interval;
         let mut batch = Vec::new();
         let mut next = Some(first);
-        let mut made = 0;
+        let mut made = 0_usize;
         while let Some(ended) = next {
             self.metrics.trace_taken();
             self.spans.make(&ended, &mut batch);
@@ -105,7 +105,7 @@ impl Exporter {
             if batch.len() >= self.batch {
                 break;
             }
-            if made % AT_ONCE == 0 {
+            if made.is_multiple_of(AT_ONCE) {
                 tokio::task::yield_now().await;
             }
             next = tokio::select! {

@@ -457,3 +457,51 @@ fn put(attributes: &mut Vec<KeyValue>, name: &str, value: impl Told) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traces::Redactor;
+
+    #[test]
+    fn providers_are_known_by_their_hosts() {
+        for (endpoint, expected) in [
+            ("local", "weir"),
+            ("https://api.openai.com/v1", "openai"),
+            ("http://127.0.0.1:8000/v1", "openai"),
+            ("unix:/run/llama.sock:/v1", "openai"),
+            ("https://mine.openai.azure.com/openai", "azure.ai.openai"),
+            ("https://api.mistral.ai/v1", "mistral_ai"),
+        ] {
+            assert_eq!(provider(endpoint), expected, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn unknown_methods_and_paths_make_no_names() {
+        let odd = Method::from_bytes(b"BREW").unwrap();
+        assert_eq!(server_name(&odd, Some("other")), "HTTP");
+        assert_eq!(server_name(&Method::GET, None), "GET");
+        let label = Endpoint::Models.label();
+        assert_eq!(server_name(&Method::GET, Some(label)), "GET /v1/models");
+    }
+
+    #[test]
+    fn messages_share_their_room() {
+        let message = |text: &str| Message {
+            role: "user".to_owned(),
+            text: text.to_owned(),
+        };
+        let params = ContentParams {
+            max: 5,
+            redactor: Redactor::new(&[]).unwrap(),
+        };
+        let messages = [message("abc"), message("def"), message("ghi")];
+        let told: serde_json::Value = serde_json::from_str(&told(&messages, &params)).unwrap();
+        let part = |text: &str| json!([{"type": "text", "content": text}]);
+        assert_eq!(
+            told,
+            json!([{"role": "user", "parts": part("abc")}, {"role": "user", "parts": part("de")}])
+        );
+    }
+}

@@ -313,8 +313,7 @@ async fn a_streams_spans_end_with_it_however_it_ends() {
     let collector = Collector::start().await;
     let upstream = Upstream::start(|request| {
         let script = Script::new().send(STREAM_HEAD).send(chunk(delta("one")));
-        let kind = request.json()["user"].as_str().unwrap_or("").to_owned();
-        match kind.as_str() {
+        match request.json()["user"].as_str().unwrap_or("") {
             "cut" => script.cut(),
             "left" => script.stall(),
             _ => script

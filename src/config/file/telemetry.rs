@@ -36,7 +36,7 @@ const LARGEST_CONTENT: u64 = 1 << 20;
 const SERVICE_NAME: &str = "service.name";
 
 /// Fields that do nothing without a collector.
-const OF_THE_EXPORT: [&str; 11] = [
+const OF_THE_EXPORT: [&str; 9] = [
     "headers",
     "timeout",
     "queue",
@@ -46,8 +46,6 @@ const OF_THE_EXPORT: [&str; 11] = [
     "service_name",
     "resource",
     "content",
-    "content_max",
-    "redact",
 ];
 
 pub(super) fn telemetry(
