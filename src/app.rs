@@ -189,8 +189,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         &data_drain,
         directory.ring(),
         books,
-        caching::params(&config, &stores.cache),
-        traces,
+        (caching::params(&config, &stores.cache), traces),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));

@@ -38,8 +38,7 @@ pub(super) fn parts(
     drain: &Drain,
     keyring: CurrentKeyring,
     (rules, books): (Arc<Rules>, Arc<Books>),
-    cache: Option<cache::Params>,
-    traces: Option<Arc<Traces>>,
+    (cache, traces): (Option<cache::Params>, Option<Arc<Traces>>),
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {

@@ -244,8 +244,7 @@ impl Reloader {
             drain,
             directory.ring(),
             books,
-            caching::params(config, &stores.cache),
-            traces,
+            (caching::params(config, &stores.cache), traces),
             dispatch,
         );
         Ok(Next {

@@ -7,6 +7,7 @@
 //! Attributes are those of OpenTelemetry's semantic conventions for HTTP and for generative AI, and a few of our own that
 //! begin with `weir.`. What was said is in them only where that is configured, and redacted then.
 
+mod attribute;
 mod export;
 mod redact;
 mod span;

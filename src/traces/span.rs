@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use serde_json::json;
 
+use super::attribute::{count, put};
 use super::{ContentParams, Ended};
 use crate::call::{Facts, Message, Outcome, SpanId, Trace, Try};
 use crate::openai::endpoint::Endpoint;
@@ -381,11 +382,6 @@ fn told(messages: &[Message], params: &ContentParams) -> String {
 /// How many bytes of a role are told, which the client chooses.
 const MAX_ROLE: usize = 32;
 
-/// Numbers of the protocol have a sign.
-fn count(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 // === impl Times ===
 
 impl Times {
@@ -405,57 +401,6 @@ impl Times {
 
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// What an attribute can be; nothing is none.
-trait Told {
-    fn told(self) -> Option<Value>;
-}
-
-impl Told for &str {
-    fn told(self) -> Option<Value> {
-        Some(Value::StringValue(self.to_owned()))
-    }
-}
-
-impl Told for String {
-    fn told(self) -> Option<Value> {
-        Some(Value::StringValue(self))
-    }
-}
-
-impl Told for i64 {
-    fn told(self) -> Option<Value> {
-        Some(Value::IntValue(self))
-    }
-}
-
-impl Told for f64 {
-    fn told(self) -> Option<Value> {
-        Some(Value::DoubleValue(self))
-    }
-}
-
-impl Told for bool {
-    fn told(self) -> Option<Value> {
-        Some(Value::BoolValue(self))
-    }
-}
-
-impl<T: Told> Told for Option<T> {
-    fn told(self) -> Option<Value> {
-        self?.told()
-    }
-}
-
-fn put(attributes: &mut Vec<KeyValue>, name: &str, value: impl Told) {
-    if let Some(value) = value.told() {
-        attributes.push(KeyValue {
-            key: name.to_owned(),
-            value: Some(AnyValue { value: Some(value) }),
-            ..KeyValue::default()
-        });
-    }
 }
 
 #[cfg(test)]

@@ -55,8 +55,7 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         &drain,
         ring,
         books,
-        None,
-        None,
+        (None, None),
         dispatch.clone(),
     );
     let fixed = Fixed {
