@@ -157,6 +157,7 @@ fn misses(c: &mut Criterion) {
             routes: Default::default(),
             max_ttl: Duration::from_secs(86_400),
         }),
+        shared: None,
         cache: Arc::new(Cache::new(Bounds {
             bytes: 64 << 20,
             entry: 4 << 20,

@@ -5,6 +5,7 @@ mod banner;
 mod books;
 mod build;
 mod caching;
+mod exports;
 mod ledger_look;
 mod local;
 mod place;
@@ -18,7 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -34,9 +35,11 @@ use crate::store::directory::shared::Sharing;
 use crate::store::directory::{self, Directory, DirectoryError};
 use crate::store::ledger;
 use crate::store::redis;
+use crate::traces::PatternError;
 use crate::upstream::remote::RemoteError;
 
 use self::books::Stores;
+use self::exports::Exports;
 pub use self::ledger_look::check_ledger;
 pub use self::local::check_model;
 pub use self::place::place;
@@ -101,6 +104,9 @@ pub enum AppError {
     /// Keys made at run time, or what budgets were used before, cannot be read.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
+    /// What is to be taken out of traces cannot be recognized.
+    #[error("[telemetry] redact: {0}")]
+    Redact(#[from] PatternError),
     /// The metrics are declared wrongly: a bug.
     #[error("cannot set up the metrics")]
     Metrics(#[from] prometheus::Error),
@@ -124,7 +130,8 @@ impl AppError {
             | Self::Redis { .. }
             | Self::RedisAddress(_)
             | Self::RedisTls(_)
-            | Self::Directory(_) => true,
+            | Self::Directory(_)
+            | Self::Redact(_) => true,
             Self::Metrics(_) | Self::Randomness(_) | Self::Signals(_) => false,
         }
     }
@@ -181,13 +188,15 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     }
     let current_dispatch = Arc::new(ArcSwap::from_pointee(dispatch.clone()));
     let books = stores.books(&config, &metrics, &data_drain, directory.limits());
+    let exports = Arc::new(Exports::default());
+    let traces = exports.traces(config.telemetry.as_ref(), &metrics)?;
     let parts = build::parts(
         &config,
         &metrics,
         &data_drain,
         directory.ring(),
         books,
-        caching::params(&config, &stores),
+        (caching::params(&config, &stores), traces),
         dispatch,
     );
     let explainer = Explainer::new(&parts, Arc::clone(&directory));
@@ -213,6 +222,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
             drain: data_drain.clone(),
             made_key,
             stores: stores.clone(),
+            exports: Arc::clone(&exports),
             replace: Box::new(move |parts| replaced.replace(stack::build(parts))),
             terms: data_terms,
             dispatch: Arc::clone(&current_dispatch),
@@ -256,6 +266,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         () = &mut following => "no signal",
     };
     let timeout = reloader.drain_timeout();
+    let stopping = Instant::now();
     tracing::info!(
         signal,
         timeout_s = timeout.as_secs_f64(),
@@ -272,8 +283,12 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         admin_drain.run(Duration::ZERO).await;
         in_time
     };
+    let mut left = Duration::ZERO;
     tokio::select! {
-        in_time = drained => tracing::info!(in_time, "stopped"),
+        in_time = drained => {
+            left = timeout.saturating_sub(stopping.elapsed());
+            tracing::info!(in_time, "stopped");
+        }
         signal = signals.next() => tracing::warn!(signal, "ended at once"),
         // Revocations by others count for as long as anybody is served.
         () = &mut following => {}
@@ -281,6 +296,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     // What was changed to the end is told.
     ended.cancel();
     following.await;
+    exports.close(left).await;
     if let Some(shared) = shared {
         let _ = tokio::time::timeout(FLUSH_TIMEOUT, shared.flush()).await;
     }

@@ -3,12 +3,14 @@
 
 mod cached;
 mod cause;
+mod content;
 mod estimate;
 pub mod headers;
 mod inbound;
 mod join;
 mod record;
 mod reply;
+mod trace;
 mod upload;
 
 use std::sync::Arc;
@@ -21,11 +23,13 @@ use tokio::time::Instant;
 
 pub use self::cached::{Cached, Keeps, Looked, Sharing};
 pub use self::cause::Cause;
+pub use self::content::{Content, Message};
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
 pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try, written_name};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
+pub use self::trace::{Parent, SpanId, Trace, TraceId};
 pub use self::upload::{Upload, UploadBody, UploadError};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::Members;

@@ -1,4 +1,5 @@
-//! The HTTP client of the commands that talk to a running gateway.
+//! The HTTP client of the commands that talk to a running gateway, and of the export of traces. It goes straight there,
+//! through no proxy.
 
 use std::error::Error;
 use std::sync::Arc;

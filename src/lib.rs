@@ -30,6 +30,7 @@ pub mod stack;
 pub mod store;
 mod tls_roots;
 pub mod tokens;
+pub mod traces;
 pub mod units;
 pub mod upstream;
 

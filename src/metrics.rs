@@ -17,6 +17,7 @@ mod redis;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod upstreams;
 mod usage;
 
@@ -43,6 +44,8 @@ pub use self::redis::SharedState;
 use self::redis::Together;
 pub use self::requests::Finished;
 use self::requests::Requests;
+pub use self::traces::DroppedSpans;
+use self::traces::Spans;
 use self::upstreams::Upstreams;
 pub use self::upstreams::{ConnectionMeter, OpenConnection, Snapshot};
 use self::usage::Used;
@@ -73,6 +76,7 @@ pub struct Metrics {
     engines: Engines,
     books: Books,
     together: Together,
+    spans: Spans,
     process: Process,
 }
 
@@ -98,6 +102,7 @@ impl Metrics {
             engines: Engines::new(&mut declare)?,
             books: Books::new(&mut declare)?,
             together: Together::new(&mut declare)?,
+            spans: Spans::new(&mut declare)?,
             process: Process::new(&mut declare)?,
             registry: declare.registry,
             declared: declare.all,

@@ -19,6 +19,7 @@ use crate::middleware::admission::{AdmissionLayer, Rules, Ways};
 use crate::middleware::api::{self, ApiLayer};
 use crate::middleware::auth::AuthLayer;
 use crate::middleware::cache::{self, CacheLayer};
+use crate::middleware::content::ContentLayer;
 use crate::middleware::explain::Explain;
 use crate::middleware::heartbeat::HeartbeatLayer;
 use crate::middleware::own_usage::OwnUsageLayer;
@@ -28,6 +29,7 @@ use crate::middleware::route::{self, RouteLayer};
 use crate::middleware::telemetry::TelemetryLayer;
 use crate::server::HttpService;
 use crate::store::keyring::CurrentKeyring;
+use crate::traces::Traces;
 use crate::upstream::Dispatch;
 
 /// What the layers are built from.
@@ -36,6 +38,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// The share of requests without a fault that are logged, beside all the others; `None`: none is.
     pub access_log: Option<f64>,
+    /// Where traces of requests go; `None`: none are made.
+    pub traces: Option<Arc<Traces>>,
     /// Cancelled when streams must end.
     pub deadline: CancellationToken,
     /// The bounds of request heads.
@@ -63,6 +67,7 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let refusals = RefusalsLayer::new(parts.books.ledger.clone());
     let own_usage = OwnUsageLayer::new(ledger, Arc::clone(budgets));
     let ways = Arc::new(parts.dispatch.clone());
+    let content = parts.traces.as_ref().and_then(|traces| traces.content());
     let cache = parts
         .cache
         .map(|params| CacheLayer::new(params, Arc::new(parts.dispatch.clone())));
@@ -88,8 +93,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let found = option_layer(lookup).layer(admitted);
     // What a key has used is told from the ledger: it goes to no upstream, and costs nothing itself.
     let told = own_usage.layer(found);
+    // Where what is said may be seen in traces, it is heard where it comes from the client, and as it goes to it.
+    let heard = option_layer(content.map(ContentLayer::new)).layer(told);
     // Boxed once, here, to keep the stack's type and the compiler's work small.
-    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(told);
+    let calls: BoxCloneSyncService<Call, Reply, GatewayError> = BoxCloneSyncService::new(heard);
 
     // The hinge: the body is read and inspected only for callers that are known.
     let api = ApiLayer::new(parts.api).layer(calls);
@@ -103,8 +110,10 @@ pub fn build(parts: Parts) -> impl HttpService + Sync {
     let respond = RespondLayer::new(parts.deadline).layer(route);
     // A panic is a 500 for one request, and counted like any other answer.
     let catch_panic = CatchPanicLayer::custom(move |_| panicked(&metrics)).layer(respond);
-    // Outermost: one id, one count and one log line for whatever happens.
-    TelemetryLayer::new(parts.metrics, parts.access_log).layer(catch_panic)
+    // Outermost: one id, one count, one log line and one span for whatever happens.
+    TelemetryLayer::new(parts.metrics, parts.access_log)
+        .with_traces(parts.traces)
+        .layer(catch_panic)
 }
 
 impl Ways for Dispatch {

@@ -17,6 +17,7 @@ use crate::middleware::{api, cache, route};
 use crate::server::{self, Drain, Observer, Tls};
 use crate::stack;
 use crate::store::keyring::CurrentKeyring;
+use crate::traces::Traces;
 use crate::upstream::Dispatch;
 
 /// How far above the stack's bounds of a head the server's own lie: up to here clients get an envelope with their
@@ -41,12 +42,13 @@ pub(super) fn parts(
     drain: &Drain,
     keyring: CurrentKeyring,
     (rules, books): (Arc<Rules>, Arc<Books>),
-    cache: Option<cache::Params>,
+    (cache, traces): (Option<cache::Params>, Option<Arc<Traces>>),
     dispatch: Dispatch,
 ) -> stack::Parts {
     stack::Parts {
         metrics: Arc::clone(metrics),
         access_log: config.log.access.then_some(config.log.sample),
+        traces,
         deadline: drain.deadline().clone(),
         route: route_params(&config.server),
         keyring,

@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::books::Stores;
+use super::exports::Exports;
 use super::upstreams::{Builder, Previous};
 use super::{AppError, access, build, caching, ledger_look};
 use crate::admin::{Cause, Control, Question, Refused, ReloadProblem, Reloaded};
@@ -43,6 +44,8 @@ pub(super) struct Fixed {
     pub(super) made_key: Option<ConfiguredKey>,
     /// The ledger and what is counted from it.
     pub(super) stores: Stores,
+    /// Where traces go.
+    pub(super) exports: Arc<Exports>,
     /// Puts a stack in the place of the current one.
     pub(super) replace: Box<dyn Fn(stack::Parts) + Send + Sync>,
     pub(super) terms: Terms,
@@ -205,6 +208,7 @@ impl Reloader {
             dispatch,
             directory,
             stores,
+            exports,
             ..
         } = &self.fixed;
         let config = &loaded.config;
@@ -232,13 +236,15 @@ impl Reloader {
         };
         let dispatch = builder.dispatch().map_err(because)?;
         let books = stores.books(config, metrics, drain, directory.limits());
+        let traces = exports.traces(config.telemetry.as_ref(), metrics);
+        let traces = traces.map_err(|error| because(error.into()))?;
         let parts = build::parts(
             config,
             metrics,
             drain,
             directory.ring(),
             books,
-            caching::params(config, stores),
+            (caching::params(config, stores), traces),
             dispatch,
         );
         Ok(Next {

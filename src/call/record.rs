@@ -9,7 +9,9 @@ use http::HeaderValue;
 
 use super::cached::{Cached, Sharing};
 use super::cause::Cause;
+use super::content::Content;
 use super::reply::Outcome;
+use super::trace::Trace;
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
 
@@ -74,6 +76,8 @@ pub struct Facts {
     pub detail: Option<String>,
     /// The upstream's own request id.
     pub upstream_request_id: Option<String>,
+    /// What is said, as far as it is kept for the request's span; `None` unless that is wanted.
+    pub content: Option<Box<Content>>,
 }
 
 /// What the client of a request may still do, by the tightest of the limits that it counts towards.
@@ -125,6 +129,8 @@ pub struct Record {
     pub id: RequestId,
     /// When the request head had arrived.
     pub received: Instant,
+    /// The trace that it belongs to; `None`: none is known.
+    pub trace: Option<Trace>,
     facts: Mutex<Facts>,
     sharing: OnceLock<Weak<dyn Sharing>>,
 }
@@ -220,9 +226,17 @@ impl Record {
         Self {
             id,
             received,
+            trace: None,
             facts: Mutex::default(),
             sharing: OnceLock::new(),
         }
+    }
+
+    /// Says which trace it belongs to.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<Trace>) -> Self {
+        self.trace = trace;
+        self
     }
 
     /// Gives access to the facts. Hold it for a few assignments, never across an await.

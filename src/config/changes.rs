@@ -3,7 +3,7 @@
 use super::types::{
     AdminConfig, ApiConfig, CacheConfig, CacheRetriesConfig, CacheTerms, Config, KeyConfig,
     LedgerConfig, LimitsConfig, LocalConfig, LogConfig, MetricsConfig, RemoteConfig, RetryConfig,
-    RouteConfig, ServerConfig, TeamConfig, UpstreamConfig, UpstreamKind,
+    RouteConfig, ServerConfig, TeamConfig, TelemetryConfig, UpstreamConfig, UpstreamKind,
 };
 use crate::store::limits::{Dimension, Entry};
 
@@ -158,6 +158,12 @@ pub fn changes(started: &Config, old: &Config, new: &Config) -> Changes {
     }
     changes.table("log", log(&started.log, &new.log), log(&old.log, &new.log));
     changes.table("metrics", Vec::new(), metrics(&old.metrics, &new.metrics));
+    match (&old.telemetry, &new.telemetry) {
+        (Some(old), Some(new)) => changes.table("telemetry", Vec::new(), telemetry(old, new)),
+        (None, Some(_)) => changes.applied.push("telemetry: added".to_owned()),
+        (Some(_), None) => changes.applied.push("telemetry: removed".to_owned()),
+        (None, None) => {}
+    }
     changes
 }
 
@@ -367,6 +373,20 @@ fn log(old: &LogConfig, new: &LogConfig) -> Vec<&'static str> {
 
 fn metrics(old: &MetricsConfig, new: &MetricsConfig) -> Vec<&'static str> {
     differing!(MetricsConfig { max_series => "max_series" }, old, new)
+}
+
+fn telemetry(old: &TelemetryConfig, new: &TelemetryConfig) -> Vec<&'static str> {
+    differing!(TelemetryConfig {
+        endpoint => "otlp",
+        headers => "headers",
+        timeout => "timeout",
+        queue => "queue",
+        batch => "batch",
+        interval => "interval",
+        sample => "sample",
+        resource => "resource",
+        content => "content",
+    }, old, new)
 }
 
 #[cfg(test)]

@@ -114,6 +114,7 @@ pub(super) fn check(file: File, reader: &mut Reader<'_>) -> Config {
         redis: file.redis,
         log: file.log,
         metrics: file.metrics,
+        telemetry: file.telemetry,
     };
     prices::unpriced(&config, &places, reader);
     config

@@ -149,6 +149,21 @@ pub const MAX_OPEN: usize = 65_536;
 /// Time to ask for more before the rest is spent.
 pub const WARN_AT: f64 = 0.8;
 
+/// What OpenTelemetry's own exporters wait, queue, and send at once and how often.
+pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// See [`EXPORT_TIMEOUT`].
+pub const EXPORT_QUEUE: usize = 2048;
+/// See [`EXPORT_TIMEOUT`].
+pub const EXPORT_BATCH: usize = 512;
+/// See [`EXPORT_TIMEOUT`].
+pub const EXPORT_INTERVAL: Duration = Duration::from_secs(5);
+/// Who has a collector for few traces says so.
+pub const SAMPLE: f64 = 1.0;
+/// By which its traces are found.
+pub const SERVICE_NAME: &str = "weir";
+/// Some pages of text; all that may wait is a few tens of megabytes.
+pub const CONTENT_MAX: u64 = 8 << 10;
+
 /// `timeouts` of an upstream that says nothing of them.
 pub const TIMEOUTS: TimeoutsConfig = TimeoutsConfig {
     connect: CONNECT_TIMEOUT,

@@ -13,6 +13,7 @@ mod redis;
 mod remote;
 mod route;
 mod server;
+mod telemetry;
 mod timeouts;
 mod tls;
 mod upstream;
@@ -27,6 +28,7 @@ use super::defaults;
 use super::reader::{Field, Placed, Reader, Table, Text, quote};
 use super::types::{
     CacheConfig, LedgerConfig, LimitsConfig, LogConfig, MetricsConfig, RedisConfig, RetryConfig,
+    TelemetryConfig,
 };
 use crate::keys;
 use crate::pattern::Pattern;
@@ -48,6 +50,7 @@ pub(super) struct File {
     pub(super) redis: Option<RedisConfig>,
     pub(super) log: LogConfig,
     pub(super) metrics: MetricsConfig,
+    pub(super) telemetry: Option<TelemetryConfig>,
 }
 
 impl File {
@@ -74,11 +77,8 @@ impl File {
             redis: redis::redis(&mut root, reader),
             log: server::log(&mut root, reader),
             metrics: server::metrics(&mut root, reader),
+            telemetry: telemetry::telemetry(&mut root, reader),
         };
-        if let Some(mut telemetry) = reader.table(&mut root, "telemetry") {
-            reader.not_built(&mut telemetry, "otlp");
-            reader.finish(&telemetry);
-        }
         reader.finish(&root);
         file
     }

@@ -33,12 +33,12 @@ pub use self::stamp::{ReadFile, Stamp};
 pub use self::types::{
     AdminConfig, AffinityConfig, ApiConfig, BalanceConfig, BudgetConfig, BudgetLimit, CacheConfig,
     CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms, CacheWhenConfig,
-    ClientGoneConfig, ClientTlsConfig, Config, EjectConfig, EncodingConfig, EndpointConfig,
-    HealthConfig, HedgeConfig, KeyConfig, LedgerConfig, LedgerFailureConfig, LimitsConfig,
-    LocalConfig, LocalModel, LogConfig, LogFormat, MetricsConfig, Period, ProxyConfig, RedisConfig,
-    RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig, SentinelConfig, ServerConfig,
-    SyncConfig, TargetConfig, TeamConfig, TimeoutOverrides, TimeoutsConfig, TlsConfig,
-    UpstreamConfig, UpstreamKind, Window,
+    ClientGoneConfig, ClientTlsConfig, Config, ContentConfig, EjectConfig, EncodingConfig,
+    EndpointConfig, HealthConfig, HedgeConfig, KeyConfig, LedgerConfig, LedgerFailureConfig,
+    LimitsConfig, LocalConfig, LocalModel, LogConfig, LogFormat, MetricsConfig, Period,
+    ProxyConfig, RedisConfig, RedisOutageConfig, RemoteConfig, RetryConfig, RouteConfig,
+    SentinelConfig, ServerConfig, SyncConfig, TargetConfig, TeamConfig, TelemetryConfig,
+    TimeoutOverrides, TimeoutsConfig, TlsConfig, UpstreamConfig, UpstreamKind, Window,
 };
 pub use crate::secret::Secret;
 

@@ -158,17 +158,6 @@ impl<'c> Reader<'c> {
         });
     }
 
-    /// Reports a field of a feature that is still to come.
-    pub(super) fn not_built(&mut self, table: &mut Table<'_, '_>, name: &'static str) {
-        if table.field(name).is_some() {
-            let at = table.name_at(name);
-            self.error(
-                &at,
-                format!("`{name}` is not built yet; it comes with a later version, leave it out until then"),
-            );
-        }
-    }
-
     /// Reports the fields of a table that nobody asked for.
     pub(super) fn finish(&mut self, table: &Table<'_, '_>) {
         for (name, _) in table.entries.into_iter().flatten() {

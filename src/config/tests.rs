@@ -391,6 +391,18 @@ fn every_field_arrives() {
         [metrics]
         max_series = 200
         [telemetry]
+        otlp = "http://collector:4318/"
+        headers = { Authorization = "Bearer ${OPENAI_API_KEY}" }
+        timeout = "1s"
+        queue = 2
+        batch = 3
+        interval = "4s"
+        sample = 0.5
+        service_name = "mine"
+        resource = { "host.name" = "here" }
+        content = true
+        content_max = "1KiB"
+        redact = ['\d{4}$']
     "#;
     let Loaded {
         config, warnings, ..
@@ -518,6 +530,25 @@ fn every_field_arrives() {
         (config.limits.stop_stream, config.limits.stop_overshoot),
         (true, 9)
     );
+    let telemetry = config.telemetry.as_ref().unwrap();
+    assert_eq!(telemetry.endpoint, "http://collector:4318/v1/traces");
+    assert!(telemetry.headers["authorization"].is_sensitive());
+    assert_eq!((telemetry.queue, telemetry.batch), (2, 3));
+    assert_eq!(
+        (telemetry.timeout.as_secs(), telemetry.interval.as_secs()),
+        (1, 4)
+    );
+    assert_eq!(telemetry.sample, 0.5);
+    let resource = telemetry.resource.iter();
+    let resource: Vec<_> = resource.map(|(name, value)| (&**name, &**value)).collect();
+    let version = ("service.version", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        resource,
+        [("service.name", "mine"), version, ("host.name", "here")]
+    );
+    let content = telemetry.content.as_ref().unwrap();
+    assert_eq!(content.max, 1024);
+    assert_eq!(content.redact, [r"\d{4}$"]);
     let ledger = &config.ledger;
     assert_eq!(ledger.path, Path::new("/var/lib/weir/book.db"));
     assert_eq!(
@@ -620,6 +651,44 @@ fn check_says_fine_or_how_much_is_wrong() {
     let bad = root().join("tests/fixtures/config/bad/syntax.toml");
     let (text, fine) = check_command(Some(&bad), &context(), &|_| Vec::new());
     assert!(!fine && text.contains("errors\n"), "{text}");
+}
+
+#[test]
+fn the_environment_describes_what_the_file_does_not() {
+    let env = |name: &str| {
+        let value = match name {
+            "OTEL_SERVICE_NAME" => "theirs",
+            "OTEL_RESOURCE_ATTRIBUTES" => "service.name=no, k8s.pod.name=weir%2D1,odd,=x",
+            _ => return env(name),
+        };
+        Some(value.to_owned())
+    };
+    let context = Context {
+        env: &env,
+        ..context()
+    };
+    let read = |text: &str| {
+        let loaded = parse(text, Path::new("weir.toml"), &context).unwrap();
+        loaded.config.telemetry
+    };
+    let telemetry = read("[telemetry]\notlp = \"http://c\"\n").unwrap();
+    let resource = telemetry.resource.iter();
+    let resource: Vec<_> = resource.map(|(name, value)| (&**name, &**value)).collect();
+    let version = ("service.version", env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        resource,
+        [
+            ("service.name", "theirs"),
+            version,
+            ("k8s.pod.name", "weir-1")
+        ]
+    );
+    // An address that is empty is none, and so is one that nobody has written.
+    assert_eq!(
+        read("[telemetry]\notlp = \"${COLLECTOR:-}\"\nsample = 0.5\n"),
+        None
+    );
+    assert_eq!(read(""), None);
 }
 
 /// Texts that between them walk every path of the reader, to be damaged.

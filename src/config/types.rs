@@ -11,6 +11,7 @@ mod cache;
 mod ledger;
 mod limits;
 mod redis;
+mod telemetry;
 
 pub use self::cache::{
     CacheConfig, CacheReplayConfig, CacheRetriesConfig, CacheScopeConfig, CacheTerms,
@@ -22,6 +23,7 @@ pub use self::ledger::{
 };
 pub use self::limits::LimitsConfig;
 pub use self::redis::{RedisConfig, RedisOutageConfig, SentinelConfig};
+pub use self::telemetry::{ContentConfig, TelemetryConfig};
 use crate::call::Keeps;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -57,6 +59,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What is measured.
     pub metrics: MetricsConfig,
+    /// Where traces of requests go. Default: none are made.
+    pub telemetry: Option<TelemetryConfig>,
 }
 
 /// `[server]`: the data plane.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::call::{Facts, RequestId, Try};
+use crate::call::{Facts, RequestId, Trace, Try};
 
 /// How many characters of a path are logged.
 const LOGGED_PATH: usize = 256;
@@ -26,6 +26,8 @@ pub(super) struct Line {
 /// How a request ended, besides its facts.
 pub(super) struct End<'a> {
     pub(super) id: &'a RequestId,
+    /// The trace that it is a part of.
+    pub(super) trace: Option<&'a Trace>,
     /// 499: its client left before there was one.
     pub(super) status: u16,
     pub(super) duration: Duration,
@@ -51,6 +53,7 @@ impl Line {
             target: TARGET,
             {
             request.id = %end.id,
+            trace.id = end.trace.map(|trace| trace.id.to_string()),
             http.method = %self.method,
             url.path = self.path,
             http.status = end.status,

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod api;
 pub mod auth;
 pub mod cache;
+pub mod content;
 pub mod explain;
 pub mod heartbeat;
 pub mod own_usage;

@@ -16,9 +16,10 @@ use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use super::access_log::{End, Line, millis};
-use crate::call::{Allowance, Allowances, Cause, Outcome, Record, RequestId};
+use crate::call::{Allowance, Allowances, Cause, Outcome, Parent, Record, RequestId, Trace};
 use crate::metrics::{Finished, Metrics};
 use crate::store::limits::Spelled;
+use crate::traces::{self, Traces};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UPSTREAM: HeaderName = HeaderName::from_static("x-weir-upstream");
@@ -40,6 +41,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 pub struct TelemetryLayer {
     metrics: Arc<Metrics>,
     access_log: Option<f64>,
+    traces: Option<Arc<Traces>>,
 }
 
 /// The service of this layer.
@@ -48,6 +50,7 @@ pub struct Telemetry<S> {
     inner: S,
     metrics: Arc<Metrics>,
     access_log: Option<f64>,
+    traces: Option<Arc<Traces>>,
 }
 
 impl TelemetryLayer {
@@ -57,7 +60,15 @@ impl TelemetryLayer {
         Self {
             metrics,
             access_log,
+            traces: None,
         }
+    }
+
+    /// Makes a trace of each request. Without, a client's own is told in the log, and handed on as it is.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Option<Arc<Traces>>) -> Self {
+        self.traces = traces;
+        self
     }
 }
 
@@ -69,6 +80,7 @@ impl<S> Layer<S> for TelemetryLayer {
             inner,
             metrics: Arc::clone(&self.metrics),
             access_log: self.access_log,
+            traces: self.traces.clone(),
         }
     }
 }
@@ -93,7 +105,14 @@ where
             .and_then(|id| RequestId::from_client(id.as_bytes()));
         let id_is_the_clients = from_client.is_some();
         let id = from_client.unwrap_or_else(RequestId::fresh);
-        let record = Arc::new(Record::new(id, Instant::now()));
+        let headers = request.headers();
+        let trace = match &self.traces {
+            Some(traces) => Some(traces.follow(headers)),
+            None => Parent::read(headers).map(Trace::passing),
+        };
+        let record = Arc::new(Record::new(id, Instant::now()).traced(trace));
+        let traces = self.traces.as_ref();
+        let span = traces.and_then(|traces| traces.open(&record, &request));
         request.extensions_mut().insert(Arc::clone(&record));
         self.metrics.request_started();
         let watch = Watch {
@@ -104,6 +123,7 @@ where
                 .map(|sample| Line::new(sample, request.method(), request.uri().path())),
             status: None,
             sent: 0,
+            span,
         };
         ResponseFuture {
             inner: self.inner.call(request),
@@ -120,6 +140,8 @@ struct Watch {
     log: Option<Line>,
     status: Option<u16>,
     sent: u64,
+    /// Ends behind the report, and sees what that has found out.
+    span: Option<traces::Open>,
 }
 
 impl Watch {
@@ -127,6 +149,9 @@ impl Watch {
         let age = self.record.received.elapsed();
         let status = response.status().as_u16();
         self.status = Some(status);
+        if let Some(span) = &mut self.span {
+            span.status = Some(status);
+        }
         let mut facts = self.record.facts();
         if let Some(cause) = response.extensions_mut().remove() {
             facts.cause = Some(cause);
@@ -179,6 +204,7 @@ impl Drop for Watch {
         if let Some(line) = &self.log {
             let end = End {
                 id: &self.record.id,
+                trace: self.record.trace.as_ref(),
                 status: self.status.unwrap_or(499),
                 duration,
                 sent: self.sent,

@@ -55,5 +55,6 @@ mod secrets;
 mod shared_budgets;
 mod shared_keys;
 mod streaming;
+mod traces;
 mod usage;
 mod ways;

@@ -55,10 +55,11 @@ fn reloader(folder: &Path) -> Arc<Reloader> {
         &drain,
         ring,
         books,
-        None,
+        (None, None),
         dispatch.clone(),
     );
     let fixed = Fixed {
+        exports: Arc::default(),
         source: Source {
             path: Some(path),
             context,

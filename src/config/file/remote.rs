@@ -27,7 +27,7 @@ pub(super) fn remote(
     let paths = table.field("paths").map(|field| paths(&field, reader));
     let headers = reader
         .table(table, "headers")
-        .map(|table| headers(&table, reader, &api));
+        .map(|table| headers(&table, reader, |name| forbidden(name, &api)));
     let timeouts = timeouts::timeouts(table, reader);
     let (max_concurrent, queue) = concurrency(table, reader);
     let eject = failure::eject(table, reader, endpoints.len());
@@ -162,7 +162,27 @@ fn is_dated(version: &str) -> bool {
     date.len() == "2024-10-21".len() && date.parse::<jiff::civil::Date>().is_ok()
 }
 
-fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>, api: &ApiConfig) -> HeaderMap {
+/// The headers that belong to one connection.
+pub(super) const OF_ONE_HOP: [HeaderName; 11] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Reads headers to be added to requests. `forbidden` says why one cannot be.
+pub(super) fn headers(
+    table: &Table<'_, '_>,
+    reader: &mut Reader<'_>,
+    forbidden: impl Fn(&HeaderName) -> Option<&'static str>,
+) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, field) in table.all() {
         let at = At {
@@ -176,7 +196,7 @@ fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>, api: &ApiConfig) -> H
             );
             continue;
         };
-        if let Some(why) = forbidden(&header, api) {
+        if let Some(why) = forbidden(&header) {
             reader.error(&at, format!("cannot be set: {why}; leave it out"));
             continue;
         }
@@ -207,19 +227,6 @@ fn headers(table: &Table<'_, '_>, reader: &mut Reader<'_>, api: &ApiConfig) -> H
 }
 
 fn forbidden(name: &HeaderName, api: &ApiConfig) -> Option<&'static str> {
-    let hop_by_hop = [
-        header::CONNECTION,
-        header::PROXY_AUTHENTICATE,
-        header::PROXY_AUTHORIZATION,
-        header::TE,
-        header::TRAILER,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::EXPECT,
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        HeaderName::from_static("http2-settings"),
-    ];
     let of_the_body = [
         header::CONTENT_LENGTH,
         header::CONTENT_TYPE,
@@ -231,7 +238,7 @@ fn forbidden(name: &HeaderName, api: &ApiConfig) -> Option<&'static str> {
         Some("it is made of `api_keys`")
     } else if name == header::HOST {
         Some("it is made of `base_url`")
-    } else if hop_by_hop.contains(name) {
+    } else if OF_ONE_HOP.contains(name) {
         Some("it belongs to one connection")
     } else if of_the_body.contains(name) {
         Some("it says how the body is sent")

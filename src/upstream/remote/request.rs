@@ -75,6 +75,9 @@ pub(super) fn build(
     if let Ok(id) = HeaderValue::from_str(call.record.id.as_str()) {
         headers.insert("x-request-id", id);
     }
+    if let Some(trace) = &call.record.trace {
+        trace.hand_on(number, headers);
+    }
     authorize(headers, credential, params);
     Ok(request)
 }
