@@ -178,6 +178,7 @@ impl Ways for Anywhere {
 }
 
 fn main() {
+    weir::tokens::warm();
     let folder = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(&Params {
         path: folder.path().join("weir.db"),

@@ -28,6 +28,7 @@ mod prompt;
 mod split;
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::answer::answer;
 use self::bpe::Bpe;
@@ -48,6 +49,8 @@ pub enum Encoding {
 
 static O200K: LazyLock<Option<Bpe>> = LazyLock::new(|| Bpe::load(Encoding::O200k));
 static CL100K: LazyLock<Option<Bpe>> = LazyLock::new(|| Bpe::load(Encoding::Cl100k));
+
+static IS_WARM: AtomicBool = AtomicBool::new(false);
 
 // === impl Encoding ===
 
@@ -89,6 +92,12 @@ pub fn count(encoding: Encoding, text: &str) -> u64 {
 pub fn warm() {
     LazyLock::force(&O200K);
     LazyLock::force(&CL100K);
+    IS_WARM.store(true, Ordering::Release);
+}
+
+/// Returns whether [`warm`] has loaded all encodings: until then whoever counts may wait for that.
+pub fn is_warm() -> bool {
+    IS_WARM.load(Ordering::Acquire)
 }
 
 #[cfg(test)]

@@ -616,7 +616,7 @@ async fn answers_are_spread_over_a_cluster() {
 async fn the_rights_that_are_asked_for_are_enough() {
     let upstream = counting().await;
     // What the README says that its user needs.
-    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hgetall +hdel +hlen +zrange +zscore +exists";
+    let needs = "+fcall +function|load +get +set +del +pexpire +zadd +zcard +zrem +zremrangebyscore +time +mget +hset +hget +hgetall +hdel +hlen +zrange +zscore +type";
     let redis = Redis::on_port(|_, folder| {
         let users =
             format!("user default on nopass ~* +@all\nuser weir on >right ~weir:* {needs}\n");

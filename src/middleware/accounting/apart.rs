@@ -3,15 +3,20 @@
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::block_in_place;
 
+use crate::tokens;
+
 /// Texts up to this size are counted where they are: that takes a millisecond, and to make room for others some of it, too.
 const SHORT: usize = 32 << 10;
 
-/// Counts what is in so many bytes. Where that takes long, other requests are not kept waiting for it: another thread takes
-/// over the worker's. A runtime that has but one thread has none to spare.
+/// Counts what is in so many bytes. Where that takes long, or waits for vocabularies that are still being loaded, other
+/// requests are not kept waiting for it: another thread takes over the worker's. A runtime that has but one thread has none
+/// to spare.
 pub(super) fn counted<T>(bytes: usize, count: impl FnOnce() -> T) -> T {
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     match flavor {
-        Ok(RuntimeFlavor::MultiThread) if bytes > SHORT => block_in_place(count),
+        Ok(RuntimeFlavor::MultiThread) if bytes > SHORT || !tokens::is_warm() => {
+            block_in_place(count)
+        }
         _ => count(),
     }
 }
