@@ -480,6 +480,7 @@ mod tests {
         });
         let mut old = entry("a", b"old", HOUR);
         old.stored = Instant::now().checked_sub(HOUR).unwrap();
+        old.stale = HOUR;
         cache.put(key(1), old);
         assert!(cache.get(&key(1)).is_none());
         assert!(cache.get_even_stale(&key(1)).is_some());
