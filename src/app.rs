@@ -166,7 +166,7 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let queue = config.ledger.max_open;
     let shared = shared::shared(with_redis, &limits, &stores.budgets, queue)?;
     stores.shared.clone_from(&shared);
-    stores.shared_cache = shared::answers(&config, &stores.cache).await?;
+    stores.shared_cache = shared::answers(&config, &stores.cache, &stores.retries).await?;
     let (configured, made) = access::access(&config, (source.context)().env)?;
     let (token, token_made) = admin_token(&config)?;
     let made_key = made.as_ref().and(configured.keys.first().cloned());

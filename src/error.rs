@@ -79,6 +79,7 @@ impl Explain for GatewayError {
             Self::Accounting(error) => accounting::accounting(error),
             Self::Cache(CacheError::NotKept) => not_kept(),
             Self::Cache(CacheError::KeyReused) => key_reused(),
+            Self::Cache(CacheError::TooLate) => too_late(),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
             Self::Connection(status) => connection(*status),
@@ -103,6 +104,16 @@ fn not_kept() -> Explanation {
         "No answer is kept for this request, and its `cache-control: only-if-cached` wants no other.",
     )
     .final_word()
+}
+
+fn too_late() -> Explanation {
+    explain(
+        504,
+        TIMEOUT,
+        "upstream_timeout",
+        Cause::ClientDeadline,
+        "The same request is under way, and was not answered within the time that the client gave it.",
+    )
 }
 
 /// draft-ietf-httpapi-idempotency-key-header, section 2.7.

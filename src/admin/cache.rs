@@ -10,7 +10,7 @@ use super::query::Query;
 use crate::metrics::{CacheCounts, CacheRemoved, CacheState, Metrics, SharedCacheState};
 use crate::pattern::Pattern;
 use crate::store::cache::shared::{SharedCache, SharedState, Waited};
-use crate::store::cache::{Cache, Purge};
+use crate::store::cache::{self, Cache, Purge};
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
 
@@ -147,32 +147,44 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
         _ => {}
     }
     let purge = Purge { key, team, model };
-    let own = purge.clone();
-    // The cache first: it counts purges, and what was under way before is kept nowhere any more.
-    let (purged, told) = match &params.shared_cache {
-        Some(shared) => {
-            let purged = shared.purge(purge).await;
-            (purged.entries, Some(purged.told))
-        }
-        None => (params.cache.purge(|tags| purge.takes(tags)), None),
-    };
-    let purged = purged + params.retries.purge(|tags| own.takes(tags));
-    let mut detail = Map::new();
-    for (name, value) in wanted {
-        if let Some(value) = value {
-            detail.insert(name.into(), value.into());
-        }
-    }
-    detail.insert("purged".into(), Value::from(purged));
-    if let Err(error) = params.directory.note("cache.purge", detail).await {
-        tracing::error!(%error, "a purge of the cache cannot be noted in the audit");
-    }
+    let wanted = wanted.into_iter();
+    let detail = wanted.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+    let forgetting = forget(params.clone(), purge, detail.collect());
+    // Whoever asked for it may leave: it is not done by halves.
+    let (purged, told) = tokio::spawn(forgetting).await.map_err(|error| {
+        tracing::error!(%error, "a purge of the cache has failed");
+        let message = "The purge has failed; this is a bug.";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    })?;
     let mut answer = Map::new();
     answer.insert("purged".into(), Value::from(purged));
     if let Some(told) = told {
         answer.insert("shared".into(), Value::from(told));
     }
     Ok(json(StatusCode::OK, &answer))
+}
+
+/// Forgets answers, and notes that; returns how many those were, and whether Redis could be told, where there is one.
+async fn forget(
+    params: Params,
+    purge: Purge,
+    mut detail: Map<String, Value>,
+) -> (u64, Option<bool>) {
+    let (purged, told) = match &params.shared_cache {
+        Some(shared) => {
+            let purged = shared.purge(purge).await;
+            (purged.entries, Some(purged.told))
+        }
+        None => {
+            let is_gone = |tags: &cache::Tags| purge.takes(tags);
+            (cache::purge(&params.cache, &params.retries, is_gone), None)
+        }
+    };
+    detail.insert("purged".into(), Value::from(purged));
+    if let Err(error) = params.directory.note("cache.purge", detail).await {
+        tracing::error!(%error, "a purge of the cache cannot be noted in the audit");
+    }
+    (purged, told)
 }
 
 /// Brings the metrics of the cache up to date.

@@ -117,6 +117,22 @@ impl Desk {
 }
 
 #[tokio::test]
+async fn a_purge_is_noted_though_whoever_asked_for_it_has_left() {
+    let desk = Desk::new();
+    {
+        let purge = std::pin::pin!(desk.ask(Method::DELETE, "cache?all=true", None));
+        assert!(futures_util::poll!(purge).is_pending());
+    }
+    let noted = async {
+        while desk.get("audit?limit=1").await.1["data"][0]["action"] != "cache.purge" {
+            tokio::task::yield_now().await;
+        }
+    };
+    let noted = tokio::time::timeout(Duration::from_secs(60), noted).await;
+    assert!(noted.is_ok());
+}
+
+#[tokio::test]
 async fn a_key_from_its_making_to_its_end() {
     let desk = Desk::new();
     assert_eq!(

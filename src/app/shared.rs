@@ -15,6 +15,7 @@ use crate::store::limits::{self, Limits, OnOutage, Shared};
 use crate::store::redis::{
     ClientCertificate, Library, Params, Redis, SentinelCredentials, Servers, TlsCertificates,
 };
+use crate::store::retries::Retries;
 
 /// Returns the limits of this process: all of them, or while Redis is away its share.
 pub(super) fn limits(config: Option<&RedisConfig>) -> Arc<Limits> {
@@ -38,6 +39,7 @@ async fn redis_of_answers(config: &RedisConfig) -> Result<Redis, AppError> {
 pub(super) async fn answers(
     config: &Config,
     cache: &Arc<Cache>,
+    retries: &Arc<Retries>,
 ) -> Result<Option<Arc<SharedCache>>, AppError> {
     let Some(redis) = config.redis.as_ref().filter(|_| config.cache.redis) else {
         return Ok(None);
@@ -45,6 +47,7 @@ pub(super) async fn answers(
     let params = cache::shared::Params {
         redis: redis_of_answers(redis).await?,
         cache: Arc::clone(cache),
+        retries: Arc::clone(retries),
         queue: config.cache.redis_queue,
     };
     let shared = SharedCache::new(params);

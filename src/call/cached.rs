@@ -46,6 +46,10 @@ pub trait Sharing: Send + Sync {
     /// books'. If not, nobody gets it any more. `reads_on`: the books want its end in any case.
     fn goes_on_without_leader(&self, reads_on: bool) -> bool;
 
+    /// Says that the books have read of it what they may for whoever has left. Returns whether it ends, since nobody gets it and
+    /// it is not wanted whole; then nobody can get it any more.
+    fn ends_without_leader(&self) -> bool;
+
     /// Closes it to others, unless somebody gets it already; returns whether that is so, and it may end.
     fn closes(&self) -> bool;
 }

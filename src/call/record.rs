@@ -262,6 +262,13 @@ impl Record {
         sharing.is_some_and(|sharing| sharing.goes_on_without_leader(reads_on))
     }
 
+    /// Says that the books have read what they may since the client left, and returns whether the answer ends: nobody else gets
+    /// it.
+    pub fn ends_without_client(&self) -> bool {
+        let sharing = self.sharing.get().and_then(Weak::upgrade);
+        sharing.is_none_or(|sharing| sharing.ends_without_leader())
+    }
+
     /// Notes more of a try, by its place among them.
     pub fn note_try(&self, number: usize, note: impl FnOnce(&mut Try)) {
         if let Some(noted) = self.facts().attempts.get_mut(number) {

@@ -21,7 +21,7 @@ use moka::sync::Cache as Moka;
 use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 
-pub use self::purge::Purge;
+pub use self::purge::{Purge, purge};
 use crate::openai::usage::Usage;
 
 /// What an answer is found by.
@@ -214,6 +214,22 @@ impl Entry {
         self.ttl
             .checked_sub(self.age())
             .filter(|left| !left.is_zero())
+    }
+
+    /// Returns the same answer, kept for so long from when it was whole, and compared with nothing. Its body is shared.
+    pub fn lasting(&self, ttl: Duration) -> Self {
+        Self {
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+            usage: self.usage,
+            served_model: self.served_model.clone(),
+            tags: self.tags.clone(),
+            shape: Shape::default(),
+            stored: self.stored,
+            ttl,
+            stale: Duration::ZERO,
+            pace: Arc::clone(&self.pace),
+        }
     }
 
     /// Returns how long it is kept, be it fresh or stale.

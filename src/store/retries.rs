@@ -111,6 +111,11 @@ impl Retries {
         }
     }
 
+    /// Forgets the answer to a call.
+    pub fn forget(&self, call: &Key) {
+        self.answers.invalidate(call);
+    }
+
     /// Forgets the answers that `is_gone` says so of, and returns how many those were.
     pub fn purge(&self, is_gone: impl Fn(&Tags) -> bool) -> u64 {
         let gone = self

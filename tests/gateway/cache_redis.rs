@@ -304,6 +304,27 @@ async fn a_purge_reaches_redis_and_the_other_gateway() {
 }
 
 #[tokio::test]
+async fn a_purge_reaches_what_the_other_gateway_keeps_for_retries() {
+    let upstream = counting().await;
+    let redis = Redis::start().await;
+    let [one, two] = two(&upstream, &redis).await;
+    // Nobody else's answer, so it lies in no Redis.
+    let mut body = ask(7);
+    body.as_object_mut().unwrap().remove("seed");
+    let client = |times: &str| {
+        let client = two.client();
+        client.with_header("x-stainless-retry-count", times)
+    };
+    assert_eq!(number(&client("0").chat(body.clone()).await), 1);
+    assert_eq!(number(&client("1").chat(body.clone()).await), 1);
+    assert_eq!(purge(&one, "key=alice").await["shared"], true);
+    eventually("the other gateway follows", async || {
+        (number(&client("1").chat(body.clone()).await) != 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_was_asked_for_before_a_purge_is_neither_joined_nor_kept_after_it() {
     let gate = Gate::new();
     let held = gate.clone();

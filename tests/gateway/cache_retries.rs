@@ -135,6 +135,32 @@ async fn a_retry_joins_a_stream_that_goes_on() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_how_long_it_waits_gets_its_answer_when_it_asks_again() {
+    const LINGERING: &str = "[cache]\nenabled = true\nretries = { linger = \"60s\" }\n";
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Script::new().until(&held).send(chat())).await;
+    let gateway = Config::over(&upstream).table(LINGERING).start().await;
+    let hurried = |times, time| tried(&gateway, times).with_header("x-stainless-timeout", time);
+    let first = hurried("0", "0.5");
+    let left = tokio::spawn(async move { first.chat(ask()).await });
+    upstream.called(1).await;
+    left.abort();
+    gateway
+        .logged("the first try was given up", |line| {
+            line["cause"] == "client_gone"
+        })
+        .await;
+    // When it is told so, the time of the first try is long over.
+    let late = hurried("1", "1").chat(ask()).await;
+    late.error(504, "timeout_error", "upstream_timeout");
+    gate.open();
+    let again = hurried("2", "60").chat(ask()).await;
+    assert_eq!(again.status, 200);
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn the_python_library_gets_the_answer_that_came_too_late_for_its_first_try() {
     let gate = Gate::new();
     let held = gate.clone();

@@ -23,7 +23,6 @@ const LONGEST_WINDOW: Duration = Duration::from_secs(86_400);
 const LONGEST_LINGER: Duration = Duration::from_secs(600);
 /// A client's key takes some hundred bytes.
 const MOST_ENTRIES: u64 = 100_000_000;
-
 /// Whoever waits longer has long had an answer of its own.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 

@@ -399,7 +399,12 @@ impl Booking {
                         .record
                         .goes_on_without_client(own != ClientGone::Cancel) =>
             {
-                ClientGone::Drain { tokens: u64::MAX }
+                match own {
+                    // It ends with those who get it, or who may ask for it again.
+                    ClientGone::Cancel => ClientGone::Drain { tokens: u64::MAX },
+                    // Beyond that it is read for others alone.
+                    ClientGone::Drain { .. } => own,
+                }
             }
             Cached::Bypass | Cached::Miss => own,
         }

@@ -96,7 +96,10 @@ pub(super) fn drain(inner: BoxBody, booking: Box<Booking>, reader: Reader, token
 async fn read_on(mut inner: BoxBody, mut booking: Box<Booking>, mut reader: Reader, tokens: u64) {
     let bound = reader.deltas().saturating_add(tokens);
     // What bounds the stream in time bounds this, too: idle and total timeouts are the upstream's.
-    while !reader.has_ended() && reader.deltas() < bound {
+    while !reader.has_ended() {
+        if reader.deltas() >= bound && booking.record.ends_without_client() {
+            break;
+        }
         let deadline = booking.books.deadline.clone();
         let frame = tokio::select! {
             frame = inner.frame() => frame,

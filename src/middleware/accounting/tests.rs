@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::*;
-use crate::call::{CallBody, Caller, Head, Record, RequestId, StreamError, Try};
+use crate::call::{CallBody, Caller, Head, Record, RequestId, Sharing, StreamError, Try};
 use crate::error::GatewayError;
 use crate::metrics::Metrics;
 use crate::middleware::admission::{AdmissionLayer, Rules, Ways};
@@ -491,6 +491,43 @@ async fn reading_on_is_bounded() {
     kept.books.tasks.close();
     kept.books.tasks.wait().await;
     assert_eq!(kept.row("provenance output_tokens"), "counted 4");
+}
+
+/// An answer that goes on.
+struct GoesOn {
+    has_others: bool,
+}
+
+impl Sharing for GoesOn {
+    fn goes_on_without_leader(&self, _: bool) -> bool {
+        true
+    }
+
+    fn ends_without_leader(&self) -> bool {
+        !self.has_others
+    }
+
+    fn closes(&self) -> bool {
+        !self.has_others
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_asked_for_again_is_read_no_further_unless_others_get_it() {
+    for (has_others, expected) in [(false, "counted 4"), (true, "drained 20")] {
+        let kept = Kept::with(ClientGone::Drain { tokens: 1 }, &[]);
+        let frames = || vec![Ok(HELLO), Ok(HELLO), Ok(HELLO), Ok(USAGE), Ok(DONE)];
+        let sharing: Arc<dyn Sharing> = Arc::new(GoesOn { has_others });
+        let call = chat(true);
+        call.record.share(Arc::downgrade(&sharing));
+        let reply = kept.ask(call, move |call| events(call, frames())).await;
+        let mut body = reply.unwrap().body;
+        body.frame().await.unwrap().unwrap();
+        drop(body);
+        kept.books.tasks.close();
+        kept.books.tasks.wait().await;
+        assert_eq!(kept.row("provenance output_tokens"), expected);
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::timeout_at;
 use tower::{Service, ServiceExt};
 
 use super::control::Control;
@@ -15,7 +16,7 @@ use super::leading::{joined, lead};
 use super::lookup::{Found, LookedUp};
 use super::replay::{replay, replay_stale};
 use super::{CacheError, Params, Ways, status};
-use crate::call::{Cached, Call, Keeps, Record, Reply};
+use crate::call::{Cached, Call, Record, Reply};
 use crate::middleware::explain::Explain;
 use crate::store::cache::Entry;
 
@@ -38,6 +39,8 @@ pub(super) struct Quest {
     pub(super) why: &'static str,
     /// Which call it is, should its client have made it before, or make it again.
     pub(super) identity: Option<Identity>,
+    /// Whether it wants an answer that is there already, or none.
+    pub(super) only_if_cached: bool,
 }
 
 /// What becomes of a call.
@@ -132,7 +135,7 @@ impl<E> Desk<E> {
     pub(super) fn look_up(&self, call: &Call) -> Result<LookedUp, CacheError> {
         let most = self.params.cache.bounds().entry;
         let verdict = self.params.rules.judge(call, most, &*self.ways);
-        let identity = self.identity(call, most);
+        let identity = self.params.identify(call, &*self.ways);
         if let Some((identity, retries)) = identity.as_ref().zip(self.params.retries.as_ref())
             && let Some(name) = &identity.name
         {
@@ -142,23 +145,16 @@ impl<E> Desk<E> {
             Verdict::Look(ask) => (Some(ask), ""),
             Verdict::Bypass(why) => (None, why),
         };
-        let quest = Quest { ask, why, identity };
+        let quest = Quest {
+            ask,
+            why,
+            identity,
+            only_if_cached: Control::of(&call.head.headers).only_if_cached,
+        };
         Ok(LookedUp {
             found: self.find(&quest),
-            verdict,
-            identity,
+            quest,
         })
-    }
-
-    /// Returns which call it is, where its client may get its answer again.
-    fn identity(&self, call: &Call, most: u64) -> Option<Identity> {
-        let _ = self.params.retries.as_ref()?;
-        let (bytes, _) = call.json()?;
-        let is_off = call.caller.keeps == Some(Keeps::Nothing);
-        if is_off || bytes.len() as u64 > most || Control::of(&call.head.headers).no_store {
-            return None;
-        }
-        Some(Identity::of(call, bytes))
     }
 
     /// Returns what is kept for a call and young enough for it.
@@ -201,29 +197,16 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
-        let LookedUp {
-            verdict,
-            identity,
-            found,
-        } = looked;
+        let LookedUp { quest, found } = looked;
         if let Some(found) = found {
             return Ok(self.hit(&found, &call));
         }
-        let quest = match verdict {
-            Verdict::Look(ask) => Quest {
-                ask: Some(ask),
-                why: "",
-                identity,
-            },
-            Verdict::Bypass(why) => Quest {
-                ask: None,
-                why,
-                identity,
-            },
-        };
-        if quest.ask.is_none() && identity.is_none() {
+        if quest.ask.is_none() && quest.identity.is_none() {
             quest.note(&call.record);
-            return inner.oneshot(call).await;
+            return match quest.only_if_cached {
+                true => Err(CacheError::NotKept.into()),
+                false => inner.oneshot(call).await,
+            };
         }
         self.look(inner, call, &quest).await
     }
@@ -267,8 +250,18 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
                 facts.route = route;
                 facts.counts_saved = self.params.counts_saved;
             }
-            if let Some(reply) = joined(listener, &record).await {
-                return Ok(reply);
+            let joined = joined(listener, &record);
+            let joined = match call.deadline {
+                Some(deadline) => timeout_at(deadline, joined).await,
+                None => Ok(joined.await),
+            };
+            match joined {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => {}
+                Err(_) => {
+                    let late = Err(CacheError::TooLate.into());
+                    return self.or_stale(late, fallback, &record);
+                }
             }
             // The leader is told why; the others ask for themselves, once more one for all.
             quest.note(&record);
@@ -357,9 +350,10 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
                 Flight::join(&aloft.flight)
             };
             if let Some(listener) = join(own) {
-                return Ok(Part::Join(listener, status::joined_again(), (inner, call)));
+                let status = status::joined_again(quest.ask.as_ref());
+                return Ok(Part::Join(listener, status, (inner, call)));
             }
-            if quest.ask.is_some_and(|ask| ask.control.only_if_cached) {
+            if quest.only_if_cached {
                 return Ok(Part::Nothing(call));
             }
             if let Some(listener) = join(shared) {

@@ -40,6 +40,8 @@ pub(super) enum Patience {
     None,
     /// So long, if it had not begun: whoever asked for it may ask again.
     For(Duration),
+    /// As long as the books read on: they want to know what it used.
+    Books,
     /// To its end.
     Ever,
 }
@@ -179,8 +181,7 @@ impl<E: Send> Sharing for Flight<E> {
         let goes_on = match &state.stage {
             Stage::Asking(_) | Stage::Answering(_) => {
                 if reads_on && matches!(state.patience, Patience::For(_)) {
-                    // The books want its end in any case.
-                    state.patience = Patience::Ever;
+                    state.patience = Patience::Books;
                 }
                 state.others() > 0 || state.lingers()
             }
@@ -191,6 +192,14 @@ impl<E: Send> Sharing for Flight<E> {
         state.is_orphan |= goes_on;
         state.is_closed |= !goes_on;
         goes_on
+    }
+
+    fn ends_without_leader(&self) -> bool {
+        let mut state = self.state();
+        let is_wanted = state.others() > 0 || state.patience == Patience::Ever;
+        let ends = state.is_under_way() && !is_wanted;
+        state.is_closed |= ends;
+        ends
     }
 
     fn closes(&self) -> bool {

@@ -66,12 +66,16 @@ impl<E> Flights<E> {
         self.lock().number(Some(key)) == Some(number)
     }
 
-    /// Forgets a call that nobody can join any more.
-    pub(super) fn forget(&self, keys: &Keys, number: u64) {
+    /// Forgets a call that nobody can join any more. `ended` hears under which of its keys it was found until now, while none
+    /// can begin.
+    pub(super) fn forget(&self, keys: &Keys, number: u64, ended: impl FnOnce([bool; 2])) {
         let mut flights = self.lock();
-        let is_it = |key: &&Key| flights.number(Some(key)) == Some(number);
-        let known: Vec<Key> = keys.iter().flatten().filter(is_it).copied().collect();
-        let gone: Vec<_> = known.iter().map(|key| flights.0.remove(key)).collect();
+        let gone = keys.each_ref().map(|key| {
+            let key = key.as_ref()?;
+            let is_it = flights.number(Some(key)) == Some(number);
+            is_it.then(|| flights.0.remove(key))?
+        });
+        ended(gone.each_ref().map(Option::is_some));
         drop(flights);
         // Whatever they still hold is dropped where nothing is locked.
         drop(gone);

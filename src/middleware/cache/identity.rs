@@ -5,8 +5,10 @@
 
 use http::header;
 
+use super::control::Control;
 use super::key::counting_headers;
-use crate::call::Call;
+use super::{Params, Ways};
+use crate::call::{Call, Keeps};
 use crate::store::cache::Key;
 
 /// Makes them others than all keys of answers, and than those of another version.
@@ -65,6 +67,21 @@ impl Identity {
             asks_again: name.is_some() || tries.is_some_and(|tries| tries > 0),
             may_ask_again: name.is_some() || count.is_some(),
         }
+    }
+}
+
+impl Params {
+    /// Returns which call it is, where its client may get its answer again.
+    pub(super) fn identify(&self, call: &Call, ways: &dyn Ways) -> Option<Identity> {
+        let _ = self.retries.as_ref()?;
+        let (bytes, _) = call.json()?;
+        let is_off =
+            call.caller.keeps == Some(Keeps::Nothing) || self.rules.are_off_for(call, ways);
+        let most = self.cache.bounds().entry;
+        if is_off || bytes.len() as u64 > most || Control::of(&call.head.headers).no_store {
+            return None;
+        }
+        Some(Identity::of(call, bytes))
     }
 }
 

@@ -28,6 +28,10 @@ pub enum When {
     OnRequest,
 }
 
+/// The events that end a response in order, by their types in JSON.
+const COMPLETED: &[u8] = b"\"response.completed\"";
+const INCOMPLETE: &[u8] = b"\"response.incomplete\"";
+
 /// Who shares answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -123,6 +127,11 @@ impl Rules {
         let label = ways.label(call);
         let own = label.and_then(|label| self.routes.get(&label));
         own.unwrap_or(&self.terms)
+    }
+
+    /// Returns whether a route keeps nothing of a call, where others do.
+    pub(super) fn are_off_for(&self, call: &Call, ways: &dyn Ways) -> bool {
+        self.terms.enabled && !self.terms_of(call, ways).enabled
     }
 
     /// Judges a call by what it says, before anybody has answered it. A body of more than `most` bytes is not looked at: that
@@ -264,7 +273,8 @@ fn has_results(messages: &[u8]) -> bool {
 pub(super) fn is_ending(block: &[u8]) -> bool {
     memmem::find(block, b"data: [DONE]").is_some()
         || memmem::find(block, b"data:[DONE]").is_some()
-        || memmem::find(block, b"\"response.completed\"").is_some()
+        || memmem::find(block, COMPLETED).is_some()
+        || memmem::find(block, INCOMPLETE).is_some()
 }
 
 fn is_zero(number: &[u8]) -> bool {
@@ -276,7 +286,7 @@ fn is_zero(number: &[u8]) -> bool {
 pub(super) fn is_whole(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage>> {
     match body {
         Whole::Text(bytes) => whole_text(bytes, endpoint),
-        Whole::Events(blocks, _) => whole_events(blocks, endpoint),
+        Whole::Events(blocks, _) => whole_events(blocks, endpoint, &[COMPLETED]),
     }
 }
 
@@ -285,7 +295,7 @@ pub(super) fn is_whole(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage
 pub(super) fn is_in_order(body: &Whole, endpoint: &Endpoint) -> Option<Option<Usage>> {
     match body {
         Whole::Text(bytes) => text_in_order(bytes, endpoint, |_| true),
-        Whole::Events(blocks, _) => whole_events(blocks, endpoint),
+        Whole::Events(blocks, _) => whole_events(blocks, endpoint, &[COMPLETED, INCOMPLETE]),
     }
 }
 
@@ -314,16 +324,19 @@ fn text_in_order(
     Some(usage.and_then(|usage| Usage::of_answer(usage, endpoint).ok()))
 }
 
-fn whole_events(blocks: &[Bytes], endpoint: &Endpoint) -> Option<Option<Usage>> {
+fn whole_events(blocks: &[Bytes], endpoint: &Endpoint, endings: &[&[u8]]) -> Option<Option<Usage>> {
     let mut observer = StreamObserver::new();
     for block in blocks {
         observer.observe_with(block, endpoint, |_| {});
     }
     let seen = observer.observed();
-    let is_completed = |block: &Bytes| memmem::find(block, b"\"response.completed\"").is_some();
+    let has_ended = |block: &Bytes| {
+        let mut endings = endings.iter();
+        endings.any(|ending| memmem::find(block, ending).is_some())
+    };
     let is_done = match endpoint {
         // Something may stand behind it, such as a comment.
-        Endpoint::Responses => seen.terminal && blocks.iter().rev().take(3).any(is_completed),
+        Endpoint::Responses => seen.terminal && blocks.iter().rev().take(3).any(has_ended),
         // Without it nobody knows whether all choices are there, or the usage.
         _ => seen.done,
     };

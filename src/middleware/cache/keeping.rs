@@ -74,7 +74,8 @@ impl<E: Send + 'static> Desk<E> {
         share: Option<Share>,
         has_answer: Arc<AtomicBool>,
     ) -> OnWhole {
-        let desk = Arc::downgrade(self);
+        // The call holds it until its end: an answer is kept though the gateway has another configuration by then.
+        let desk = Arc::clone(self);
         // Only what others may get is compared with what they ask for.
         let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
         let shape = quest
@@ -97,10 +98,8 @@ impl<E: Send + 'static> Desk<E> {
             record: Arc::clone(&call.record),
         };
         Box::new(move |head, whole| {
-            if let Some(desk) = desk.upgrade() {
-                let is_kept = desk.keep(&seen, head, &whole);
-                has_answer.store(is_kept, Ordering::Release);
-            }
+            let is_kept = desk.keep(&seen, head, &whole);
+            has_answer.store(is_kept, Ordering::Release);
         })
     }
 
@@ -121,7 +120,7 @@ impl<E: Send + 'static> Desk<E> {
         }
         let (upstream, served_model) = answered.unzip();
         let served_model = served_model.flatten();
-        let mut is_shared = false;
+        let mut shared = None;
         if let (Some(ask), Some(upstream), false) = (seen.quest.ask, &upstream, degraded) {
             let name = served_model.as_ref().unwrap_or(&seen.model);
             let mut primaries = seen.primaries.iter();
@@ -134,27 +133,38 @@ impl<E: Send + 'static> Desk<E> {
                 let entry = seen.entry(head, whole, (usage, served_model.clone()), times);
                 let entry = Arc::new(entry);
                 let kept = Arc::clone(&entry);
-                is_shared = params.cache.put_unless_purged(ask.key, kept, seen.purges);
-                if let Some(share) = seen.share.as_ref().filter(|_| is_shared) {
-                    share.put(ask.key, entry);
+                if params.cache.put_unless_purged(ask.key, kept, seen.purges) {
+                    if let Some(share) = &seen.share {
+                        share.put(ask.key, Arc::clone(&entry));
+                    }
+                    shared = Some(entry);
                 }
             }
         }
         let Some((identity, retries)) = seen.quest.identity.zip(params.retries.as_ref()) else {
-            return is_shared;
+            return shared.is_some();
         };
         // Whoever wanted a new answer does not look among those that are shared.
         let looks_there = seen.quest.ask.is_some_and(|ask| !ask.control.no_cache);
-        if is_shared && looks_there {
-            return true;
-        }
-        let Some(usage) = is_in_order(whole, &seen.endpoint) else {
-            return is_shared;
+        let entry = match &shared {
+            Some(_) if looks_there && !identity.may_ask_again => return true,
+            // Whoever asks again may want none so old, or it may have gone before: then it is there all the same.
+            Some(entry) => entry.lasting(retries.window),
+            None => {
+                let Some(usage) = is_in_order(whole, &seen.endpoint) else {
+                    return false;
+                };
+                let times = (retries.window, Duration::ZERO);
+                seen.entry(head, whole, (usage, served_model), times)
+            }
         };
-        let times = (retries.window, Duration::ZERO);
-        let entry = seen.entry(head, whole, (usage, served_model), times);
         retries.store.put(identity.call, entry);
-        true
+        // A purge that began in between may not have seen it.
+        let is_kept = params.cache.purges() == seen.purges;
+        if !is_kept {
+            retries.store.forget(&identity.call);
+        }
+        is_kept
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header};
 use tower::Service;
@@ -28,6 +29,11 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         S::Future: Send,
     {
         quest.note(&call.record);
+        let mut call = call;
+        if let (Some(deadline), Some(linger)) = (&mut call.deadline, self.linger(quest)) {
+            // Its client leaves then, and may come back for the answer.
+            *deadline = deadline.checked_add(linger).unwrap_or(*deadline);
+        }
         let record = Arc::clone(&call.record);
         let number = self.flights().number();
         let has_answer = Arc::new(AtomicBool::new(false));
@@ -56,21 +62,22 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         share: Option<Share>,
         has_answer: Arc<AtomicBool>,
     ) -> Box<dyn Fn() + Send + Sync> {
-        let flights = Arc::downgrade(self.flights());
+        // Until then they hold the call, and it them.
+        let flights = Arc::clone(self.flights());
         let retries = self.params().retries.clone();
         Box::new(move || {
-            if let Some(flights) = flights.upgrade() {
-                flights.forget(&quest.keys(), number);
-            }
+            flights.forget(&quest.keys(), number, |[is_own, _]| {
+                // Once another one has its place the name is that one's.
+                if let (Some(identity), Some(retries), true) = (&quest.identity, &retries, is_own)
+                    && let Some(name) = &identity.name
+                {
+                    let has_answer = has_answer.load(Ordering::Acquire);
+                    let keep = has_answer.then_some(retries.window);
+                    retries.store.ended(name, identity.call, keep);
+                }
+            });
             if let Some(share) = &share {
                 share.end();
-            }
-            if let (Some(identity), Some(retries)) = (&quest.identity, &retries)
-                && let Some(name) = &identity.name
-            {
-                let has_answer = has_answer.load(Ordering::Acquire);
-                let keep = has_answer.then_some(retries.window);
-                retries.store.ended(name, identity.call, keep);
             }
         })
     }
@@ -79,11 +86,14 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         if quest.ask.is_some_and(|ask| ask.finish) {
             return Patience::Ever;
         }
-        let asks_again = quest.identity.filter(|identity| identity.may_ask_again);
-        match asks_again.zip(self.params().retries.as_ref()) {
-            Some((_, retries)) if !retries.linger.is_zero() => Patience::For(retries.linger),
-            _ => Patience::None,
-        }
+        self.linger(quest).map_or(Patience::None, Patience::For)
+    }
+
+    /// Returns how long a call goes on when its client has left, where that is one which may ask again.
+    fn linger(&self, quest: &Quest) -> Option<Duration> {
+        let _ = quest.identity.filter(|identity| identity.may_ask_again)?;
+        let linger = self.params().retries.as_ref()?.linger;
+        (!linger.is_zero()).then_some(linger)
     }
 }
 

@@ -10,17 +10,13 @@ use futures_util::future::Either;
 use tower::{Layer, Service};
 
 use super::CacheError;
-use super::desk::Desk;
-use super::identity::Identity;
-use super::judge::Verdict;
+use super::desk::{Desk, Quest};
 use crate::call::{Call, Looked, Reply};
 use crate::store::cache::Entry;
 
 /// What was found out of a call.
 pub(super) struct LookedUp {
-    pub(super) verdict: Verdict,
-    /// Which call it is; `None`: nobody gets its answer again.
-    pub(super) identity: Option<Identity>,
+    pub(super) quest: Quest,
     pub(super) found: Option<Found>,
 }
 

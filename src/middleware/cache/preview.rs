@@ -1,10 +1,13 @@
 //! What would become of a call, without making it; and why it is not found where one nearly like it is.
 
+use super::control::Control;
+use super::identity::Identity;
 use super::judge::{Ask, Verdict};
 use super::shape::Shape;
 use super::{CacheError, Params, Ways};
 use crate::call::Call;
 use crate::store::cache::Entry;
+use crate::store::retries::Retries;
 
 /// What the cache would do for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +39,21 @@ pub fn preview(
         _ => String::new(),
     };
     let (shared, counts_saved) = (params.shared.clone(), params.counts_saved);
+    let only_if_cached = Control::of(&call.head.headers).only_if_cached;
+    let own = params.identify(call, ways);
+    let own = own.zip(params.retries.as_ref());
+    let own = own.and_then(|(identity, retries)| of_own(&identity, &retries.store, counts_saved));
     async move {
+        if let Some(own) = own {
+            return own;
+        }
         let ask = match verdict {
-            Verdict::Bypass(why) => return Preview::none("bypass", why.to_owned()),
+            Verdict::Bypass(why) => {
+                return Preview {
+                    refused: only_if_cached.then_some(CacheError::NotKept),
+                    ..Preview::none("bypass", why.to_owned())
+                };
+            }
             Verdict::Look(ask) => ask,
         };
         match (kept, shared) {
@@ -72,6 +87,26 @@ impl Preview {
             ..Self::none("miss", reason)
         }
     }
+}
+
+/// Says what becomes of a call that its client says to have made before, where its first answer is kept, or its
+/// `Idempotency-Key` is another call's.
+fn of_own(identity: &Identity, retries: &Retries, counts_saved: bool) -> Option<Preview> {
+    let name = identity.name.as_ref();
+    if name.is_some_and(|name| retries.check(name, &identity.call).is_err()) {
+        let reason = "its `Idempotency-Key` was used for another call".to_owned();
+        return Some(Preview {
+            refused: Some(CacheError::KeyReused),
+            ..Preview::none("bypass", reason)
+        });
+    }
+    let entry = identity.asks_again.then(|| retries.get(&identity.call))??;
+    let left = entry.fresh_for().unwrap_or_default().as_secs();
+    let reason = format!("it was made before, and its answer is kept for {left} s more");
+    Some(Preview {
+        is_answered: !counts_saved,
+        ..Preview::none("hit", reason)
+    })
 }
 
 /// Says whether a call would be answered by what is kept for it.

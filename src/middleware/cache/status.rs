@@ -31,9 +31,14 @@ pub(super) fn hit_again(left: Option<Duration>) -> HeaderValue {
     value(format!("weir; hit; ttl={left}; detail=retry"))
 }
 
-/// `weir; fwd=bypass; collapsed; detail=retry`: the call that the client has made before is still under way.
-pub(super) fn joined_again() -> HeaderValue {
-    HeaderValue::from_static("weir; fwd=bypass; collapsed; detail=retry")
+/// `weir; fwd=bypass; collapsed; detail=retry`: the call that the client has made before is still under way. Like
+/// [`miss`] where it is one that is looked up.
+pub(super) fn joined_again(ask: Option<&Ask>) -> HeaderValue {
+    HeaderValue::from_static(match ask.map(|ask| ask.control.no_cache) {
+        None => "weir; fwd=bypass; collapsed; detail=retry",
+        Some(false) => "weir; fwd=miss; collapsed; detail=retry",
+        Some(true) => "weir; fwd=request; collapsed; detail=retry",
+    })
 }
 
 /// `weir; hit; ttl=-30; detail=stale-if-error`

@@ -43,7 +43,7 @@ enum Failed {
 impl Explain for Failed {
     fn explain(&self) -> Explanation {
         let status = match self {
-            Self::Cache(CacheError::NotKept) => StatusCode::GATEWAY_TIMEOUT,
+            Self::Cache(CacheError::NotKept | CacheError::TooLate) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cache(CacheError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Upstream => StatusCode::BAD_GATEWAY,
         };
@@ -127,7 +127,13 @@ impl Upstream {
         };
         let gate = self.gate.lock().unwrap().clone();
         if let Some(gate) = gate {
-            gate.notified().await;
+            let open = gate.notified();
+            match call.deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, open)
+                    .await
+                    .map_err(|_| Failed::Upstream)?,
+                None => open.await,
+            }
         }
         waiting.upstream = None;
         // Some turns in which others can come.

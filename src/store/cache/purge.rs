@@ -1,7 +1,8 @@
 //! Which answers are to be forgotten.
 
-use super::Tags;
+use super::{Cache, Tags};
 use crate::pattern::Pattern;
+use crate::store::retries::Retries;
 
 /// Which answers are to be forgotten: those that all of it is true of; with nothing in it, all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,6 +45,14 @@ impl Purge {
             _ => Self::default(),
         }
     }
+}
+
+/// Forgets the answers that `is_gone` says so of, those for clients that ask again too, and returns how many those were. One
+/// that is kept in both places counts twice.
+pub fn purge(cache: &Cache, retries: &Retries, is_gone: impl Fn(&Tags) -> bool) -> u64 {
+    // The cache first: it counts purges, and what was under way before is kept nowhere any more.
+    let shared = cache.purge(&is_gone);
+    shared + retries.purge(&is_gone)
 }
 
 #[cfg(test)]

@@ -188,7 +188,7 @@ impl<E> State<E> {
             Patience::None => return false,
             Patience::For(_) if !matches!(self.stage, Stage::Asking(_)) => return false,
             Patience::For(time) => Some(Instant::now() + time),
-            Patience::Ever => None,
+            Patience::Books | Patience::Ever => None,
         };
         true
     }

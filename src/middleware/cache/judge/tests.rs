@@ -113,4 +113,13 @@ fn only_streams_that_have_ended_are_kept() {
     let failed = "event: response.failed\ndata: {\"type\":\"response.failed\",\"response\":{}}\n\n";
     assert!(events(&[completed], Endpoint::Responses));
     assert!(!events(&[failed], Endpoint::Responses));
+    let incomplete = "event: response.incomplete\ndata: {\"type\":\"response.incomplete\",\"response\":{\"error\":null}}\n\n";
+    assert!(!events(&[incomplete], Endpoint::Responses));
+    // Whoever had asked for it may have it again.
+    let in_order = |text: &'static str| {
+        let whole = Whole::Events(vec![Bytes::from_static(text.as_bytes())], Vec::new());
+        is_in_order(&whole, &Endpoint::Responses).is_some()
+    };
+    assert!(in_order(incomplete) && in_order(completed));
+    assert!(!in_order(failed));
 }

@@ -16,6 +16,11 @@ struct Gateway {
 }
 
 fn retrying_of(terms: Terms) -> Gateway {
+    retrying_with(terms, None)
+}
+
+/// With terms of their own for the route of all calls.
+fn retrying_with(terms: Terms, route: Option<Terms>) -> Gateway {
     let upstream = Arc::new(Upstream::default());
     *upstream.name.lock().unwrap() = "first";
     let cache = Arc::new(Cache::new(Bounds {
@@ -26,13 +31,18 @@ fn retrying_of(terms: Terms) -> Gateway {
         bytes: 1 << 20,
         entries: 100,
     }));
+    let params = params_of(terms, &cache);
     let params = Params {
+        rules: Arc::new(Rules {
+            routes: route.map(|terms| ("*".into(), terms)).into_iter().collect(),
+            ..(*params.rules).clone()
+        }),
         retries: Some(Retrying {
             store: Arc::clone(&retries),
             window: Duration::from_secs(60),
             linger: LINGER,
         }),
-        ..params_of(terms, &cache)
+        ..params
     };
     let calls = serving(params, &upstream);
     Gateway {
@@ -45,6 +55,18 @@ fn retrying_of(terms: Terms) -> Gateway {
 
 fn retrying() -> Gateway {
     retrying_of(TERMS)
+}
+
+/// What it goes by.
+fn params_with(gateway: &Gateway) -> Params {
+    Params {
+        retries: Some(Retrying {
+            store: Arc::clone(&gateway.retries),
+            window: Duration::from_secs(60),
+            linger: LINGER,
+        }),
+        ..params_of(TERMS, &gateway.cache)
+    }
 }
 
 fn with(mut call: Call, headers: &[(&'static str, &'static str)]) -> Call {
@@ -219,20 +241,143 @@ async fn what_is_shared_serves_retries_and_what_is_not_kept_there_is_kept_for_th
         cache,
     } = retrying();
     let (first, _) = text(&calls, tried(TEXT, "0")).await;
-    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 0));
+    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
     assert_eq!(text(&calls, tried(TEXT, "1")).await.0, first);
+    // Whoever does not ask again has no use for it.
+    let other = r#"{"model":"m","seed":3,"messages":[]}"#;
+    text(&calls, call_of("a", other, None)).await;
+    assert_eq!((cache.snapshot().entries, retries.held().0), (2, 1));
     // A new answer was wanted, and is not asked for twice.
     let newer = || with(call_of("a", TEXT, Some("no-cache")), &[]);
     let (second, _) = text(&calls, newer()).await;
     let again = with(newer(), &[("x-stainless-retry-count", "1")]);
     assert_eq!(text(&calls, again).await.0, second);
-    assert_eq!(upstream.calls(), 2);
+    assert_eq!(upstream.calls(), 3);
     // What another upstream answered is nobody else's.
     *upstream.name.lock().unwrap() = "fallback";
     let body = r#"{"model":"m","seed":2,"messages":[]}"#;
     let (third, _) = text(&calls, tried(body, "0")).await;
     assert_eq!(text(&calls, tried(body, "1")).await.0, third);
-    assert_eq!(upstream.calls(), 3);
+    assert_eq!(upstream.calls(), 4);
+}
+
+#[tokio::test]
+async fn a_retry_gets_its_answer_where_the_shared_one_does_not_do() {
+    let Gateway {
+        calls, upstream, ..
+    } = retrying();
+    // It is kept for an hour.
+    let wants = |times| {
+        let call = call_of("a", TEXT, Some("min-fresh=7200"));
+        with(call, &[("x-stainless-retry-count", times)])
+    };
+    let (first, _) = text(&calls, wants("0")).await;
+    assert_eq!(text(&calls, wants("1")).await, (first, Cached::Hit));
+    assert_eq!(upstream.calls(), 1);
+    // Somebody else's do as little as ever.
+    text(&calls, wants("0")).await;
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_route_that_keeps_nothing_keeps_nothing_for_retries() {
+    let off = Terms {
+        enabled: false,
+        ..TERMS
+    };
+    for (terms, route, upstream_calls) in [(TERMS, off, 2), (off, off, 1)] {
+        let gateway = retrying_with(terms, Some(route));
+        for times in ["0", "1"] {
+            text(&gateway.calls, tried(RANDOM, times)).await;
+        }
+        assert_eq!(gateway.upstream.calls(), upstream_calls);
+        assert_eq!(gateway.retries.held().0 as usize, 2 - upstream_calls);
+    }
+}
+
+#[tokio::test]
+async fn whoever_wants_only_what_is_there_asks_no_upstream() {
+    let gateway = retrying();
+    let (calls, _) = super::gateway();
+    let wants = |times| {
+        let call = call_of("a", RANDOM, Some("only-if-cached"));
+        with(call, &[("x-stainless-retry-count", times)])
+    };
+    for (calls, call) in [
+        (&gateway.calls, wants("0")),
+        (&gateway.calls, wants("1")),
+        (&calls, wants("0")),
+    ] {
+        let (refused, record) = ask(calls, call).await;
+        assert_eq!(refused.err(), Some(Failed::Cache(CacheError::NotKept)));
+        assert_eq!(record.facts().cached, Cached::Bypass);
+    }
+    assert_eq!(gateway.upstream.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_preview_knows_of_retries() {
+    let gateway = retrying();
+    let params = params_with(&gateway);
+    let seen = |call: Call| {
+        let params = params.clone();
+        async move { preview(&params, &call, &One).await }
+    };
+    assert_eq!(seen(tried(RANDOM, "1")).await.decision, "bypass");
+    text(&gateway.calls, tried(RANDOM, "0")).await;
+    let again = seen(tried(RANDOM, "1")).await;
+    assert_eq!((again.decision, again.is_answered), ("hit", true));
+    assert_eq!(seen(tried(RANDOM, "0")).await.decision, "bypass");
+    text(&gateway.calls, named(RANDOM, "k")).await;
+    let reused = seen(named(TEXT, "k")).await;
+    assert_eq!(reused.refused, Some(CacheError::KeyReused));
+    let wants = call_of("a", RANDOM, Some("only-if-cached"));
+    assert_eq!(seen(wants).await.refused, Some(CacheError::NotKept));
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_though_its_stack_has_been_replaced() {
+    let Gateway {
+        calls,
+        upstream,
+        retries,
+        cache,
+    } = retrying();
+    let (reply, _) = ask(&calls, tried(STREAM, "0")).await;
+    drop(calls);
+    upstream.script().send(Ok(DONE.into())).unwrap();
+    upstream.end();
+    reply.unwrap().body.collect().await.unwrap();
+    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
+}
+
+#[tokio::test]
+async fn a_key_stays_that_of_the_call_that_has_it_since_a_purge() {
+    let Gateway {
+        calls,
+        upstream,
+        cache,
+        ..
+    } = retrying();
+    let (first, _) = ask(&calls, named(RANDOM_STREAM, "k")).await;
+    let script = upstream.script();
+    cache.purge(|_| true);
+    let _second = ask(&calls, named(RANDOM_STREAM, "k")).await;
+    assert_eq!(upstream.calls(), 2);
+    script.send(Err(StreamError::Broken)).unwrap();
+    assert!(first.unwrap().body.collect().await.is_err());
+    let (refused, _) = ask(&calls, named(RANDOM, "k")).await;
+    let error = Some(Failed::Cache(CacheError::KeyReused));
+    assert_eq!(refused.err(), error);
+}
+
+#[tokio::test]
+async fn a_retry_that_joins_says_whether_it_was_looked_up() {
+    let Gateway { calls, .. } = retrying();
+    let _first = ask(&calls, tried(STREAM, "0")).await;
+    let (_again, record) = ask(&calls, tried(STREAM, "1")).await;
+    let status = record.facts().cache_status.clone().unwrap();
+    assert_eq!(status, "weir; fwd=miss; collapsed; detail=retry");
 }
 
 /// Holds the upstream back, makes a call, and lets its client leave: as accounting does, it is read on where it goes on.
@@ -296,6 +441,61 @@ async fn a_call_that_nobody_asks_for_again_is_left() {
     *gateway.upstream.gate.lock().unwrap() = None;
     let (_, cached) = text(&gateway.calls, tried(RANDOM, "1")).await;
     assert_eq!((cached, gateway.upstream.calls()), (Cached::Bypass, 2));
+}
+
+/// A call whose client waits a second for its answer.
+fn hurried(times: &'static str) -> Call {
+    let mut call = tried(RANDOM, times);
+    call.deadline = Some(tokio::time::Instant::now() + Duration::from_secs(1));
+    call
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_outlives_the_patience_of_a_client_that_may_ask_again() {
+    let gateway = retrying();
+    let (_, books) = left(&gateway, hurried("0")).await;
+    tokio::time::advance(Duration::from_millis(1200)).await;
+    let mut again = Box::pin(text(&gateway.calls, hurried("1")));
+    assert!(futures_util::poll!(&mut again).is_pending());
+    open(&gateway);
+    assert_eq!(again.await.1, Cached::Joined);
+    assert!(books.await.unwrap());
+    assert_eq!(gateway.upstream.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_joins_waits_no_longer_than_it_says() {
+    let gateway = retrying();
+    let (_, _books) = left(&gateway, tried(RANDOM, "0")).await;
+    let (late, record) = ask(&gateway.calls, hurried("1")).await;
+    assert_eq!(late.err(), Some(Failed::Cache(CacheError::TooLate)));
+    assert_eq!(record.facts().cached, Cached::Joined);
+    assert_eq!(gateway.upstream.calls(), 1);
+    // The call goes on for whoever comes then.
+    let mut again = Box::pin(text(&gateway.calls, tried(RANDOM, "2")));
+    assert!(futures_util::poll!(&mut again).is_pending());
+    open(&gateway);
+    assert_eq!(again.await.1, Cached::Joined);
+}
+
+#[tokio::test]
+async fn books_that_have_read_enough_end_what_nobody_gets() {
+    let gateway = retrying();
+    let (_reply, record) = ask(&gateway.calls, tried(RANDOM_STREAM, "0")).await;
+    assert!(record.goes_on_without_client(true));
+    let again = ask(&gateway.calls, tried(RANDOM_STREAM, "1")).await;
+    assert!(!record.ends_without_client());
+    drop(again);
+    assert!(record.ends_without_client());
+    let (_, other) = ask(&gateway.calls, tried(RANDOM_STREAM, "2")).await;
+    assert_eq!(other.facts().cached, Cached::Bypass, "it is closed");
+    let finishing = retrying_of(Terms {
+        finish: true,
+        ..TERMS
+    });
+    let (_reply, record) = ask(&finishing.calls, streamed()).await;
+    assert!(record.goes_on_without_client(true));
+    assert!(!record.ends_without_client());
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,8 +26,9 @@ use self::marks::Marks;
 use self::writing::{Job, Queue, write_all};
 pub use super::record::Stamp;
 use super::record::{Unreadable, decode};
-use super::{Cache, Entry, Key, Purge};
+use super::{Cache, Entry, Key, Purge, purge};
 use crate::store::redis::{Redis, RedisState};
+use crate::store::retries::Retries;
 
 /// How often is looked whether others have purged something.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -44,6 +45,8 @@ pub struct Params {
     pub redis: Redis,
     /// The answers in memory.
     pub cache: Arc<Cache>,
+    /// Those for clients that ask again, which are purged with them.
+    pub retries: Arc<Retries>,
     /// How many bytes of answers may be on their way to Redis; at least one answer may.
     pub queue: u64,
 }
@@ -52,6 +55,7 @@ pub struct Params {
 pub struct SharedCache {
     redis: Redis,
     memory: Arc<Cache>,
+    retries: Arc<Retries>,
     functions: Functions,
     marks: Marks,
     queue: Queue,
@@ -100,7 +104,7 @@ pub struct SharedState {
 /// What has become of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
-    /// How many answers were in this gateway's memory.
+    /// How many answers were in this gateway's memory, with those for clients that ask again.
     pub entries: u64,
     /// Whether Redis knows of it. If not, it is told when it is back, and others hear of it then.
     pub told: bool,
@@ -126,12 +130,14 @@ impl SharedCache {
         let Params {
             redis,
             cache,
+            retries,
             queue,
         } = params;
         let (queue, writing) = Queue::new(queue, cache.bounds().entry);
         let shared = Arc::new(Self {
             redis,
             memory: cache,
+            retries,
             functions: Functions::new(),
             marks: Marks::new(),
             queue,
@@ -233,14 +239,14 @@ impl SharedCache {
     }
 
     /// Forgets answers, here, in Redis, and within a second at all gateways that Redis answers.
-    pub async fn purge(self: &Arc<Self>, purge: Purge) -> Purged {
+    pub async fn purge(self: &Arc<Self>, gone: Purge) -> Purged {
         let this = Arc::clone(self);
         // Whoever asked for it may leave: it is not done by halves.
         let purging = tokio::spawn(async move {
             // What was found in Redis before it knew of it is forgotten with the rest.
-            let (told, news) = this.marks.add(&this.redis, &this.functions, &purge).await;
+            let (told, news) = this.marks.add(&this.redis, &this.functions, &gone).await;
             this.forget(&news);
-            let entries = this.memory.purge(|tags| purge.takes(tags));
+            let entries = purge(&this.memory, &this.retries, |tags| gone.takes(tags));
             Purged { entries, told }
         });
         purging.await.unwrap_or(Purged {
@@ -258,7 +264,7 @@ impl SharedCache {
     fn forget(&self, purges: &[Purge]) {
         if !purges.is_empty() {
             let takes = |tags: &super::Tags| purges.iter().any(|purge| purge.takes(tags));
-            let entries = self.memory.purge(takes);
+            let entries = purge(&self.memory, &self.retries, takes);
             tracing::info!(entries, "answers were purged at another gateway");
         }
     }
