@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -146,6 +147,11 @@ def test_it_scales_by_a_metric_that_is_there():
     assert "replicas" not in one("StatefulSet")["spec"], "the autoscaler says how many"
 
 
+def test_without_redis_all_replicas_together_let_no_more_through_than_the_limit():
+    share = tomllib.loads(one("ConfigMap")["data"]["weir.toml"])["redis"]["local_share"]
+    assert share * one("HorizontalPodAutoscaler")["spec"]["maxReplicas"] <= 1
+
+
 def test_selectors_meet_what_they_are_for():
     labels = pod()["metadata"]["labels"]
     for selector in [
@@ -160,14 +166,18 @@ def test_selectors_meet_what_they_are_for():
             and monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()]
     assert [service["metadata"]["name"] for service in seen] == ["weir-pods"]
     assert monitor["endpoints"][0]["port"] in {port["name"] for port in seen[0]["spec"]["ports"]}
-    ports = {port["name"] for each in containers(pod()) for port in each["ports"]}
+    # The name of a sidecar's port is not found by Kubernetes before 1.32.
+    ports = {port["name"] for each in pod()["spec"]["containers"] for port in each["ports"]}
+    ports |= {port["containerPort"] for each in containers(pod()) for port in each["ports"]}
     for rule in one("NetworkPolicy")["spec"]["ingress"]:
         assert {port["port"] for port in rule["ports"]} <= ports
+    for service in [one("Service"), one("Service", "weir-pods")]:
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
 
 
 def test_nobody_but_monitoring_reaches_the_telemetry_and_nobody_the_admin_plane():
     rules = one("NetworkPolicy")["spec"]["ingress"]
-    sources = [rule["from"] for rule in rules if "telemetry" in {port["port"] for port in rule["ports"]}]
+    sources = [rule["from"] for rule in rules if 8082 in {port["port"] for port in rule["ports"]}]
     assert sources == [[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]]
     assert not any(port["containerPort"] == 8081 for each in containers(pod()) for port in each["ports"])
     assert 'listen = "127.0.0.1:8081"' in one("ConfigMap")["data"]["weir.toml"]
