@@ -9,12 +9,14 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tools import AFTER_DRAIN, KUBERNETES, ask, declared_metrics, drain_timeout, weir_check
+from tools import AFTER_DRAIN, DEPLOY, KUBERNETES, ROOT, ask, declared_metrics, drain_timeout, weir_check
 
 BASE = KUBERNETES / "base"
 # The first that has `sleep` as a hook by default, and native sidecars; and the newest whose schemas can be had.
 VERSIONS = ["1.30", "1.37"]
-SERVICE_MONITOR = json.loads((Path(__file__).parent / "servicemonitor.schema.json").read_text())
+# What is no part of Kubernetes itself.
+SCHEMAS = {kind: json.loads((Path(__file__).parent / f"{kind.lower()}.schema.json").read_text())
+           for kind in ["ServiceMonitor", "PrometheusRule"]}
 
 
 def build(folder):
@@ -31,8 +33,8 @@ ALL = [pytest.param(manifest, id=f"{folder}-{manifest['kind']}-{manifest['metada
 def problem(manifest, version):
     """What the schema says against a manifest."""
     try:
-        if manifest["kind"] == "ServiceMonitor":
-            jsonschema.validate(manifest, SERVICE_MONITOR)
+        if manifest["kind"] in SCHEMAS:
+            jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
         else:
             kubernetes_validate.validate(manifest, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
@@ -173,6 +175,23 @@ def test_selectors_meet_what_they_are_for():
         assert {port["port"] for port in rule["ports"]} <= ports
     for service in [one("Service"), one("Service", "weir-pods")]:
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_the_rules_are_those_of_prometheus():
+    groups = [group for name in ["recording", "alerts"]
+              for group in yaml.safe_load((DEPLOY / f"prometheus/weir.{name}.rules.yml").read_text())["groups"]]
+    assert one("PrometheusRule", folder="example")["spec"]["groups"] == groups, "run build.py in components/monitoring"
+    files = {path.name for path in (DEPLOY / "prometheus").glob("*.rules.yml")}
+    assert files == {"weir.recording.rules.yml", "weir.alerts.rules.yml"}
+
+
+def test_grafana_gets_every_dashboard():
+    maps = [manifest for manifest in BUILT["example"]
+            if manifest["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    told = {file: text for manifest in maps for file, text in manifest["data"].items()}
+    assert told == {path.name: path.read_text() for path in (ROOT / "dashboards").glob("*.json")}
+    # What `kubectl apply` notes of a manifest has to fit into an annotation.
+    assert all(len(json.dumps(manifest)) < 256 << 10 for manifest in maps)
 
 
 def test_nobody_but_monitoring_reaches_the_telemetry_and_nobody_the_admin_plane():
