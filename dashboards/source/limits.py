@@ -66,8 +66,8 @@ def limits():
                         mapped(
                             stat(
                                 "Redis",
-                                "Whether every gateway can reach Redis. While it is away limits are in outage mode.",
-                                "min (weir_redis_up)",
+                                "Whether every gateway can reach the Redis of its limits. While it is away they are in outage mode.",
+                                'min (weir_redis_up{of="limits"})',
                                 empty="not used",
                                 spark=False,
                             ),
@@ -251,9 +251,9 @@ def limits():
                         8,
                         states(
                             "Reach",
-                            "Whether each gateway can reach Redis.",
-                            "min by (instance) (weir_redis_up)",
-                            "{{instance}}",
+                            "Whether each gateway can reach Redis, by what is shared there.",
+                            "min by (instance, of) (weir_redis_up)",
+                            "{{instance}} {{of}}",
                             {0: ("away", BAD), 1: ("up", GOOD)},
                             away,
                         ),
@@ -262,12 +262,12 @@ def limits():
                         8,
                         series(
                             "Calls",
-                            "Calls to Redis a second, those that failed, and requests that were decided without it or refused for want of it.",
+                            "Calls to the Redis of the limits a second, those that failed, and requests that were decided without it or refused for want of it.",
                             [
-                                ("sum (rate(weir_redis_calls_total[$__rate_interval]))", "calls"),
-                                ("sum (rate(weir_redis_failures_total[$__rate_interval]))", "failed"),
-                                ("sum (rate(weir_redis_alone_total[$__rate_interval]))", "decided alone"),
-                                ("sum (rate(weir_redis_settlements_lost_total[$__rate_interval]))", "settlements lost"),
+                                ('sum (rate(weir_redis_calls_total{of="limits"}[$__rate_interval]))', "calls"),
+                                ('sum (rate(weir_redis_failures_total{of="limits"}[$__rate_interval]))', "failed"),
+                                ('sum (rate(weir_redis_alone_total{of="limits"}[$__rate_interval]))', "decided alone"),
+                                ('sum (rate(weir_redis_settlements_lost_total{of="limits"}[$__rate_interval]))', "settlements lost"),
                             ],
                             "ops",
                             away,
@@ -277,10 +277,10 @@ def limits():
                         8,
                         series(
                             "Time of a call",
-                            "The mean time that a request waited for Redis.",
+                            "The mean time that a request waited for the Redis of the limits.",
                             [
                                 (
-                                    "sum by (instance) (rate(weir_redis_call_seconds_total[$__rate_interval])) / clamp_min(sum by (instance) (rate(weir_redis_calls_total[$__rate_interval])), 1e-9)",
+                                    'sum by (instance) (rate(weir_redis_call_seconds_total{of="limits"}[$__rate_interval])) / clamp_min(sum by (instance) (rate(weir_redis_calls_total{of="limits"}[$__rate_interval])), 1e-9)',
                                     "{{instance}}",
                                 )
                             ],
@@ -331,7 +331,7 @@ def limits():
                         8,
                         series(
                             "Size",
-                            "The ledger's file, by gateway.",
+                            "The ledger's file, its write-ahead log and its journals, by gateway.",
                             [("sum by (instance) (weir_ledger_bytes)", "{{instance}}")],
                             "bytes",
                             "No gateway",

@@ -119,7 +119,7 @@ def upstreams():
                         8,
                         series(
                             "Until the answer begins, p95",
-                            "95 of 100 attempts have the head of their answer within this time; one that is not "
+                            "95 of 100 attempts that were answered have the head of their answer within this time; one that is not "
                             "streamed, the whole answer.",
                             [(quantile(0.95, "weir_upstream_duration_seconds", SERVED, "upstream"), "{{upstream}}")],
                             "s",

@@ -36,7 +36,7 @@ pub(super) fn observe(metrics: &Metrics, ledger: &Ledger, budgets: &Budgets) {
                 holder: balance.holder.kind(),
                 name: balance.holder.name(),
                 is_money,
-                per: balance.budget.per.as_str(),
+                per: balance.budget.time(),
             },
             used: balance.used as f64 / unit,
             limit: balance.budget.size() as f64 / unit,

@@ -11,6 +11,7 @@ mod books;
 mod cache;
 mod console;
 mod explain;
+mod guesses;
 mod health;
 mod keys;
 mod object;
@@ -43,6 +44,7 @@ use tower::Service;
 
 use self::answer::{Answer, error, not_allowed, not_found, text, unauthorized};
 pub use self::explain::Question;
+use self::guesses::Guesses;
 pub use self::playground::{AdminBody, DataBody, DataPlane, Streamed, data_plane};
 pub use self::reload::{Cause, Control, Refused, ReloadProblem, Reloaded};
 use crate::keys as secrets;
@@ -91,6 +93,7 @@ pub struct Admin<B> {
     params: Arc<Params>,
     /// Held by who reads the metrics: one at a time.
     scraping: Arc<Mutex<()>>,
+    guesses: Arc<Guesses>,
     data: DataPlane<B>,
 }
 
@@ -99,6 +102,7 @@ impl<B> Clone for Admin<B> {
         Self {
             params: Arc::clone(&self.params),
             scraping: Arc::clone(&self.scraping),
+            guesses: Arc::clone(&self.guesses),
             data: self.data.clone(),
         }
     }
@@ -114,6 +118,7 @@ where
         Self {
             params: Arc::new(params),
             scraping: Arc::default(),
+            guesses: Arc::default(),
             data,
         }
     }
@@ -141,6 +146,10 @@ where
         let peer = request.extensions().get::<PeerAddr>().map(|peer| peer.0);
         let is_free = is_public(path) && peer.is_some_and(is_local) && !is_rebound(request);
         if !is_free && !self.has_token(request.headers()) {
+            if request.headers().contains_key(header::AUTHORIZATION) {
+                self.params.metrics.admin_refused();
+                self.guesses.note(peer);
+            }
             return Some(unauthorized());
         }
         (path.starts_with(PREFIX) && is_cross_site(request)).then(cross_site)

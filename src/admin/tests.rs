@@ -326,6 +326,25 @@ async fn nothing_is_told_or_done_without_the_token_or_across_sites() {
 }
 
 #[tokio::test]
+async fn wrong_tokens_are_counted_and_missing_ones_are_not() {
+    let desk = Desk::new();
+    for authorization in [None, Some("Bearer wrong"), Some("Basic wrong")] {
+        let mut request = Request::get("/admin/v1/keys");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        let answer = desk.send(request.body(Full::default()).unwrap()).await;
+        assert_eq!(answer.0, 401);
+    }
+    desk.get("keys").await;
+    let metrics = desk.admin.params.metrics.render().unwrap();
+    assert!(
+        metrics.contains("weir_admin_refused_total 2\n"),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
 async fn what_is_free_on_this_machine_is_read_under_none_but_its_own_names() {
     let desk = Desk::new();
     for (host, status) in [

@@ -40,6 +40,8 @@ pub struct Facts {
     pub allowances: Allowances,
     /// Whether the head of the answer had to go before it was known who answers.
     pub head_first: bool,
+    /// Whether it has waited for the answer that another call or another gateway was getting.
+    pub waited_for_others: bool,
     /// Bytes of the JSON body that the client sent.
     pub received: u64,
     /// Tries at upstreams, in the order in which they began.
@@ -186,10 +188,14 @@ impl Facts {
     }
 
     /// Returns how much of the time until the answer's head was the gateway's own: spent waiting neither for the
-    /// client's body nor for the upstream.
-    pub fn overhead(&self, age: Duration) -> Duration {
+    /// client's body nor for the upstream. `None`: how long the upstream was waited for is not known yet, or only to the
+    /// call whose answer this one gets, too.
+    pub fn overhead(&self, age: Duration) -> Option<Duration> {
+        if self.head_first || self.waited_for_others {
+            return None;
+        }
         let others = self.upload_time.unwrap_or_default() + self.upstream_time.unwrap_or_default();
-        age.saturating_sub(others)
+        Some(age.saturating_sub(others))
     }
 }
 

@@ -29,7 +29,7 @@ pub struct LedgerState {
     pub open: u64,
     /// How many there are.
     pub max_open: u64,
-    /// The size of the file.
+    /// The size of the file, and of what belongs to it beside it.
     pub bytes: u64,
     /// Settled rows written since the start.
     pub rows: u64,
@@ -66,7 +66,7 @@ impl Books {
                 "weir_ledger_open_rows_limit",
                 "Places that there are. Without one a call is refused, cause gateway_overloaded.",
             )?,
-            bytes: declare.gauge("weir_ledger_bytes", "The size of the ledger's file.")?,
+            bytes: declare.gauge("weir_ledger_bytes", "The size of the ledger's file, of its write-ahead log and of the journals beside it.")?,
             given_up: declare.counter(
                 "weir_ledger_given_up_rows_total",
                 "Rows that the ledger's file refused for what is in them: they are lost.",

@@ -46,7 +46,7 @@ pub struct BudgetLabels<'a> {
     pub name: &'a str,
     /// Whether it is of money, not of tokens.
     pub is_money: bool,
-    /// `day`, `month` or `total`.
+    /// `day`, `month`, `rolling day`, `rolling month` or `total`.
     pub per: &'static str,
 }
 
@@ -77,7 +77,7 @@ impl Bounds {
             )?,
             budget_used: declare.levels(
                 "weir_budget_used_ratio",
-                "How much of a budget is used; it may pass 1 by what was under way.",
+                "How much of a budget is used; it may pass 1 by what was under way. per is day, month, rolling day, rolling month or total.",
                 ["holder", "name", "unit", "per"],
             )?,
             budget_used_dollars: declare.levels(

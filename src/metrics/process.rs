@@ -15,6 +15,7 @@ pub(super) struct Process {
     connections: Family<IntGauge, 1>,
     max_connections: Family<IntGauge, 1>,
     refused: Family<IntCounter, 2>,
+    guesses: IntCounter,
     dropped_lines: IntCounter,
     max_series: IntGauge,
     reloads: Family<IntCounter, 1>,
@@ -47,6 +48,10 @@ impl Process {
                 "weir_connections_refused_total",
                 "Connections closed before a request could be read, by reason.",
                 ["listener", "reason"],
+            )?,
+            guesses: declare.counter(
+                "weir_admin_refused_total",
+                "Requests to the admin listener that were refused for a wrong admin token.",
             )?,
             dropped_lines: declare.counter(
                 "weir_log_lines_dropped_total",
@@ -102,6 +107,11 @@ impl Metrics {
     /// Counts a panic.
     pub fn panicked(&self) {
         self.process.panics.inc();
+    }
+
+    /// Counts a request that brought a wrong admin token.
+    pub fn admin_refused(&self) {
+        self.process.guesses.inc();
     }
 
     /// Returns the gauge of a listener's open connections.

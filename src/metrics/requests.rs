@@ -82,7 +82,7 @@ impl Requests {
             )?,
             overhead: declare.histograms(
                 "weir_request_overhead_seconds",
-                "Time until the answer's head that was spent waiting neither for the client nor for an upstream.",
+                "Time until the answer's head that was spent waiting neither for the client nor for an upstream, where it is known: not where the head went before the upstream answered, or the answer was another call's.",
                 ["endpoint"],
                 OVERHEAD,
             )?,
@@ -143,11 +143,9 @@ impl Metrics {
     /// Observes the head of an answer.
     pub fn answer_began(&self, facts: &Facts, age: Duration) {
         let endpoint = facts.endpoint.unwrap_or(NONE);
-        let overhead = facts.overhead(age).as_secs_f64();
-        self.requests.overhead.with([endpoint]).observe(overhead);
-        if let (Some(upstream), Some(time)) = (facts.upstream.as_deref(), facts.upstream_time) {
-            let model = facts.route.as_deref().unwrap_or(NONE);
-            self.upstreams.took(model, upstream, time);
+        if let Some(overhead) = facts.overhead(age) {
+            let overhead = overhead.as_secs_f64();
+            self.requests.overhead.with([endpoint]).observe(overhead);
         }
     }
 
@@ -188,6 +186,11 @@ impl Metrics {
         }
         if facts.degraded {
             requests.degraded.with([model]).inc();
+        }
+        for attempt in &facts.attempts {
+            if let (Try::ANSWERED, Some(time)) = (attempt.result, attempt.time) {
+                self.upstreams.took(model, &attempt.upstream, time);
+            }
         }
         for pair in facts.attempts.windows(2) {
             if let [before, again] = pair {

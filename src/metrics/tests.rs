@@ -162,6 +162,120 @@ fn tries_after_the_first_are_told_apart() {
 }
 
 #[test]
+fn an_upstream_is_charged_with_the_time_of_its_own_answers() {
+    let metrics = Metrics::new().unwrap();
+    let attempt = |upstream: &str, seconds: u64, result| Try {
+        upstream: upstream.into(),
+        endpoint: "e".into(),
+        model: None,
+        began: Duration::ZERO,
+        time: Some(Duration::from_secs(seconds)),
+        result,
+        status: None,
+        sent: true,
+        counted: None,
+    };
+    let facts = Facts {
+        upstream: Some("quick".into()),
+        queue_time: Duration::from_secs(60),
+        upstream_time: Some(Duration::from_secs(92)),
+        attempts: vec![
+            attempt("slow", 30, Cause::UpstreamTimeout.as_str()),
+            attempt("quick", 2, Try::ANSWERED),
+        ],
+        ..Facts::default()
+    };
+    metrics.answer_began(&facts, Duration::from_secs(93));
+    metrics.request_finished(&finished(&facts, Some(200)));
+    let text = metrics.render().unwrap();
+    let sums: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("weir_upstream_duration_seconds_sum"))
+        .collect();
+    let quick = r#"weir_upstream_duration_seconds_sum{model="none",upstream="quick"} 2"#;
+    assert_eq!(sums, [quick]);
+}
+
+#[test]
+fn the_gateways_own_time_is_told_where_it_is_known() {
+    let metrics = Metrics::new().unwrap();
+    let known = Facts {
+        endpoint: Some("known"),
+        upload_time: Some(Duration::from_secs(1)),
+        upstream_time: Some(Duration::from_secs(2)),
+        ..Facts::default()
+    };
+    metrics.answer_began(&known, Duration::from_millis(3500));
+    let unknown = Facts {
+        endpoint: Some("unknown"),
+        ..Facts::default()
+    };
+    for facts in [
+        Facts {
+            head_first: true,
+            ..unknown.clone()
+        },
+        Facts {
+            waited_for_others: true,
+            ..unknown
+        },
+    ] {
+        metrics.answer_began(&facts, Duration::from_secs(9));
+    }
+    let text = metrics.render().unwrap();
+    let sums: Vec<_> = text
+        .lines()
+        .filter(|line| line.starts_with("weir_request_overhead_seconds_sum"))
+        .collect();
+    assert_eq!(
+        sums,
+        [r#"weir_request_overhead_seconds_sum{endpoint="known"} 0.5"#]
+    );
+}
+
+#[test]
+fn budgets_that_differ_by_their_window_alone_have_series_of_their_own() {
+    use crate::store::budgets::{Budget, Limit, Period, Window};
+    let metrics = Metrics::new().unwrap();
+    let budget = |per, window| Budget {
+        limit: Limit::Tokens(4),
+        per,
+        window,
+        warn_at_thousandths: 800,
+    };
+    let all = [
+        budget(Period::Day, Window::Calendar),
+        budget(Period::Day, Window::Rolling),
+        budget(Period::Month, Window::Calendar),
+        budget(Period::Month, Window::Rolling),
+        budget(Period::Total, Window::Calendar),
+    ];
+    let states = all.iter().zip(1_u32..).map(|(budget, used)| BudgetState {
+        labels: BudgetLabels {
+            holder: "key",
+            name: "alice",
+            is_money: false,
+            per: budget.time(),
+        },
+        used: f64::from(used),
+        limit: 4.0,
+    });
+    metrics.set_budgets(&states.collect::<Vec<_>>());
+    let text = metrics.render().unwrap();
+    for (per, used) in [
+        ("day", 1),
+        ("rolling day", 2),
+        ("month", 3),
+        ("rolling month", 4),
+        ("total", 5),
+    ] {
+        let line =
+            format!(r#"weir_budget_used_tokens{{holder="key",name="alice",per="{per}"}} {used}"#);
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+}
+
+#[test]
 fn the_time_of_a_token_is_that_after_the_first() {
     let metrics = Metrics::new().unwrap();
     let facts = Facts {

@@ -79,7 +79,7 @@ impl Upstreams {
             )?,
             duration: declare.histograms(
                 "weir_upstream_duration_seconds",
-                "Time that upstreams took to begin an answer, or to give it whole when it is not streamed.",
+                "Time that upstreams took to begin an answer, or to give it whole when it is not streamed, in tries that were answered.",
                 ["model", "upstream"],
                 DURATION,
             )?,

@@ -179,10 +179,9 @@ impl Watch {
         let Allowances { requests, tokens } = facts.allowances;
         tell_allowance(headers, &REQUESTS, requests);
         tell_allowance(headers, &TOKENS, tokens);
-        headers.append(
-            SERVER_TIMING,
-            server_timing(facts.overhead(age), facts.upstream_time),
-        );
+        if let Some(own) = facts.overhead(age) {
+            headers.append(SERVER_TIMING, server_timing(own, facts.upstream_time));
+        }
         self.metrics.answer_began(&facts, age);
     }
 }

@@ -31,7 +31,7 @@ def test_compose_takes_it():
     ("cap_drop: [ALL]", "cap_drop: ALL"),
     ("stop_grace_period: 75s", "stop_grace_period: soon"),
     ("restart: unless-stopped", "restrat: unless-stopped"),
-    ("network_mode: service:weir-2", "network_mode: service:weir-3"),
+    ("network_mode: service:telemetry-2", "network_mode: service:telemetry-3"),
     ("  ledger-2: {}\n", ""),
 ])
 def test_compose_refuses_what_is_broken(tmp_path, change):
@@ -59,6 +59,16 @@ def test_every_file_that_is_mounted_is_there():
         for volume in service.get("volumes", []):
             if volume["type"] == "bind" and not volume["source"].endswith("/dashboards"):
                 assert Path(volume["source"]).exists(), (name, volume["source"])
+
+
+def test_each_weir_is_found_by_its_name_and_comes_back_into_its_network():
+    all_ = services()
+    for name in ["weir-1", "weir-2"]:
+        owner = all_[name]["network_mode"].removeprefix("service:")
+        assert all_[owner]["networks"]["front"]["aliases"] == [name], "who outlives it owns the network, under its name"
+        assert all_[name]["depends_on"][owner]["restart"], "a new network needs a new start"
+        assert all_["balancer"]["depends_on"][owner]["condition"] == "service_healthy"
+    assert set(all_["balancer"]["environment"].values()) == {"weir-1:8080", "weir-2:8080"}
 
 
 def test_no_two_share_a_ledger():
@@ -96,8 +106,8 @@ def test_prometheus_takes_its_configuration(tmp_path):
 def test_prometheus_asks_what_is_there():
     jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     targets = next(job for job in jobs if job["job_name"] == "weir")["static_configs"][0]["targets"]
-    opened = {f"{service['network_mode'].removeprefix('service:')}:8082" for service in services().values()
-              if service.get("network_mode", "").startswith("service:")}
+    opened = {f"{alias}:8082" for name, service in services().items() if name.startswith("telemetry-")
+              for alias in service["networks"]["front"]["aliases"]}
     assert set(targets) == opened
     assert declared_metrics(), "the registry is found"
 

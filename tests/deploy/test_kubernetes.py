@@ -2,18 +2,21 @@
 
 import copy
 import json
+import tomllib
 from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from tools import AFTER_DRAIN, KUBERNETES, ask, declared_metrics, drain_timeout, weir_check
+from tools import AFTER_DRAIN, DEPLOY, KUBERNETES, ROOT, ask, declared_metrics, drain_timeout, weir_check
 
 BASE = KUBERNETES / "base"
 # The first that has `sleep` as a hook by default, and native sidecars; and the newest whose schemas can be had.
 VERSIONS = ["1.30", "1.37"]
-SERVICE_MONITOR = json.loads((Path(__file__).parent / "servicemonitor.schema.json").read_text())
+# What is no part of Kubernetes itself.
+SCHEMAS = {kind: json.loads((Path(__file__).parent / f"{kind.lower()}.schema.json").read_text())
+           for kind in ["ServiceMonitor", "PrometheusRule"]}
 
 
 def build(folder):
@@ -30,8 +33,8 @@ ALL = [pytest.param(manifest, id=f"{folder}-{manifest['kind']}-{manifest['metada
 def problem(manifest, version):
     """What the schema says against a manifest."""
     try:
-        if manifest["kind"] == "ServiceMonitor":
-            jsonschema.validate(manifest, SERVICE_MONITOR)
+        if manifest["kind"] in SCHEMAS:
+            jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])
         else:
             kubernetes_validate.validate(manifest, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
@@ -146,6 +149,11 @@ def test_it_scales_by_a_metric_that_is_there():
     assert "replicas" not in one("StatefulSet")["spec"], "the autoscaler says how many"
 
 
+def test_without_redis_all_replicas_together_let_no_more_through_than_the_limit():
+    share = tomllib.loads(one("ConfigMap")["data"]["weir.toml"])["redis"]["local_share"]
+    assert share * one("HorizontalPodAutoscaler")["spec"]["maxReplicas"] <= 1
+
+
 def test_selectors_meet_what_they_are_for():
     labels = pod()["metadata"]["labels"]
     for selector in [
@@ -160,14 +168,35 @@ def test_selectors_meet_what_they_are_for():
             and monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()]
     assert [service["metadata"]["name"] for service in seen] == ["weir-pods"]
     assert monitor["endpoints"][0]["port"] in {port["name"] for port in seen[0]["spec"]["ports"]}
-    ports = {port["name"] for each in containers(pod()) for port in each["ports"]}
+    # The name of a sidecar's port is not found by Kubernetes before 1.32.
+    ports = {port["name"] for each in pod()["spec"]["containers"] for port in each["ports"]}
+    ports |= {port["containerPort"] for each in containers(pod()) for port in each["ports"]}
     for rule in one("NetworkPolicy")["spec"]["ingress"]:
         assert {port["port"] for port in rule["ports"]} <= ports
+    for service in [one("Service"), one("Service", "weir-pods")]:
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+
+
+def test_the_rules_are_those_of_prometheus():
+    groups = [group for name in ["recording", "alerts"]
+              for group in yaml.safe_load((DEPLOY / f"prometheus/weir.{name}.rules.yml").read_text())["groups"]]
+    assert one("PrometheusRule", folder="example")["spec"]["groups"] == groups, "run build.py in components/monitoring"
+    files = {path.name for path in (DEPLOY / "prometheus").glob("*.rules.yml")}
+    assert files == {"weir.recording.rules.yml", "weir.alerts.rules.yml"}
+
+
+def test_grafana_gets_every_dashboard():
+    maps = [manifest for manifest in BUILT["example"]
+            if manifest["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    told = {file: text for manifest in maps for file, text in manifest["data"].items()}
+    assert told == {path.name: path.read_text() for path in (ROOT / "dashboards").glob("*.json")}
+    # What `kubectl apply` notes of a manifest has to fit into an annotation.
+    assert all(len(json.dumps(manifest)) < 256 << 10 for manifest in maps)
 
 
 def test_nobody_but_monitoring_reaches_the_telemetry_and_nobody_the_admin_plane():
     rules = one("NetworkPolicy")["spec"]["ingress"]
-    sources = [rule["from"] for rule in rules if "telemetry" in {port["port"] for port in rule["ports"]}]
+    sources = [rule["from"] for rule in rules if 8082 in {port["port"] for port in rule["ports"]}]
     assert sources == [[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]]
     assert not any(port["containerPort"] == 8081 for each in containers(pod()) for port in each["ports"])
     assert 'listen = "127.0.0.1:8081"' in one("ConfigMap")["data"]["weir.toml"]

@@ -149,7 +149,7 @@ def test_a_post_is_sent_once(proxy, upstreams, tmp_path):
 
 
 @pytest.mark.parametrize("proxy, changes", [
-    (nginx, {"proxy_next_upstream       error;": "proxy_next_upstream error non_idempotent;",
+    (nginx, {"proxy_next_upstream       error timeout;": "proxy_next_upstream error timeout non_idempotent;",
              "proxy_request_buffering off": "proxy_request_buffering on"}),
     (haproxy, {"retry-on conn-failure": "retry-on empty-response\n    option http-buffer-request"}),
 ], ids=["nginx", "haproxy"])

@@ -285,6 +285,8 @@ async fn a_stream_that_waits_for_its_first_word_shows_that_it_is_alive() {
         assert_eq!(stream.headers["content-type"], "text/event-stream");
         let answers = stream.headers.get("x-weir-upstream");
         assert!(answers.is_none(), "nobody has answered yet");
+        let timing = stream.headers.get("server-timing");
+        assert!(timing.is_none(), "nobody knows yet how long that takes");
         assert_eq!(stream.until("ping\n").await, ": ping\n");
         gate.open();
         let (rest, whole) = stream.rest().await;

@@ -27,10 +27,12 @@ export function signOut(reason = "") {
   session.dispatchEvent(new CustomEvent("ended", { detail: reason }));
 }
 
+/** Whether a header can carry it: what is not so is no token, and no key. */
+export const fitsHeader = (text) => /^[\x21-\x7e]+$/.test(text);
+
 /** Keeps a token that the gateway takes. */
 export async function signIn(offered) {
-  // What a header cannot carry is no token.
-  if (!/^[\x21-\x7e]+$/.test(offered)) throw new Refused(401, { message: "No admin token looks like that.", code: WRONG_TOKEN });
+  if (!fitsHeader(offered)) throw new Refused(401, { message: "No admin token looks like that.", code: WRONG_TOKEN });
   await raw("/admin/v1/teams", { token: offered });
   sessionStorage.setItem(PLACE, offered);
 }

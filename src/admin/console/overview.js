@@ -168,7 +168,8 @@ function drawNotes() {
   const is = (metric, value) => latest.sum(metric) === value;
   if (is("weir_ready", 0)) notes.push("The gateway is not ready.");
   if (is("weir_ledger_failing", 1)) notes.push(`The ledger cannot be written; ${count(latest.total("weir_ledger_owed_rows"))} rows wait.`);
-  if (is("weir_redis_up", 0)) notes.push("Redis does not answer: limits are in outage mode.");
+  if (latest.sum("weir_redis_up", { of: "limits" }) === 0) notes.push("Redis does not answer: limits are in outage mode.");
+  if (latest.sum("weir_redis_up", { of: "cache" }) === 0) notes.push("The cache's Redis does not answer: only what is in memory is served from the cache.");
   if (is("weir_config_last_reload_successful", 0)) notes.push("The last reload of the configuration was refused; the one before it is served.");
   const panics = latest.total("weir_panics_total");
   if (panics > 0) notes.push(`${count(panics)} panics since the start: please report them.`);

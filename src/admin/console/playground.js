@@ -1,6 +1,6 @@
 // A conversation with any model that is routed, streamed. Leaving the page, or Stop, cancels the call at its upstream.
 
-import { Refused, ask, open } from "./api.js";
+import { Refused, ask, fitsHeader, open } from "./api.js";
 import { byId, complain, count, h, seconds } from "./dom.js";
 import { events } from "./events.js";
 
@@ -80,6 +80,7 @@ async function send(event) {
   if (running) return;
   problem(null);
   if (!value("play-key")) return demand("play-key", "A key of the gateway is needed.");
+  if (!fitsHeader(value("play-key"))) return demand("play-key", "No key looks like that.");
   if (!value("play-model")) return demand("play-model", "Which model?");
   if (!prompt) return demand("play-prompt", "There is nothing to send.");
   const [asked, answer, controller] = [turn("user", prompt), turn("assistant", ""), new AbortController()];
@@ -176,7 +177,7 @@ byId("play-clear").addEventListener("click", clear);
 byId("play-make-key").addEventListener("click", makeKey);
 byId("play-key").addEventListener("input", () => {
   clearTimeout(listing);
-  if (value("play-key").length >= 8) listing = setTimeout(listModels, MODELS_AFTER);
+  if (value("play-key").length >= 8 && fitsHeader(value("play-key"))) listing = setTimeout(listModels, MODELS_AFTER);
 });
 byId("play-endpoint").addEventListener("change", () => {
   const chats = byId("play-endpoint").value === "chat/completions";

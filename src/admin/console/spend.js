@@ -59,7 +59,8 @@ function table(body, holder, holders, used, metrics, nothing) {
 function budgets(holder, name, terms, metrics) {
   return terms.map((budget) => {
     const unit = budget.amount === undefined ? "tokens" : "usd";
-    const used = metrics.sum("weir_budget_used_ratio", { holder, name, unit, per: budget.per });
+    const per = budget.window === "rolling" ? `rolling ${budget.per}` : budget.per;
+    const used = metrics.sum("weir_budget_used_ratio", { holder, name, unit, per });
     const words = budgetWords(budget);
     return Number.isFinite(used) ? meter(words, used, budget.warn_at) : h("span", { class: "budget" }, words);
   });

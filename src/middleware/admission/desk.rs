@@ -194,7 +194,7 @@ impl Desk {
                     holder: spent.holder.kind(),
                     name: spent.holder.name(),
                     is_money: matches!(spent.budget.limit, Limit::Money(_)),
-                    per: spent.budget.per.as_str(),
+                    per: spent.budget.time(),
                 });
                 AdmissionError::Spent(spent)
             }

@@ -248,6 +248,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             {
                 let mut facts = record.facts();
                 facts.route = route;
+                facts.waited_for_others = true;
                 facts.counts_saved = self.params.counts_saved;
             }
             let joined = joined(listener, &record);

@@ -13,7 +13,7 @@ use super::flight::Asking;
 use super::judge::Ask;
 use super::replay::replay;
 use super::status;
-use crate::call::{Cached, Call, Reply};
+use crate::call::{Cached, Call, Record, Reply};
 use crate::middleware::explain::Explain;
 use crate::store::cache::shared::{Lease, Leased, SharedCache, Stamp, Waited};
 use crate::store::cache::{Entry, Key};
@@ -66,7 +66,13 @@ impl Shared {
     }
 
     /// Looks for an answer, and where there is none waits for the gateway that is getting it, or has others wait for this one.
-    async fn turn(&self, ask: &Ask, deadline: Option<Instant>, share: &Share) -> Turn {
+    async fn turn(
+        &self,
+        ask: &Ask,
+        deadline: Option<Instant>,
+        share: &Share,
+        record: &Record,
+    ) -> Turn {
         if let Some(entry) = self.find(ask).await {
             return Turn::Elsewhere(entry);
         }
@@ -100,6 +106,7 @@ impl Shared {
             }
         };
         if has_waited {
+            record.facts().waited_for_others = true;
             self.cache.note_wait(match &turn {
                 Some(Turn::Elsewhere(_)) => Waited::Answered,
                 Some(Turn::Own) => Waited::Led,
@@ -183,7 +190,8 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         let (desk, quest) = (Arc::clone(self), *quest);
         Box::pin(async move {
             if let Some(shared) = &desk.params().shared
-                && let Turn::Elsewhere(entry) = shared.turn(&ask, call.deadline, &share).await
+                && let Turn::Elsewhere(entry) =
+                    shared.turn(&ask, call.deadline, &share, &call.record).await
             {
                 return Ok(desk.shared_hit(shared, &entry, &call, &quest));
             }

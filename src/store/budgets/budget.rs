@@ -154,6 +154,15 @@ impl Budget {
         format!("{unit}:{per}:{window}:{kind}:{name}")
     }
 
+    /// Returns its time as one word, for the label `per`: two budgets of one holder and unit that are both counted differ in it.
+    pub fn time(&self) -> &'static str {
+        match (self.per, self.window) {
+            (Period::Day, Window::Rolling) => "rolling day",
+            (Period::Month, Window::Rolling) => "rolling month",
+            (per, _) => per.as_str(),
+        }
+    }
+
     /// Returns whether two budgets count the same, whatever their limits are.
     pub fn counts_as(&self, other: &Self) -> bool {
         let unit = |budget: &Self| matches!(budget.limit, Limit::Money(_));

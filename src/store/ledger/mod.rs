@@ -321,9 +321,18 @@ impl Ledger {
         (self.max_open.saturating_sub(free), self.max_open)
     }
 
-    /// Returns the size of the file in bytes, as far as the system tells it. Asks the disk.
+    /// Returns the size in bytes of the file, of its write-ahead log and of the journals beside it, as far as the system tells
+    /// it. Asks the disk.
     pub fn file_size(&self) -> Option<u64> {
-        Some(std::fs::metadata(&self.path).ok()?.len())
+        let size = |path: &Path| std::fs::metadata(path).map(|file| file.len()).ok();
+        let mut log = self.path.as_os_str().to_owned();
+        log.push("-wal");
+        let names = run::Name::beside(&self.path).unwrap_or_default();
+        let journals = names
+            .iter()
+            .flat_map(|name| journal::files(&name.path(&self.path)));
+        let beside = std::iter::once(PathBuf::from(log)).chain(journals);
+        Some(size(&self.path)? + beside.filter_map(|path| size(&path)).sum::<u64>())
     }
 
     /// Changes what is kept, and for how long.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::money::Nanos;
 
-/// How many rows are looked at for one answer, however few of them are wanted: a ledger may hold years without an error.
+/// How many rows are looked at for errors, however few are found: a ledger may hold years without one.
 const LOOKED_AT: u32 = 100_000;
 
 /// Which rows are shown.
@@ -55,7 +55,7 @@ pub struct Shown {
     pub completion_tokens: i64,
     /// What it cost, in US dollars; `None`: the price is not known.
     pub cost: Option<String>,
-    /// What the cache did: `bypass`, `hit`, `miss` or `joined`.
+    /// What the cache did: `bypass`, `hit`, `miss`, `joined` or `stale`.
     pub cache: Option<String>,
     /// From the head to the first content that left for the client, in milliseconds.
     pub first_token_ms: Option<f64>,
@@ -85,14 +85,17 @@ pub struct ShownAttempt {
 }
 
 impl Recent {
-    /// Returns those rows, the newest first, out of the last 100,000 before [`before`](Self::before).
+    /// Returns those rows, the newest first; errors out of the last 100,000 rows before [`before`](Self::before).
     ///
     /// # Errors
     /// SQLite's own.
     pub fn run(&self, connection: &Connection) -> Result<Vec<Shown>, rusqlite::Error> {
         let errors = match self.errors {
-            true => "AND (error IS NOT NULL OR status IN ('failed', 'interrupted'))",
-            false => "",
+            true => format!(
+                "AND (error IS NOT NULL OR status IN ('failed', 'interrupted'))
+                AND id >= coalesce((SELECT id FROM request WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET {LOOKED_AT}), 0)"
+            ),
+            false => String::new(),
         };
         let sql = format!(
             "SELECT id, request_id, key, team, endpoint, model, served_model, upstream, stream, status, http_status, error,
@@ -101,12 +104,11 @@ impl Recent {
                 cost, cache, first_token_time, total_time
              FROM request
              WHERE id < ?1 AND status <> 'open' {errors}
-                AND id >= coalesce((SELECT id FROM request WHERE id < ?1 ORDER BY id DESC LIMIT 1 OFFSET ?3), 0)
              ORDER BY id DESC LIMIT ?2"
         );
         let mut select = connection.prepare(&sql)?;
         let before = self.before.unwrap_or(i64::MAX);
-        let rows = select.query_map(params![before, self.limit, LOOKED_AT], Shown::from_row)?;
+        let rows = select.query_map(params![before, self.limit], Shown::from_row)?;
         let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
         let mut select = connection.prepare(
             "SELECT upstream, endpoint, model, began, time, result, http_status FROM attempt WHERE request = ?1 ORDER BY number",

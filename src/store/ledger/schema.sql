@@ -133,7 +133,7 @@ CREATE TABLE api_key (
     cache TEXT                -- as of a team; NULL: as its team
 ) WITHOUT ROWID, STRICT;
 
--- Who changed what, by the admin API or by `weir keys --ledger`. Kept for five years, or as long as rows are.
+-- Who changed what, by the admin API or by `weir keys --ledger`. Kept for `audit_retention`.
 CREATE TABLE audit (
     id INTEGER PRIMARY KEY,
     time INTEGER NOT NULL,

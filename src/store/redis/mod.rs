@@ -137,6 +137,11 @@ impl Redis {
         })
     }
 
+    /// Returns how long a question may take.
+    pub fn timeout(&self) -> Duration {
+        self.inner.params.timeout
+    }
+
     /// Asks Redis for something, and waits for it no longer than it may take.
     ///
     /// # Errors

@@ -48,6 +48,9 @@ async fn a_leader_that_leaves_anywhere_takes_nobody_along() {
         let (joiner, joined) = ask(&calls, streamed()).await;
         let mut joiner = joiner.unwrap().body;
         assert_eq!(joined.facts().cached, Cached::Joined);
+        let age = Duration::from_secs(1);
+        assert_eq!(joined.facts().overhead(age), None, "it waited for another");
+        assert_eq!(record.facts().overhead(age), Some(age));
         let script = upstream.script();
         for number in 0..3 {
             script.send(Ok(event(number))).unwrap();

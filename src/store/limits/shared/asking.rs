@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::Cmd;
+use tokio::time::{Instant, timeout};
 
 use super::budgets::{self, are_lost, key, tell};
 use super::hold::{Part, Taken};
@@ -70,12 +71,26 @@ impl Shared {
         wanted: &[Wanted],
         reports: &mut [Report],
     ) -> Result<Reply, Away> {
+        let since = Instant::now();
         let reply = self.take_once(wanted, reports).await?;
         if !are_lost(&reply.budgets) {
             return Ok(reply);
         }
-        self.restore(reports, &reply.budgets).await?;
-        let reply = self.take_once(wanted, reports).await?;
+        let again = async {
+            self.restore(reports, &reply.budgets).await?;
+            self.take_once(wanted, reports).await
+        };
+        self.in_time_left(since, again).await
+    }
+
+    /// Waits for what follows a first question whose budgets Redis had lost: no longer, with that, than one question may take.
+    async fn in_time_left(
+        &self,
+        since: Instant,
+        again: impl Future<Output = Result<Reply, Away>>,
+    ) -> Result<Reply, Away> {
+        let left = self.redis.timeout().saturating_sub(since.elapsed());
+        let reply = timeout(left, again).await.map_err(|_| Away)??;
         (!are_lost(&reply.budgets)).then_some(reply).ok_or(Away)
     }
 
@@ -118,13 +133,16 @@ impl Shared {
         wanted: &[Wanted],
         reports: &mut [Report],
     ) -> Result<Reply, Away> {
+        let since = Instant::now();
         let reply = self.look_once(wanted, reports).await?;
         if !are_lost(&reply.budgets) {
             return Ok(reply);
         }
-        self.restore(reports, &reply.budgets).await?;
-        let reply = self.look_once(wanted, reports).await?;
-        (!are_lost(&reply.budgets)).then_some(reply).ok_or(Away)
+        let again = async {
+            self.restore(reports, &reply.budgets).await?;
+            self.look_once(wanted, reports).await
+        };
+        self.in_time_left(since, again).await
     }
 
     async fn look_once(&self, wanted: &[Wanted], reports: &[Report]) -> Result<Reply, Away> {
