@@ -39,6 +39,7 @@ impl Stores {
         shares: bool,
         cache: &CacheConfig,
     ) -> Result<Self, AppError> {
+        let is_new = !config.path.exists();
         let ledger = Ledger::open(&ledger::Params {
             path: config.path.clone(),
             sync: match config.sync {
@@ -56,7 +57,11 @@ impl Stores {
                 "requests of a process that died are settled at their estimates"
             );
         }
-        tracing::info!(path = %config.path.display(), "the ledger is open");
+        let path = config.path.display();
+        match is_new {
+            true => tracing::info!(%path, "a new ledger was made"),
+            false => tracing::info!(%path, "the ledger is open"),
+        }
         let budgets = match shares {
             true => Budgets::shared_by(Arc::clone(ledger.id()), Timestamp::now()),
             false => Budgets::default(),

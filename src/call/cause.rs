@@ -103,6 +103,12 @@ causes! {
 }
 
 impl Cause {
+    /// Returns whether it is a mistake of the client's, or a policy of ours.
+    pub fn is_refusal(self) -> bool {
+        let word = self.as_str();
+        word.starts_with("client_") || word.starts_with("policy_")
+    }
+
     /// Returns who is to blame for an upstream's answer of this status that goes to the client; `None`: nobody.
     pub fn of_answer(status: u16) -> Option<Self> {
         match status {

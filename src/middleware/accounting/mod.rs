@@ -125,8 +125,14 @@ where
         Ok(reply) => Ok(watch(reply, booking, may_use, removes_usage).await?),
         Err(error) => {
             let explanation = error.explain();
+            // What the client may mend, and no upstream has heard of, was turned away.
+            let is_refused =
+                explanation.cause.is_refusal() && booking.record.facts().attempts.is_empty();
             let receipt = booking.close(End {
-                status: Status::Failed,
+                status: match is_refused {
+                    true => Status::Refused,
+                    false => Status::Failed,
+                },
                 http_status: Some(explanation.status.as_u16()),
                 error: Some(explanation.cause),
                 used: Used::Nothing,

@@ -71,7 +71,8 @@ pub struct Report {
 }
 
 /// What answers from the cache would have used was used once, by another row.
-pub(super) const USED: &str = "FILTER (WHERE coalesce(cache, '') NOT IN ('hit', 'joined'))";
+pub(super) const USED: &str =
+    "FILTER (WHERE coalesce(cache, '') NOT IN ('hit', 'joined', 'stale'))";
 
 impl GroupBy {
     /// Every word that [`parse`](Self::parse) knows.
