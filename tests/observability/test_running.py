@@ -394,10 +394,14 @@ def test_streams_that_begin_late(story):
 
 
 def test_redis_that_is_away(story):
+    # Limits and the cache have a connection each, and either may be the first to notice.
+    story.expected.add("WeirSharedCacheAway")
     story.redis.close()
     story.until_fires("WeirLimiterOutage", lambda: story.gateway.chat("gpt-4o", ALICE), of="limits")
+    story.fires("WeirSharedCacheAway", of="cache")
     story.redis.enter_context(scene.redis(story.redis_port))
     story.ends("WeirLimiterOutage")
+    story.ends("WeirSharedCacheAway")
 
 
 def test_a_queue_that_is_full(story):
