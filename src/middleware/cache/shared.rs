@@ -17,6 +17,7 @@ use crate::call::{Cached, Call, Record, Reply};
 use crate::middleware::explain::Explain;
 use crate::store::cache::shared::{Lease, Leased, SharedCache, Stamp, Waited};
 use crate::store::cache::{Entry, Key};
+use crate::store::redis::Away;
 
 /// How long is waited until another gateway's answer is looked for, at first and at most.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -52,9 +53,9 @@ enum Turn {
 
 impl Shared {
     /// Returns what is kept for a call and young enough for it.
-    pub(super) async fn find(&self, ask: &Ask) -> Option<Arc<Entry>> {
+    async fn find(&self, ask: &Ask) -> Result<Option<Arc<Entry>>, Away> {
         let entry = self.cache.get(&ask.key).await?;
-        ask.takes(&entry).then_some(entry)
+        Ok(entry.filter(|entry| ask.takes(entry)))
     }
 
     pub(super) fn share(&self) -> Share {
@@ -73,8 +74,11 @@ impl Shared {
         share: &Share,
         record: &Record,
     ) -> Turn {
-        if let Some(entry) = self.find(ask).await {
-            return Turn::Elsewhere(entry);
+        match self.find(ask).await {
+            Ok(Some(entry)) => return Turn::Elsewhere(entry),
+            Ok(None) => {}
+            // Whoever has waited for Redis once does not wait for it again.
+            Err(Away) => return Turn::Own,
         }
         if self.wait.is_zero() {
             return Turn::Own;
@@ -89,7 +93,7 @@ impl Shared {
             match self.cache.lease(&ask.key).await {
                 Leased::Taken(lease) => {
                     // Whoever had it before may have put its answer there since.
-                    if let Some(entry) = self.find(ask).await {
+                    if let Ok(Some(entry)) = self.find(ask).await {
                         break Some(Turn::Elsewhere(entry));
                     }
                     share.hold(lease);
@@ -101,7 +105,7 @@ impl Shared {
             has_waited = true;
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
-            if let Some(entry) = self.find(ask).await {
+            if let Ok(Some(entry)) = self.find(ask).await {
                 break Some(Turn::Elsewhere(entry));
             }
         };
@@ -151,7 +155,7 @@ impl<E> Desk<E> {
     pub(super) async fn find_shared(&self, quest: &Quest) -> Option<(&Shared, Arc<Entry>)> {
         let shared = self.params().shared.as_ref()?;
         let ask = quest.ask.as_ref().filter(|ask| !ask.control.no_cache)?;
-        Some((shared, shared.find(ask).await?))
+        Some((shared, shared.find(ask).await.ok()??))
     }
 }
 

@@ -27,7 +27,7 @@ use self::writing::{Job, Queue, write_all};
 pub use super::record::Stamp;
 use super::record::{Unreadable, decode};
 use super::{Cache, Entry, Key, Purge, purge};
-use crate::store::redis::{Redis, RedisState};
+use crate::store::redis::{Away, Redis, RedisState};
 use crate::store::retries::Retries;
 
 /// How often is looked whether others have purged something.
@@ -159,22 +159,36 @@ impl SharedCache {
     }
 
     /// Returns an answer that may still be served, and keeps it in memory.
-    pub async fn get(&self, key: &Key) -> Option<Arc<Entry>> {
+    ///
+    /// # Errors
+    /// Where Redis does not answer: whoever has waited for it once need not do so again.
+    pub async fn get(&self, key: &Key) -> Result<Option<Arc<Entry>>, Away> {
         let purges = self.memory.purges();
-        let entry = Arc::new(self.read(key, true).await?);
+        let Some(entry) = self.read(key, true).await? else {
+            return Ok(None);
+        };
+        let entry = Arc::new(entry);
         self.memory
             .put_unless_purged(*key, Arc::clone(&entry), purges);
-        Some(entry)
+        Ok(Some(entry))
     }
 
     /// Returns an answer that may still be served, and leaves all as it is.
     pub async fn peek(&self, key: &Key) -> Option<Entry> {
-        self.read(key, false).await
+        self.read(key, false).await.ok()?
     }
 
-    async fn read(&self, key: &Key, tidies: bool) -> Option<Entry> {
-        self.stamp()?;
-        let record = self.redis.get(&answer(key)).await.ok()??;
+    async fn read(&self, key: &Key, tidies: bool) -> Result<Option<Entry>, Away> {
+        // What would be found could not be held against purges.
+        self.stamp().ok_or(Away)?;
+        let record = self.redis.get(&answer(key)).await?;
+        Ok(match record {
+            Some(record) => self.answer_in(record, key, tidies).await,
+            None => None,
+        })
+    }
+
+    async fn answer_in(&self, record: Vec<u8>, key: &Key, tidies: bool) -> Option<Entry> {
         let most = usize::try_from(self.memory.bounds().entry).unwrap_or(usize::MAX);
         let own = *key;
         let read = match record.len() > LARGE {
