@@ -9,9 +9,9 @@
 //! a reply that nobody reads; so a connection is never left between a question and its answer.
 
 mod link;
-#[cfg(test)]
-pub(crate) mod server;
 mod servers;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

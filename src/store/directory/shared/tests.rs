@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::store::directory::Configured;
 use crate::store::directory::tests::House;
-use crate::store::redis::server::Server;
+use crate::store::redis::testing::Server;
 
 fn keys(house: &House) -> Vec<String> {
     let keys = house.directory.keys().into_iter();

@@ -14,7 +14,7 @@ use super::*;
 use crate::store::limits::{
     Denied, Dimension, Holder, Refusal, Reservation, Time, limits_from_json,
 };
-use crate::store::redis::server::Server;
+use crate::store::redis::testing::Server;
 
 const LIMITS: [&str; 2] = ["alice", "al:ice{%}, \u{e4}"];
 
