@@ -51,17 +51,16 @@ local function tolerant(...)
 end
 
 -- What ends, and what takes more, began under limits that may be others by now: it leaves the interval as it is.
-local function load(key, now, interval, burst, keeps)
-  local level = { nanos = 0, at = now, takes = 0, interval = interval, mark = 0, open = 0, low = 0, spans = '' }
-  local packed = tolerant('GET', key)
+local function load(packed, now, interval, burst, keeps)
   -- Whatever is not what we wrote counts as nothing.
-  if type(packed) ~= 'string' or #packed < HEAD_BYTES or (#packed - HEAD_BYTES) % SPAN_BYTES ~= 0 then return level end
-  local before
-  level.nanos, level.at, level.takes, before, level.mark, level.open, level.low = struct.unpack(HEAD, packed)
-  level.spans = packed:sub(HEAD_BYTES + 1)
-  if keeps then
-    level.interval = before
-  elseif before ~= interval then
+  if not packed or #packed < HEAD_BYTES or (#packed - HEAD_BYTES) % SPAN_BYTES ~= 0 then
+    return { nanos = 0, at = now, takes = 0, interval = interval, mark = 0, open = 0, low = 0, spans = '' }
+  end
+  local nanos, at, takes, before, mark, open, low = struct.unpack(HEAD, packed)
+  local level = { nanos = nanos, at = at, takes = takes, interval = before, mark = mark, open = open, low = low, spans = '' }
+  if #packed > HEAD_BYTES then level.spans = packed:sub(HEAD_BYTES + 1) end
+  if before ~= interval and not keeps then
+    level.interval = interval
     -- The limit is another one now, and what was taken stays taken.
     local function resize(nanos)
       return math.min(math.floor(nanos / before * interval), burst * interval)
@@ -79,8 +78,7 @@ end
 
 local function save(key, level)
   local head = struct.pack(HEAD, level.nanos, level.at, level.takes, level.interval, level.mark, level.open, level.low)
-  local lasts = math.ceil(level.nanos / 1000000) + GRACE
-  redis.call('SET', key, head .. level.spans, 'PX', string.format('%.0f', lasts))
+  redis.call('SET', key, head .. level.spans, 'PX', math.ceil(level.nanos / 1000000) + GRACE)
 end
 
 local function pass(level, now)
@@ -162,17 +160,27 @@ local function take(level, now, n)
   level.nanos = level.nanos + n * level.interval
   -- Never a number that a key had which is gone.
   level.takes = math.max(level.takes + 1, now)
-  if level.open > 0 then
-    level.spans = level.spans .. struct.pack(SPAN, level.mark, level.open, level.low)
-  end
+  local before = level.open > 0 and struct.pack(SPAN, level.mark, level.open, level.low)
   level.mark, level.open, level.low = level.takes, 1, level.nanos
-  if #level.spans / SPAN_BYTES + 1 > MOST_SPANS then compact(level) end
+  if before then
+    level.spans = level.spans .. before
+    if #level.spans / SPAN_BYTES + 1 > MOST_SPANS then compact(level) end
+  end
   return level.takes
 end
 
 local function give_back(level, n, mark, is_last)
-  local marks, open, low = unfold(level)
   local less = n * level.interval
+  local is_alone = is_last and level.open == 1
+  if level.open > 0 and level.mark <= mark and (not is_alone or level.spans == '') then
+    -- Most is given back of the last span, and its forerunners need not be read.
+    less = math.min(less, level.low)
+    level.nanos, level.low = level.nanos - less, level.low - less
+    if is_last then level.open = level.open - 1 end
+    if is_alone then level.mark, level.low = 0, 0 end
+    return
+  end
+  local marks, open, low = unfold(level)
   local i = #marks
   while i >= 1 do
     less = math.min(less, low[i])
@@ -203,14 +211,14 @@ local function milliseconds(now)
 end
 
 local function busy(key, now)
-  local removed = tolerant('ZREMRANGEBYSCORE', key, '-inf', string.format('%.0f', milliseconds(now)))
+  local removed = tolerant('ZREMRANGEBYSCORE', key, '-inf', milliseconds(now))
   if not removed then redis.call('DEL', key) end
   return redis.call('ZCARD', key)
 end
 
 local function hold(key, now, lease, member)
-  redis.call('ZADD', key, string.format('%.0f', milliseconds(now) + lease), member)
-  redis.call('PEXPIRE', key, string.format('%.0f', lease + GRACE))
+  redis.call('ZADD', key, milliseconds(now) + lease, member)
+  redis.call('PEXPIRE', key, lease + GRACE)
 end
 
 -- What gateways have of a budget is a hash with a field of each ledger: "number used reserved period until". What is written
@@ -278,7 +286,7 @@ local function note(key, ledger, budget, now)
   local entry = { budget.number, budget.used, budget.reserved, budget.period, string.format('%.0f', ends) }
   redis.call('HSET', key, ledger, table.concat(entry, ' '))
   for _, field in ipairs(budget.over) do redis.call('HDEL', key, field) end
-  redis.call('PEXPIRE', key, string.format('%.0f', budget.kept_for))
+  redis.call('PEXPIRE', key, budget.kept_for)
 end
 
 local function answer(budget, reply)
@@ -333,20 +341,22 @@ local function admit(keys, args)
   local now, how, member, lease = read_time(args[1]), args[2], args[3], tonumber(args[4])
   local ledger, count = args[5], tonumber(args[6])
   local cells, budgets, admitted = {}, {}, 1
+  -- Whatever is no text reads as nothing here, a set of places too.
+  local texts = count > 0 and redis.call('MGET', unpack(keys, 1, count))
   for i = 1, count do
-    local key, at = keys[i], 6 + (i - 1) * 5
+    local at = 6 + (i - 1) * 5
+    local interval, burst, n = tonumber(args[at + 2]), tonumber(args[at + 3]), tonumber(args[at + 4])
     local cell = {
-      kind = args[at + 1], interval = tonumber(args[at + 2]), burst = tonumber(args[at + 3]),
-      n = tonumber(args[at + 4]), mark = 0,
+      is_rate = args[at + 1] == 'rate', n = n, burst = burst, full = burst * interval,
+      level = false, is_set_back = false, busy = 0, wait = HAS_ROOM, mark = 0,
     }
-    if cell.kind == 'rate' then
-      cell.level = load(key, now, cell.interval, cell.burst, how == 'more')
-      cell.full = cell.burst * cell.interval
-      cell.is_set_back = cell.level.at - now > SLACK
-      cell.wait = attempt(cell.level, now, cell.full, cell.burst, cell.n)
+    if cell.is_rate then
+      local level = load(texts[i], now, interval, burst, how == 'more')
+      cell.level, cell.is_set_back = level, level.at - now > SLACK
+      cell.wait = attempt(level, now, cell.full, burst, n)
     else
-      cell.busy = busy(key, now)
-      cell.wait = cell.busy < cell.burst and HAS_ROOM or SLOT_WAIT
+      cell.busy = busy(keys[i], now)
+      if cell.busy >= burst then cell.wait = SLOT_WAIT end
     end
     if cell.wait ~= HAS_ROOM and args[at + 5] ~= '1' then admitted = 0 end
     cells[i] = cell
@@ -362,7 +372,7 @@ local function admit(keys, args)
       local key = keys[i]
       if cell.wait ~= HAS_ROOM then
         -- A shadow takes nothing where it would have refused.
-      elseif cell.kind == 'rate' then
+      elseif cell.is_rate then
         cell.mark = take(cell.level, now, cell.n)
         save(key, cell.level)
       else
@@ -378,15 +388,16 @@ local function admit(keys, args)
       if cell.is_set_back and not is_taken then save(keys[i], cell.level) end
     end
   end
-  local reply = { admitted }
+  local reply, last = { admitted }, 1
   for _, cell in ipairs(cells) do
     local remaining, reset
-    if cell.kind == 'rate' then
+    if cell.is_rate then
       remaining, reset = left(cell.level, now, cell.full)
     else
       remaining, reset = math.max(cell.burst - cell.busy, 0), cell.busy > 0 and SLOT_WAIT or 0
     end
-    for _, number in ipairs({ cell.wait, remaining, reset, cell.mark }) do table.insert(reply, number) end
+    reply[last + 1], reply[last + 2], reply[last + 3], reply[last + 4] = cell.wait, remaining, reset, cell.mark
+    last = last + 4
   end
   for _, budget in ipairs(budgets) do answer(budget, reply) end
   return reply
@@ -397,8 +408,8 @@ end
 -- "some" of what is given back later, "owe" or "free"), the interval, the burst, how many, and the take's number or the call's member.
 local function settle(keys, args)
   local now, serial = read_time(args[1]), tonumber(args[2])
-  local last = tonumber(tolerant('GET', keys[1]) or 0) or 0
-  if serial <= last then return 0 end
+  local texts = redis.call('MGET', unpack(keys))
+  if serial <= (tonumber(texts[1]) or 0) then return 0 end
   local levels = {}
   for i = 2, #keys do
     local key, at = keys[i], 2 + (i - 2) * 5
@@ -407,7 +418,7 @@ local function settle(keys, args)
     if what == 'free' then
       tolerant('ZREM', key, which)
     else
-      local level = levels[key] or load(key, now, interval, burst, true)
+      local level = levels[key] or load(texts[i], now, interval, burst, true)
       levels[key] = level
       if what == 'owe' then
         owe(level, now, n)
@@ -417,7 +428,7 @@ local function settle(keys, args)
     end
   end
   for key, level in pairs(levels) do save(key, level) end
-  redis.call('SET', keys[1], args[2], 'PX', '3600000')
+  redis.call('SET', keys[1], args[2], 'PX', 3600000)
   return 1
 end
 
