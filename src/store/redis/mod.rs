@@ -9,6 +9,7 @@
 //! a reply that nobody reads; so a connection is never left between a question and its answer.
 
 mod link;
+mod question;
 mod servers;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -18,14 +19,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisError};
-use tokio::sync::{Notify, oneshot, watch};
+use redis::{Cmd, FromRedisValue, RedisError};
+use tokio::sync::{Notify, watch};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::link::Link;
 pub use self::link::OpenError;
+use self::question::Question;
 pub use self::servers::{SentinelCredentials, Servers, ServersError};
 pub use redis::{ClientTlsConfig as ClientCertificate, TlsCertificates};
 
@@ -228,17 +230,10 @@ impl Redis {
             return Err(Away);
         };
         inner.calls.fetch_add(1, Ordering::Relaxed);
-        let (tell, told) = oneshot::channel();
         let connection = Arc::clone(&link);
-        tokio::spawn(async move {
-            let answer = connection.query(&command).await;
-            if let Err(Ok(answer)) = tell.send(answer) {
-                late(answer);
-            }
-        });
+        let question = Question::new(async move { connection.query(&command).await }, late);
         let start = Instant::now();
-        let answered = timeout(inner.params.timeout, told).await;
-        let answered = answered.map(|told| told.unwrap_or_else(|_| Err(broken())));
+        let answered = timeout(inner.params.timeout, question).await;
         let patience = inner.params.timeout;
         inner.judge(&link, answered, start.elapsed(), patience)
     }
@@ -259,11 +254,6 @@ impl Redis {
             outages: inner.outages.load(Ordering::Relaxed),
         }
     }
-}
-
-/// What is said of a question whose task has ended without an answer: the runtime is shutting down.
-fn broken() -> RedisError {
-    RedisError::from((ErrorKind::Io, "the question was given up"))
 }
 
 impl Inner {
