@@ -10,7 +10,11 @@ pub const MAX_LENGTH: usize = 512;
 
 /// A pattern of names, such as `gpt-4o`, `gpt-*` or `*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Pattern(Box<str>);
+pub struct Pattern {
+    text: Box<str>,
+    /// Where its first star is and its last one: many patterns are held against each request's model.
+    stars: Option<(usize, usize)>,
+}
 
 /// Why a text is no pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,26 +65,35 @@ impl Pattern {
                 pattern.push(c);
             }
         }
-        Ok(Self(pattern.into()))
+        Ok(Self::of(&pattern))
+    }
+
+    fn of(text: &str) -> Self {
+        Self {
+            text: text.into(),
+            stars: text.find('*').zip(text.rfind('*')),
+        }
     }
 
     /// Returns the pattern that every name matches.
     pub fn any() -> Self {
-        Self("*".into())
+        Self::of("*")
     }
 
     /// Returns whether a name matches, letter case and all, in time linear in the name.
     pub fn matches(&self, name: &str) -> bool {
-        let Some((prefix, rest)) = self.0.split_once('*') else {
-            return *self.0 == *name;
+        let Some((first, last)) = self.stars else {
+            return *self.text == *name;
         };
-        let (middle, suffix) = rest.rsplit_once('*').unwrap_or(("", rest));
-        let Some(name) = name.strip_prefix(prefix) else {
+        let (prefix, suffix) = (&self.text[..first], &self.text[last + 1..]);
+        let name = name.strip_prefix(prefix);
+        let Some(name) = name.and_then(|name| name.strip_suffix(suffix)) else {
             return false;
         };
-        let Some(name) = name.strip_suffix(suffix) else {
-            return false;
-        };
+        if first == last {
+            return true;
+        }
+        let middle = &self.text[first + 1..last];
         // The leftmost place of each part leaves the most room for the others, so no choice is ever taken back.
         let mut name = name.as_bytes();
         for part in middle.split('*') {
@@ -94,26 +107,26 @@ impl Pattern {
 
     /// Returns whether this is one name rather than a pattern of many.
     pub fn is_exact(&self) -> bool {
-        !self.0.contains('*')
+        self.stars.is_none()
     }
 
     /// Returns how closely this pattern describes what it matches.
     pub fn specificity(&self) -> Specificity {
         Specificity {
             exact: self.is_exact(),
-            literals: self.0.chars().filter(|c| *c != '*').count(),
+            literals: self.text.chars().filter(|c| *c != '*').count(),
         }
     }
 
     /// Returns whether every name that `other` matches is matched by this pattern too.
     pub fn covers(&self, other: &Self) -> bool {
         // A star of `other` can only be swallowed by a star here, and then so can whatever it stands for.
-        self.matches(&other.0)
+        self.matches(&other.text)
     }
 
     /// Returns whether there is a name that both match, in time linear in the product of their lengths.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let (ours, theirs) = (self.0.as_bytes(), other.0.as_bytes());
+        let (ours, theirs) = (self.text.as_bytes(), other.text.as_bytes());
         // Whether a name that is left can match what is left of both, by how much of `theirs` has been matched. A star may
         // stand for nothing, or swallow whatever the other has next.
         let mut reached = vec![false; theirs.len() + 1];
@@ -145,13 +158,13 @@ impl Pattern {
 
     /// Returns the pattern as written, with stars in a row made one.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
