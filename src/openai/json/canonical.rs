@@ -134,8 +134,9 @@ impl Writer<'_, '_> {
     }
 
     fn string(&mut self) -> Result<(), CanonicalError> {
-        let range = self.scanner.string()?;
-        let inside = self.scanner.text(range);
+        let inside = self.scanner.string()?;
+        let as_written = self.scanner.text(inside.start - 1..inside.end + 1);
+        let inside = self.scanner.text(inside);
         let plain = match inside.contains(&b'\\') {
             true => unescape(inside),
             false => None,
@@ -143,11 +144,7 @@ impl Writer<'_, '_> {
         // A lone surrogate has no other form than its escape.
         match plain.and_then(|plain| serde_json::to_string(&plain).ok()) {
             Some(quoted) => self.out.extend_from_slice(quoted.as_bytes()),
-            None => {
-                self.out.push(b'"');
-                self.out.extend_from_slice(inside);
-                self.out.push(b'"');
-            }
+            None => self.out.extend_from_slice(as_written),
         }
         Ok(())
     }
@@ -212,7 +209,7 @@ impl Writer<'_, '_> {
             self.out.push(b']');
             return Ok(());
         }
-        let mut members = self.members.split_off(open.first);
+        let members = &mut self.members[open.first..];
         let out = &*self.out;
         let in_order = |pair: &[Member]| out[pair[0].key.clone()] < out[pair[1].key.clone()];
         let is_in_order = members.windows(2).all(in_order);
@@ -222,7 +219,7 @@ impl Writer<'_, '_> {
                 return Err(CanonicalError::DuplicateKey);
             }
             self.scratch.clear();
-            for member in &members {
+            for member in &*members {
                 if !self.scratch.is_empty() {
                     self.scratch.push(b',');
                 }
@@ -236,6 +233,7 @@ impl Writer<'_, '_> {
             self.out.truncate(last.end);
         }
         self.out.push(b'}');
+        self.members.truncate(open.first);
         Ok(())
     }
 }
