@@ -138,8 +138,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
     let caller = Caller {
         key: "alice".into(),
         team: Some("research".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     };
     Call {
         caller: Arc::new(caller),

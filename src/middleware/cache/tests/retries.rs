@@ -4,13 +4,13 @@ use super::*;
 use crate::store::retries::Bounds as RetryBounds;
 
 /// Nobody else may get its answer.
-const RANDOM: &str = r#"{"model":"m","messages":[]}"#;
+pub(super) const RANDOM: &str = r#"{"model":"m","messages":[]}"#;
 const RANDOM_STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 const LINGER: Duration = Duration::from_millis(1500);
 
-struct Gateway {
-    calls: Calls,
-    upstream: Arc<Upstream>,
+pub(super) struct Gateway {
+    pub(super) calls: Calls,
+    pub(super) upstream: Arc<Upstream>,
     retries: Arc<Retries>,
     cache: Arc<Cache>,
 }
@@ -53,7 +53,7 @@ fn retrying_with(terms: Terms, route: Option<Terms>) -> Gateway {
     }
 }
 
-fn retrying() -> Gateway {
+pub(super) fn retrying() -> Gateway {
     retrying_of(TERMS)
 }
 
@@ -78,12 +78,12 @@ fn with(mut call: Call, headers: &[(&'static str, &'static str)]) -> Call {
 }
 
 /// As the SDKs make it, after so many tries.
-fn tried(body: &str, times: &'static str) -> Call {
+pub(super) fn tried(body: &str, times: &'static str) -> Call {
     let call = call_of("a", body, None);
     with(call, &[("x-stainless-retry-count", times)])
 }
 
-fn named(body: &str, name: &'static str) -> Call {
+pub(super) fn named(body: &str, name: &'static str) -> Call {
     with(call_of("a", body, None), &[("idempotency-key", name)])
 }
 
@@ -110,8 +110,7 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     foreign.caller = Arc::new(Caller {
         key: "bob".into(),
         team: Some("a".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     });
     let other_body = r#"{"model":"m","messages":[],"top_p":1}"#;
     let beta = with(tried(RANDOM, "1"), &[("openai-beta", "x")]);
@@ -121,8 +120,8 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     refusing.caller = Arc::new(Caller {
         key: "alice".into(),
         team: Some("a".into()),
-        models: Vec::new(),
         keeps: Some(crate::call::Keeps::Nothing),
+        ..Caller::default()
     });
     for (number, other) in [
         foreign,
