@@ -530,6 +530,29 @@ async fn what_may_be_asked_for_again_is_read_no_further_unless_others_get_it() {
 }
 
 #[tokio::test]
+async fn a_stop_waits_for_no_answer_that_does_not_begin_and_books_it() {
+    let kept = Kept::new();
+    let sharing: Arc<dyn Sharing> = Arc::new(GoesOn { has_others: false });
+    let call = chat(false);
+    call.record.share(Arc::downgrade(&sharing));
+    let answering = kept.ask(call, |call| async move {
+        failed(&call.record, Try::ABANDONED, true);
+        std::future::pending().await
+    });
+    let left = tokio::time::timeout(Duration::from_millis(50), answering).await;
+    assert!(left.is_err());
+    assert_eq!(kept.books.tasks.len(), 1, "it goes on without its client");
+    kept.books.tasks.close();
+    kept.books.deadline.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), kept.books.tasks.wait());
+    assert!(ended.await.is_ok(), "the stop waits for it");
+    assert_eq!(
+        kept.row("status error provenance output_tokens attempts"),
+        "failed gateway_drained estimated 1024 1"
+    );
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_before_the_answer_pays_the_estimate_if_somebody_was_asked() {
     for (tries, sent, expected) in [
         (1, true, "client_gone estimated 1024 1"),
