@@ -64,11 +64,7 @@ impl<E: Send + 'static> Drop for Answering<E> {
     }
 }
 
-async fn read_answer<E>(
-    mut answering: AnswerFuture<E>,
-    mut booking: Box<Booking>,
-    tokens: u64,
-) {
+async fn read_answer<E>(mut answering: AnswerFuture<E>, mut booking: Box<Booking>, tokens: u64) {
     let deadline = booking.books.deadline.clone();
     let answer = tokio::select! {
         answer = &mut answering => answer,

@@ -338,6 +338,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         S::Future: Send,
     {
         let joins = quest.joins();
+        let mut prepared = None;
         loop {
             if let Some(found) = self.find(quest) {
                 return Ok(Part::Kept(found, call));
@@ -361,10 +362,15 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
                 return Ok(Part::Join(listener, status::joined(), (inner, call)));
             }
             let known = known.map(|aloft| aloft.map(|aloft| aloft.flight.number()));
+            // It is likely to lead. Nobody waits for what it needs for that.
+            let ready = prepared
+                .take()
+                .unwrap_or_else(|| self.prepare(&call, quest));
             let flights = self.flights.lock();
             // Somebody may have begun, or even ended, in between.
             let current = joins.each_ref().map(|key| flights.number(key.as_ref()));
             if current != known || self.find(quest).is_some() {
+                prepared = Some(ready);
                 continue;
             }
             if let Some((identity, retries)) = quest.identity.zip(self.params.retries.as_ref())
@@ -372,7 +378,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             {
                 retries.store.claim(name, identity.call)?;
             }
-            let (flight, leader) = self.begin(inner, call, quest, purges);
+            let (flight, leader) = self.begin(inner, call, quest, ready, purges);
             flights.insert(&quest.keys(), &Aloft { flight, purges });
             return Ok(Part::Lead(leader));
         }

@@ -28,6 +28,14 @@ const KEPT_HEADERS: [HeaderName; 4] = [
 /// Of larger bodies it is not kept what is in them, for comparisons: that would take long.
 const MOST_SHAPED: usize = 64 << 10;
 
+/// What its answer is judged and found by, as far as that takes a while to be known. It is there before a call begins: then
+/// others wait.
+pub(super) struct Prepared {
+    /// Who may have answered it, each with the name by which it knows the model.
+    primaries: Vec<(Arc<str>, Arc<str>)>,
+    shape: Shape,
+}
+
 /// What was known of a call when it began.
 struct Seen {
     quest: Quest,
@@ -35,8 +43,7 @@ struct Seen {
     /// How often answers had been purged: what was asked for before the next time stays purged.
     purges: u64,
     share: Option<Share>,
-    primaries: Vec<(Arc<str>, Arc<str>)>,
-    shape: Shape,
+    prepared: Prepared,
     endpoint: Endpoint,
     model: Arc<str>,
     caller: Arc<Caller>,
@@ -65,33 +72,41 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
 }
 
 impl<E: Send + 'static> Desk<E> {
-    /// Returns what keeps the answer to a call when it is whole, and then says in `has_answer` that it is.
-    pub(super) fn keeps(
-        self: &Arc<Self>,
-        call: &Call,
-        quest: &Quest,
-        (number, purges): (u64, u64),
-        share: Option<Share>,
-        has_answer: Arc<AtomicBool>,
-    ) -> OnWhole {
-        // The call holds it until its end: an answer is kept though the gateway has another configuration by then.
-        let desk = Arc::clone(self);
+    /// Finds out of a call what is to be known of it before it begins.
+    pub(super) fn prepare(&self, call: &Call, quest: &Quest) -> Prepared {
         // Only what others may get is compared with what they ask for.
         let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
         let shape = quest
             .ask
             .zip(small)
             .map(|(ask, (bytes, _))| Shape::of(call, bytes, ask.scope, self.ways()));
-        let seen = Seen {
-            quest: *quest,
-            number,
-            purges,
-            share,
+        Prepared {
             primaries: match quest.ask {
                 Some(_) => self.ways().primaries(call),
                 None => Vec::new(),
             },
             shape: shape.unwrap_or_default(),
+        }
+    }
+
+    /// Returns what keeps the answer to a call when it is whole, and then says in `has_answer` that it is.
+    pub(super) fn keeps(
+        self: &Arc<Self>,
+        call: &Call,
+        quest: &Quest,
+        prepared: Prepared,
+        (number, purges): (u64, u64),
+        share: Option<Share>,
+        has_answer: Arc<AtomicBool>,
+    ) -> OnWhole {
+        // The call holds it until its end: an answer is kept though the gateway has another configuration by then.
+        let desk = Arc::clone(self);
+        let seen = Seen {
+            quest: *quest,
+            number,
+            purges,
+            share,
+            prepared,
             endpoint: call.endpoint.clone(),
             model: call.model.clone().unwrap_or_default(),
             caller: Arc::clone(&call.caller),
@@ -123,7 +138,7 @@ impl<E: Send + 'static> Desk<E> {
         let mut shared = None;
         if let (Some(ask), Some(upstream), false) = (seen.quest.ask, &upstream, degraded) {
             let name = served_model.as_ref().unwrap_or(&seen.model);
-            let mut primaries = seen.primaries.iter();
+            let mut primaries = seen.prepared.primaries.iter();
             let is_primary = primaries.any(|(other, model)| other == upstream && model == name);
             // What was asked for before another one like it is older than that one's.
             let is_current = self.flights().is_current(&ask.key, seen.number);
@@ -191,7 +206,7 @@ impl Seen {
                 model: Arc::clone(&self.model),
                 endpoint: self.endpoint.label(),
             },
-            shape: self.shape.clone(),
+            shape: self.prepared.shape.clone(),
             stored: Instant::now(),
             ttl,
             stale,

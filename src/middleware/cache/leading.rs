@@ -10,18 +10,20 @@ use tower::Service;
 use super::CacheError;
 use super::desk::{Desk, Quest};
 use super::flight::{Begun, Flight, Head, Listener, Patience};
-use super::keeping::{answered, kept};
+use super::keeping::{Prepared, answered, kept};
 use super::shared::{Share, Shared};
 use crate::call::{Cached, Call, Record, Reply};
 use crate::middleware::explain::Explain;
 
 impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
-    /// Begins to lead. Nothing is asked of the upstream before somebody listens.
+    /// Begins to lead. Nothing is asked of the upstream before somebody listens. All calls wait for it meanwhile: what takes
+    /// long is `prepared`.
     pub(super) fn begin<S>(
         self: &Arc<Self>,
         inner: S,
         call: Call,
         quest: &Quest,
+        prepared: Prepared,
         purges: u64,
     ) -> (Arc<Flight<E>>, Listener<E>)
     where
@@ -40,7 +42,14 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         let share = quest.ask.and(self.params().shared.as_ref());
         let share = share.map(Shared::share);
         let times = (number, purges);
-        let on_whole = self.keeps(&call, quest, times, share.clone(), Arc::clone(&has_answer));
+        let on_whole = self.keeps(
+            &call,
+            quest,
+            prepared,
+            times,
+            share.clone(),
+            Arc::clone(&has_answer),
+        );
         let over = self.forgets(*quest, number, share.clone(), has_answer);
         let bound = usize::try_from(self.params().cache.bounds().entry).unwrap_or(usize::MAX);
         let (flight, leader) = Flight::begin(
