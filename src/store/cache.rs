@@ -6,6 +6,7 @@
 
 mod purge;
 mod record;
+mod room;
 pub mod shared;
 
 use std::hash::Hasher;
@@ -21,7 +22,8 @@ use moka::sync::Cache as Moka;
 use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 
-pub use self::purge::{Purge, purge};
+pub use self::purge::{Forgotten, Purge, purge};
+pub use self::room::{Room, UnderWay};
 use crate::openai::usage::Usage;
 
 /// What an answer is found by.
@@ -135,6 +137,7 @@ pub struct Bounds {
 pub struct Cache {
     memory: Moka<Key, Arc<Entry>>,
     bounds: Bounds,
+    room: Arc<Room>,
     hits: AtomicU64,
     stored: AtomicU64,
     too_large: AtomicU64,
@@ -319,6 +322,10 @@ impl Cache {
         Self {
             memory,
             bounds,
+            // What is under way and what is kept have as much room as each other.
+            room: Arc::new(Room::new(
+                usize::try_from(bounds.bytes).unwrap_or(usize::MAX),
+            )),
             hits: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
@@ -335,6 +342,11 @@ impl Cache {
     /// Returns how large it may be.
     pub fn bounds(&self) -> Bounds {
         self.bounds
+    }
+
+    /// Returns the room of answers that are under way.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Returns an answer that may still be served.

@@ -102,12 +102,10 @@ impl Quest {
 
 impl<E> Desk<E> {
     pub(super) fn new(params: Params, ways: Arc<dyn Ways>) -> Self {
-        // What is under way and what is kept have as much room as each other.
-        let room = usize::try_from(params.cache.bounds().bytes).unwrap_or(usize::MAX);
         Self {
             params,
             ways,
-            flights: Arc::new(Flights::new(room)),
+            flights: Arc::new(Flights::new()),
         }
     }
 

@@ -10,7 +10,6 @@
 //! nobody listens, for a while or to its end, is one that its orphan asks for.
 
 mod listener;
-mod room;
 mod state;
 mod wakers;
 
@@ -22,10 +21,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 pub(super) use self::listener::Listener;
-pub(super) use self::room::Room;
 use self::state::{Aftermath, LEADER, Stage, State};
 use self::wakers::Wakers;
 use crate::call::{Record, Reply, Sharing, StreamError};
+use crate::store::cache::Room;
 
 /// A call at an upstream that has not begun to answer.
 pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send>>;
@@ -52,7 +51,7 @@ pub(super) struct Flight<E> {
     wakers: Arc<Wakers>,
     /// How many bytes are held at most.
     bound: usize,
-    /// The room of all flights together.
+    /// The room of all flights together, also of those that began before a reload.
     room: Arc<Room>,
     /// What is known of the leader's call.
     record: Arc<Record>,
@@ -101,6 +100,7 @@ impl<E> Flight<E> {
         on_whole: OnWhole,
         on_over: Box<dyn Fn() + Send + Sync>,
     ) -> (Arc<Self>, Listener<E>) {
+        room.enter();
         let flight = Arc::new(Self {
             state: Mutex::new(State::new(asking, patience, on_whole)),
             wakers: Arc::default(),
@@ -169,7 +169,7 @@ impl<E> Drop for Flight<E> {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         let bytes = state.unwrap_or_else(PoisonError::into_inner).bytes;
-        self.room.note(bytes, 0);
+        self.room.leave(bytes);
     }
 }
 

@@ -54,7 +54,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         let bound = usize::try_from(self.params().cache.bounds().entry).unwrap_or(usize::MAX);
         let (flight, leader) = Flight::begin(
             (self.asking(inner, call, quest, share), self.patience(quest)),
-            (bound, &self.flights().room),
+            (bound, self.params().cache.room()),
             (number, &record),
             on_whole,
             over,

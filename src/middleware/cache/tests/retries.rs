@@ -189,7 +189,7 @@ async fn a_failure_is_not_what_a_retry_gets() {
     script.send(Ok(event(1))).unwrap();
     script.send(Err(StreamError::Broken)).unwrap();
     assert!(broken.unwrap().body.collect().await.is_err());
-    assert_eq!(retries.held().0, 1);
+    assert_eq!(retries.snapshot().entries, 1);
     let (_, record) = ask(&calls, tried(RANDOM_STREAM, "1")).await;
     assert_eq!(record.facts().cached, Cached::Bypass);
 }
@@ -240,12 +240,18 @@ async fn what_is_shared_serves_retries_and_what_is_not_kept_there_is_kept_for_th
         cache,
     } = retrying();
     let (first, _) = text(&calls, tried(TEXT, "0")).await;
-    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (1, 1)
+    );
     assert_eq!(text(&calls, tried(TEXT, "1")).await.0, first);
     // Whoever does not ask again has no use for it.
     let other = r#"{"model":"m","seed":3,"messages":[]}"#;
     text(&calls, call_of("a", other, None)).await;
-    assert_eq!((cache.snapshot().entries, retries.held().0), (2, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (2, 1)
+    );
     // A new answer was wanted, and is not asked for twice.
     let newer = || with(call_of("a", TEXT, Some("no-cache")), &[]);
     let (second, _) = text(&calls, newer()).await;
@@ -290,7 +296,10 @@ async fn a_route_that_keeps_nothing_keeps_nothing_for_retries() {
             text(&gateway.calls, tried(RANDOM, times)).await;
         }
         assert_eq!(gateway.upstream.calls(), upstream_calls);
-        assert_eq!(gateway.retries.held().0 as usize, 2 - upstream_calls);
+        assert_eq!(
+            gateway.retries.snapshot().entries as usize,
+            2 - upstream_calls
+        );
     }
 }
 
@@ -347,7 +356,10 @@ async fn an_answer_is_kept_though_its_stack_has_been_replaced() {
     upstream.script().send(Ok(DONE.into())).unwrap();
     upstream.end();
     reply.unwrap().body.collect().await.unwrap();
-    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (1, 1)
+    );
 }
 
 #[tokio::test]
