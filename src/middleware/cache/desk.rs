@@ -376,7 +376,8 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             {
                 retries.store.claim(name, identity.call)?;
             }
-            let (flight, leader) = self.begin(inner, call, quest, ready, purges);
+            let leader = self.begin(inner, call, quest, ready, purges);
+            let flight = Arc::clone(leader.flight());
             flights.insert(&quest.keys(), &Aloft { flight, purges });
             return Ok(Part::Lead(leader));
         }

@@ -61,6 +61,26 @@ pub(super) struct Flight<E> {
     on_over: Box<dyn Fn() + Send + Sync>,
 }
 
+/// What a call begins with.
+pub(super) struct Plan<E> {
+    /// What asks the upstream.
+    pub(super) asking: Asking<E>,
+    /// How long it goes on for nobody.
+    pub(super) patience: Patience,
+    /// How many bytes are held at most.
+    pub(super) bound: usize,
+    /// The room of all flights together.
+    pub(super) room: Arc<Room>,
+    /// What is known of the leader's call.
+    pub(super) record: Arc<Record>,
+    /// Which one it is of those with its key.
+    pub(super) number: u64,
+    /// Keeps its answer.
+    pub(super) on_whole: OnWhole,
+    /// Runs when nobody can join any more.
+    pub(super) on_over: Box<dyn Fn() + Send + Sync>,
+}
+
 /// How much a flight holds where all of them hold too much.
 const LITTLE: usize = 16 << 10;
 
@@ -92,32 +112,25 @@ pub(super) enum Begun<E> {
 }
 
 impl<E> Flight<E> {
-    /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
-    pub(super) fn begin(
-        (asking, patience): (Asking<E>, Patience),
-        (bound, room): (usize, &Arc<Room>),
-        (number, record): (u64, &Arc<Record>),
-        on_whole: OnWhole,
-        on_over: Box<dyn Fn() + Send + Sync>,
-    ) -> (Arc<Self>, Listener<E>) {
-        room.enter();
-        let flight = Arc::new(Self {
-            state: Mutex::new(State::new(asking, patience, on_whole)),
+    /// Begins a call, which nobody asks anything of yet, and returns its leader.
+    pub(super) fn begin(plan: Plan<E>) -> Listener<E> {
+        plan.room.enter();
+        let flight = Self {
+            state: Mutex::new(State::new(plan.asking, plan.patience, plan.on_whole)),
             wakers: Arc::default(),
-            bound,
-            room: Arc::clone(room),
-            record: Arc::clone(record),
-            number,
-            on_over,
-        });
-        let leader = Listener {
-            flight: Arc::clone(&flight),
+            bound: plan.bound,
+            room: plan.room,
+            record: plan.record,
+            number: plan.number,
+            on_over: plan.on_over,
+        };
+        Listener {
+            flight: Arc::new(flight),
             id: LEADER,
             is_leader: true,
             has_ended: false,
             alarm: None,
-        };
-        (flight, leader)
+        }
     }
 
     /// Listens from the beginning, where that is still there.
