@@ -135,8 +135,7 @@ fn misses(c: &mut Criterion) {
     let caller = Arc::new(Caller {
         key: "alice".into(),
         team: Some("research".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     });
     let bare = tower::service_fn(|_: Call| async {
         let body = Bytes::from_static(CHAT.as_bytes());

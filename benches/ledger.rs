@@ -48,8 +48,7 @@ fn call() -> Call {
     let caller = Caller {
         key: "alice".into(),
         team: Some("research".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     };
     Call {
         caller: Arc::new(caller),

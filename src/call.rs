@@ -8,6 +8,7 @@ mod estimate;
 pub mod headers;
 mod inbound;
 mod join;
+mod origin;
 mod record;
 mod reply;
 mod trace;
@@ -27,6 +28,7 @@ pub use self::content::{Content, Message};
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};
 pub use self::join::{Join, TooLarge};
+pub use self::origin::Origin;
 pub use self::record::{Allowance, Allowances, Facts, Record, RequestId, Try, written_name};
 pub use self::reply::{BoxBody, Outcome, Reply, ReplyBody, StreamError, Traffic, Tunnel};
 pub use self::trace::{Parent, SpanId, Trace, TraceId};
@@ -36,12 +38,16 @@ use crate::openai::json::Members;
 use crate::pattern::Pattern;
 
 /// Who calls: what a gateway key says of its holder. Never holds the key.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Caller {
-    /// The key's name in the configuration.
+    /// The key's name.
     pub key: Arc<str>,
+    /// Which key it is of those that have had the name.
+    pub key_origin: Origin,
     /// The team that the key belongs to.
     pub team: Option<Arc<str>>,
+    /// Which team it is of those that have had the name.
+    pub team_origin: Origin,
     /// Allow-lists of models, the key's and its team's: a model must match each of them.
     pub models: Vec<Vec<Pattern>>,
     /// Whether answers are kept for it, and which; `None`: as where the call goes.

@@ -159,10 +159,10 @@ impl Explainer {
             api::read(request, self.api)
         };
         let own = caller.cloned();
-        let own = own.unwrap_or_else(|| Arc::new(unbound("", None)));
+        let own = own.unwrap_or_default();
         match read(&own).await {
             Err(denied @ ApiError::ModelNotAllowed { .. }) => {
-                let unbound = Arc::new(unbound(&own.key, own.team.as_ref()));
+                let unbound = Arc::new(unbound(&own));
                 Read {
                     call: read(&unbound).await,
                     denied: Some(denied),
@@ -238,12 +238,14 @@ impl Findings {
     }
 }
 
-/// A caller who may use every model.
-fn unbound(key: &str, team: Option<&Arc<str>>) -> Caller {
+/// Returns a caller who is the same, and may use every model.
+fn unbound(caller: &Caller) -> Caller {
     Caller {
-        key: key.into(),
-        team: team.cloned(),
+        key: Arc::clone(&caller.key),
+        key_origin: caller.key_origin,
+        team: caller.team.clone(),
+        team_origin: caller.team_origin,
         models: Vec::new(),
-        keeps: None,
+        keeps: caller.keeps,
     }
 }

@@ -10,7 +10,8 @@ use super::query::Query;
 use crate::metrics::{CacheCounts, CacheRemoved, CacheState, Metrics, SharedCacheState};
 use crate::pattern::Pattern;
 use crate::store::cache::shared::{SharedCache, SharedState, Waited};
-use crate::store::cache::{self, Cache, Purge};
+use crate::store::cache::{self, Cache, Forgotten, Purge, Room};
+use crate::store::retries;
 
 const PARAMETERS: &[&str] = &["key", "team", "model", "all"];
 
@@ -23,9 +24,32 @@ struct State {
     hits: u64,
     stored: u64,
     too_large: u64,
+    /// What is held of answers that have not ended, or are still read.
+    under_way: UnderWay,
+    /// What is kept for clients that ask again.
+    retries: Retries,
     /// What is kept together with other gateways; `None`: nothing.
     redis: Option<Redis>,
     endpoints: Vec<Endpoint>,
+}
+
+#[derive(Serialize)]
+struct UnderWay {
+    calls: usize,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+#[derive(Serialize)]
+struct Retries {
+    entries: u64,
+    /// Of each at least its share of `max_bytes`, were there `max_entries`.
+    bytes: u64,
+    /// Keys of clients that stand for a call.
+    idempotency_keys: u64,
+    max_bytes: u64,
+    /// Of answers; of keys as many.
+    max_entries: u64,
 }
 
 /// What this gateway has to do with the answers in Redis, since its start. How many there are nobody counts.
@@ -53,7 +77,8 @@ struct Endpoint {
     hit_ratio: Option<f64>,
 }
 
-/// `GET /admin/v1/cache`
+/// `GET /admin/v1/cache`: what is kept, what is under way, what is kept for clients that ask again, each with its bounds; and
+/// how often that helped, by endpoint.
 pub(super) fn state(params: &Params) -> Answer {
     let seen = params.cache.snapshot();
     let bounds = params.cache.bounds();
@@ -86,10 +111,36 @@ pub(super) fn state(params: &Params) -> Answer {
         hits: seen.hits,
         stored: seen.stored,
         too_large: seen.too_large,
+        under_way: under_way(params.cache.room()),
+        retries: retries(&params.retries),
         redis: params.shared_cache.as_deref().map(redis),
         endpoints: endpoints.collect(),
     };
     json(StatusCode::OK, &state)
+}
+
+fn under_way(room: &Room) -> UnderWay {
+    let cache::UnderWay {
+        calls,
+        bytes,
+        max_bytes,
+    } = room.under_way();
+    UnderWay {
+        calls,
+        bytes,
+        max_bytes,
+    }
+}
+
+fn retries(retries: &retries::Retries) -> Retries {
+    let (seen, bounds) = (retries.snapshot(), retries.bounds());
+    Retries {
+        entries: seen.entries,
+        bytes: seen.bytes,
+        idempotency_keys: seen.names,
+        max_bytes: bounds.bytes,
+        max_entries: bounds.entries,
+    }
 }
 
 fn redis(shared: &SharedCache) -> Redis {
@@ -117,7 +168,9 @@ fn redis(shared: &SharedCache) -> Redis {
 }
 
 /// `DELETE /admin/v1/cache?team=…`: forgets the answers that all of the parameters are true of, names or patterns such as
-/// `gpt-*`, and notes that in the audit. Other gateways follow; `shared` says whether Redis could be told at once.
+/// `gpt-*`, and notes that in the audit. `purged` says how many were kept for all who may share them, and
+/// `purged_for_retries` how many for clients that ask again: an answer may be in both. Other gateways follow; `shared` says
+/// whether Redis could be told at once.
 pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer, Problem> {
     let mut query = Query::read(query, PARAMETERS)?;
     let all = query.parse("all", |word| match word {
@@ -151,17 +204,27 @@ pub(super) async fn purge(params: &Params, query: Option<&str>) -> Result<Answer
     let detail = wanted.filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
     let forgetting = forget(params.clone(), purge, detail.collect());
     // Whoever asked for it may leave: it is not done by halves.
-    let (purged, told) = tokio::spawn(forgetting).await.map_err(|error| {
+    let (forgotten, told) = tokio::spawn(forgetting).await.map_err(|error| {
         tracing::error!(%error, "a purge of the cache has failed");
         let message = "The purge has failed; this is a bug.";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     })?;
     let mut answer = Map::new();
-    answer.insert("purged".into(), Value::from(purged));
+    count(forgotten, &mut answer);
     if let Some(told) = told {
         answer.insert("shared".into(), Value::from(told));
     }
     Ok(json(StatusCode::OK, &answer))
+}
+
+/// Says how many answers were forgotten.
+fn count(forgotten: Forgotten, fields: &mut Map<String, Value>) {
+    let Forgotten {
+        shared,
+        for_retries,
+    } = forgotten;
+    fields.insert("purged".into(), shared.into());
+    fields.insert("purged_for_retries".into(), for_retries.into());
 }
 
 /// Forgets answers, and notes that; returns how many those were, and whether Redis could be told, where there is one.
@@ -169,22 +232,22 @@ async fn forget(
     params: Params,
     purge: Purge,
     mut detail: Map<String, Value>,
-) -> (u64, Option<bool>) {
-    let (purged, told) = match &params.shared_cache {
+) -> (Forgotten, Option<bool>) {
+    let (forgotten, told) = match &params.shared_cache {
         Some(shared) => {
             let purged = shared.purge(purge).await;
-            (purged.entries, Some(purged.told))
+            (purged.forgotten, Some(purged.told))
         }
         None => {
             let is_gone = |tags: &cache::Tags| purge.takes(tags);
             (cache::purge(&params.cache, &params.retries, is_gone), None)
         }
     };
-    detail.insert("purged".into(), Value::from(purged));
+    count(forgotten, &mut detail);
     if let Err(error) = params.directory.note("cache.purge", detail).await {
         tracing::error!(%error, "a purge of the cache cannot be noted in the audit");
     }
-    (purged, told)
+    (forgotten, told)
 }
 
 /// Brings the metrics of the cache up to date.

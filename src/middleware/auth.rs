@@ -247,9 +247,7 @@ mod tests {
     fn keyring(paths: &[&str], expires: Option<SystemTime>) -> Keyring {
         let caller = Caller {
             key: "alice".into(),
-            team: None,
-            models: Vec::new(),
-            keeps: None,
+            ..Caller::default()
         };
         let paths = paths
             .iter()

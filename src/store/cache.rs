@@ -4,83 +4,29 @@
 //! What may be kept and for whom is decided elsewhere; here a key is a digest of all that, and a collision is as likely as
 //! one of BLAKE3.
 
+mod entry;
 mod purge;
 mod record;
+mod room;
+mod shape;
 pub mod shared;
 
-use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::sync::Cache as Moka;
-use rustc_hash::FxHasher;
-use serde::{Deserialize, Serialize};
 
-pub use self::purge::{Purge, purge};
-use crate::openai::usage::Usage;
+pub use self::entry::{Entry, Stored, Tags};
+pub use self::purge::{Forgotten, Purge, purge};
+pub use self::room::{Room, UnderWay};
+pub use self::shape::Shape;
 
 /// What an answer is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(pub [u8; 32]);
-
-/// Whose answer it was, and what of: what can be purged by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tags {
-    /// The name of the gateway key that had asked.
-    pub key: Arc<str>,
-    /// Its team.
-    pub team: Option<Arc<str>>,
-    /// The model asked for.
-    pub model: Arc<str>,
-    /// The endpoint's label.
-    pub endpoint: &'static str,
-}
-
-/// Digests of the parts of a call, by their names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape(Vec<(Box<str>, u64)>);
-
-/// More members than any call has; what is beyond is not told apart.
-const MOST_PARTS: usize = 64;
-
-/// A whole answer, with status 200.
-#[derive(Debug)]
-pub struct Entry {
-    /// The headers that belong to it.
-    pub headers: HeaderMap,
-    /// The body.
-    pub body: Stored,
-    /// What it had used, where its upstream said so.
-    pub usage: Option<Usage>,
-    /// The name by which the upstream was asked for the model.
-    pub served_model: Option<Arc<str>>,
-    /// Whose it was.
-    pub tags: Tags,
-    /// What it was an answer to, as far as that can be compared.
-    pub shape: Shape,
-    /// When it was whole.
-    pub stored: Instant,
-    /// For how long from then on it may be served.
-    pub ttl: Duration,
-    /// For how long after that it may be served where an upstream fails.
-    pub stale: Duration,
-    /// After how many milliseconds each block of events came. Empty: nobody knows.
-    pub pace: Arc<[u32]>,
-}
-
-/// The body of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// One text.
-    Whole(Bytes),
-    /// Events, all in one, and where the blocks end in which they came; each holds whole ones.
-    Events(Bytes, Arc<[usize]>),
-}
 
 /// How the cache is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,15 +81,13 @@ pub struct Bounds {
 pub struct Cache {
     memory: Moka<Key, Arc<Entry>>,
     bounds: Bounds,
+    room: Arc<Room>,
     hits: AtomicU64,
     stored: AtomicU64,
     too_large: AtomicU64,
     purges: AtomicU64,
     removals: Arc<Removals>,
 }
-
-/// What an entry takes besides its body: its key, its tags, its place.
-const OVERHEAD: usize = 512;
 
 struct UntilStale;
 
@@ -160,122 +104,6 @@ impl Expiry<Key, Arc<Entry>> for UntilStale {
         _: Option<Duration>,
     ) -> Option<Duration> {
         Some(entry.lasts_for())
-    }
-}
-
-// === impl Shape ===
-
-impl Shape {
-    /// Adds to a part.
-    pub fn note(&mut self, name: &str, bytes: &[u8]) {
-        let mut hasher = FxHasher::default();
-        hasher.write(bytes);
-        let digest = hasher.finish();
-        let known = self.0.iter_mut().find(|(other, _)| **other == *name);
-        if let Some((_, sum)) = known {
-            *sum = sum.rotate_left(1) ^ digest;
-        } else if self.0.len() < MOST_PARTS {
-            self.0.push((name.into(), digest));
-        }
-    }
-
-    /// Returns the names of the parts that are not alike, those of this one first.
-    pub fn differs_from(&self, other: &Self) -> Vec<&str> {
-        let has = |shape: &Self, part: &(Box<str>, u64)| shape.0.contains(part);
-        let own = self.0.iter().filter(|part| !has(other, part));
-        let mut names: Vec<&str> = own.map(|(name, _)| &**name).collect();
-        // A part that only the other one has is named by nobody here.
-        let knows = |name: &str| self.0.iter().any(|(own, _)| **own == *name);
-        let missing = other.0.iter().filter(|(name, _)| !knows(name)).count();
-        if missing > 0 {
-            names.push("a member that is not there");
-        }
-        names
-    }
-
-    fn size(&self) -> usize {
-        let parts = self.0.iter();
-        parts
-            .map(|(name, _)| name.len() + size_of::<(Box<str>, u64)>())
-            .sum()
-    }
-}
-
-// === impl Entry ===
-
-impl Entry {
-    /// Returns how long ago it was whole.
-    pub fn age(&self) -> Duration {
-        self.stored.elapsed()
-    }
-
-    /// Returns how long it may still be served; `None`: no longer.
-    pub fn fresh_for(&self) -> Option<Duration> {
-        self.ttl
-            .checked_sub(self.age())
-            .filter(|left| !left.is_zero())
-    }
-
-    /// Returns the same answer, kept for so long from when it was whole, and compared with nothing. Its body is shared.
-    pub fn lasting(&self, ttl: Duration) -> Self {
-        Self {
-            headers: self.headers.clone(),
-            body: self.body.clone(),
-            usage: self.usage,
-            served_model: self.served_model.clone(),
-            tags: self.tags.clone(),
-            shape: Shape::default(),
-            stored: self.stored,
-            ttl,
-            stale: Duration::ZERO,
-            pace: Arc::clone(&self.pace),
-        }
-    }
-
-    /// Returns how long it is kept, be it fresh or stale.
-    fn lasts_for(&self) -> Duration {
-        self.ttl
-            .saturating_add(self.stale)
-            .saturating_sub(self.age())
-    }
-
-    /// Returns how many bytes it takes.
-    pub fn size(&self) -> usize {
-        let headers = self.headers.iter();
-        let headers: usize = headers
-            .map(|(name, value)| name.as_str().len() + value.len())
-            .sum();
-        OVERHEAD + headers + self.shape.size() + self.body.size() + size_of_val(&*self.pace)
-    }
-}
-
-impl Stored {
-    /// Keeps one text. It is copied: what came from a connection holds on to the room that it was read into.
-    pub fn text(text: &Bytes) -> Self {
-        Self::Whole(Bytes::copy_from_slice(text))
-    }
-
-    /// Keeps blocks of events, copied like a text.
-    pub fn events(blocks: &[Bytes]) -> Self {
-        let mut end = 0;
-        let ends = blocks.iter().map(|block| {
-            end += block.len();
-            end
-        });
-        let ends: Arc<[usize]> = ends.collect();
-        let mut all = BytesMut::with_capacity(end);
-        for block in blocks {
-            all.extend_from_slice(block);
-        }
-        Self::Events(all.freeze(), ends)
-    }
-
-    /// Returns how many bytes it has, with what its blocks take.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Whole(bytes) => bytes.len(),
-            Self::Events(bytes, ends) => bytes.len() + size_of_val(&**ends),
-        }
     }
 }
 
@@ -319,6 +147,10 @@ impl Cache {
         Self {
             memory,
             bounds,
+            // What is under way and what is kept have as much room as each other.
+            room: Arc::new(Room::new(
+                usize::try_from(bounds.bytes).unwrap_or(usize::MAX),
+            )),
             hits: AtomicU64::new(0),
             stored: AtomicU64::new(0),
             too_large: AtomicU64::new(0),
@@ -335,6 +167,11 @@ impl Cache {
     /// Returns how large it may be.
     pub fn bounds(&self) -> Bounds {
         self.bounds
+    }
+
+    /// Returns the room of answers that are under way.
+    pub fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Returns an answer that may still be served.
@@ -410,6 +247,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
     use super::*;
 
     fn entry(team: &str, body: &'static [u8], ttl: Duration) -> Entry {

@@ -23,7 +23,18 @@ pub struct Bounds {
 pub struct Retries {
     answers: Moka<Key, Arc<Entry>>,
     names: Moka<Key, Named>,
-    bytes: u64,
+    bounds: Bounds,
+}
+
+/// What is kept at a moment, roughly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Answers.
+    pub entries: u64,
+    /// The bytes of the bound that they take: of each at least its share, were there as many as there may be.
+    pub bytes: u64,
+    /// Names that stand for a call.
+    pub names: u64,
 }
 
 /// Another call stands under the name.
@@ -94,7 +105,7 @@ impl Retries {
                 .max_capacity(bounds.entries)
                 .expire_after(UntilOver)
                 .build(),
-            bytes: bounds.bytes,
+            bounds,
         }
     }
 
@@ -106,7 +117,7 @@ impl Retries {
 
     /// Keeps the answer to a call until its time is over; one that is larger than all of them may be is not kept.
     pub fn put(&self, call: Key, entry: Entry) {
-        if entry.size() as u64 <= self.bytes {
+        if entry.size() as u64 <= self.bounds.bytes {
             self.answers.insert(call, Arc::new(entry));
         }
     }
@@ -164,10 +175,20 @@ impl Retries {
         }
     }
 
-    /// Returns how many answers there are, and the bytes that they weigh.
-    pub fn held(&self) -> (u64, u64) {
+    /// Returns how much may be kept.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Returns how much is.
+    pub fn snapshot(&self) -> Snapshot {
         self.answers.run_pending_tasks();
-        (self.answers.entry_count(), self.answers.weighted_size())
+        self.names.run_pending_tasks();
+        Snapshot {
+            entries: self.answers.entry_count(),
+            bytes: self.answers.weighted_size(),
+            names: self.names.entry_count(),
+        }
     }
 }
 
@@ -217,13 +238,13 @@ mod tests {
             for number in 0..1000 {
                 retries.put(key(number), entry(500));
             }
-            let (count, bytes) = retries.held();
-            assert!(count > 0 && count <= most, "{count}");
-            assert!(bytes <= 1 << 20, "{bytes}");
+            let seen = retries.snapshot();
+            assert!(seen.entries > 0 && seen.entries <= most, "{seen:?}");
+            assert!(seen.bytes <= retries.bounds().bytes, "{seen:?}");
         }
         let small = of(1000, 10);
         small.put(key(1), entry(1001));
-        assert_eq!(small.held().0, 0);
+        assert_eq!(small.snapshot().entries, 0);
     }
 
     #[test]
@@ -235,6 +256,7 @@ mod tests {
         assert_eq!(retries.check(&key(1), &key(3)), Err(Taken));
         retries.ended(&key(1), key(2), Some(MINUTE));
         assert_eq!(retries.check(&key(1), &key(3)), Err(Taken));
+        assert_eq!(retries.snapshot().names, 1);
         retries.ended(&key(1), key(2), None);
         assert_eq!(retries.check(&key(1), &key(3)), Ok(()));
     }

@@ -217,11 +217,24 @@ async fn when_all_have_left_the_upstream_is_left() {
     leader.until("\n\n").await;
     let mut joiner = gateway.client().stream(path, ask_stream()).await;
     joiner.until("\n\n").await;
+    let under_way = async || {
+        let state = gateway.operator().get("/admin/v1/cache").await.json();
+        state["under_way"].clone()
+    };
+    let seen = under_way().await;
+    assert_eq!(seen["calls"], 1, "two clients, one call: {seen}");
+    assert!(seen["bytes"].as_u64().unwrap() > 0, "{seen}");
+    assert_eq!(seen["max_bytes"], 256 << 20);
     drop(leader);
     drop(joiner);
     let statuses = rows(&gateway, "status, cache").await;
     assert_eq!(statuses, ["client_gone miss", "client_gone joined"]);
     gateway.idle().await;
+    eventually("nothing is held any more", async || {
+        let seen = under_way().await;
+        (seen["calls"] == 0 && seen["bytes"] == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -287,15 +300,38 @@ async fn operators_see_the_cache_and_empty_it() {
     ] {
         assert_eq!(delete(wrong).await.status, 400, "{wrong}");
     }
-    assert_eq!(delete("?team=research").await.json(), json!({"purged": 0}));
-    assert_eq!(delete("?model=gpt-5*").await.json(), json!({"purged": 0}));
+    assert_eq!(
+        delete("?team=research").await.json(),
+        json!({"purged": 0, "purged_for_retries": 0})
+    );
+    assert_eq!(
+        delete("?model=gpt-5*").await.json(),
+        json!({"purged": 0, "purged_for_retries": 0})
+    );
     assert_eq!(
         delete("?key=alice&model=gpt-4*").await.json(),
-        json!({"purged": 1})
+        json!({"purged": 1, "purged_for_retries": 0})
     );
     gateway.client().chat(ask()).await;
-    assert_eq!(delete("?all=true").await.json(), json!({"purged": 1}));
-    assert_eq!(upstream.requests().len(), 2);
+    // An answer that is kept for a retry as well counts once in each.
+    let retrying = gateway.client().with_header("idempotency-key", "k");
+    let mut other = ask();
+    other["seed"] = 8.into();
+    retrying.chat(other).await;
+    let retries = &operator.get(path).await.json()["retries"];
+    assert_eq!(
+        (&retries["entries"], &retries["idempotency_keys"]),
+        (&json!(1), &json!(1))
+    );
+    assert!(retries["bytes"].as_u64().unwrap() > 0, "{retries}");
+    assert_eq!(retries["max_bytes"], 64 << 20);
+    assert_eq!(retries["max_entries"], 10_000);
+    assert_eq!(
+        delete("?all=true").await.json(),
+        json!({"purged": 2, "purged_for_retries": 1})
+    );
+    assert_eq!(operator.get(path).await.json()["retries"]["entries"], 0);
+    assert_eq!(upstream.requests().len(), 3);
     let audit = operator.get("/admin/v1/audit").await.text();
     assert!(audit.contains("cache.purge"), "{audit}");
 }

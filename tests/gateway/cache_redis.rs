@@ -287,7 +287,7 @@ async fn a_purge_reaches_redis_and_the_other_gateway() {
     kept(&redis, 1).await;
     assert_eq!(number(&two.client().chat(ask(7)).await), 1);
     for (query, purged) in [("team=research", 0), ("key=alice&model=gpt-4o", 1)] {
-        let wanted = json!({"purged": purged, "shared": true});
+        let wanted = json!({"purged": purged, "purged_for_retries": 0, "shared": true});
         assert_eq!(purge(&one, query).await, wanted, "{query}");
     }
     // Neither this gateway's memory nor Redis has it any more.
@@ -519,7 +519,10 @@ async fn nobody_waits_for_long_when_redis_is_frozen() {
     })
     .await;
     let purged = purge(&two, "all=true").await;
-    assert_eq!(purged, json!({"purged": 2, "shared": false}));
+    assert_eq!(
+        purged,
+        json!({"purged": 2, "purged_for_retries": 0, "shared": false})
+    );
     assert_eq!(number(&one.client().chat(ask(7)).await), 1);
     redis.signal("CONT");
     gate.open();

@@ -130,6 +130,47 @@ async fn an_endless_stream_ends_at_the_deadline_with_an_error_event() {
 }
 
 #[tokio::test]
+async fn an_answer_that_goes_on_for_nobody_ends_at_the_deadline_and_is_booked() {
+    let gate = Gate::new();
+    let held = gate.clone();
+    let upstream = Upstream::start(move |_| Script::new().until(&held).send(chat())).await;
+    let mut gateway = Config::over(&upstream)
+        .server("drain_timeout = \"1s\"")
+        .table("[cache]\nenabled = true\nwhen = \"always\"\nfinish = true\n")
+        .start()
+        .await;
+    let mut raw = Raw::connect(gateway.data()).await;
+    raw.send(request()).await;
+    upstream.called(1).await;
+    drop(raw);
+    eventually("the gateway knows that its client has left", async || {
+        let metrics = gateway.metrics().await;
+        let mut gauges = metrics.lines();
+        let gauge = gauges.find(|line| line.starts_with("weir_requests_in_flight "));
+        gauge?.ends_with(" 0").then_some(())
+    })
+    .await;
+    assert_eq!(
+        gateway.ledger("SELECT status FROM request"),
+        ["open"],
+        "it goes on"
+    );
+    let begun = Instant::now();
+    gateway.signal("TERM");
+    let code = gateway.exit().await.code();
+    let took = begun.elapsed();
+    assert_eq!(code, Some(0));
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // That its client had left was known first.
+    assert_eq!(
+        gateway.ledger("SELECT status, error, provenance FROM request"),
+        ["failed client_gone estimated"]
+    );
+    upstream.left().await;
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_at_once() {
     let (upstream, _gate) = held().await;
     let mut gateway = Gateway::over(&upstream).await;

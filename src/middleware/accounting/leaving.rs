@@ -64,8 +64,18 @@ impl<E: Send + 'static> Drop for Answering<E> {
     }
 }
 
-async fn read_answer<E>(answering: AnswerFuture<E>, mut booking: Box<Booking>, tokens: u64) {
-    let Ok(mut reply) = answering.await else {
+async fn read_answer<E>(mut answering: AnswerFuture<E>, mut booking: Box<Booking>, tokens: u64) {
+    let deadline = booking.books.deadline.clone();
+    let answer = tokio::select! {
+        answer = &mut answering => answer,
+        // A stop waits for no upstream that does not begin to answer. It goes first, so that the row says how the tries ended.
+        () = deadline.cancelled() => {
+            drop(answering);
+            booking.leave(Used::Unknown);
+            return;
+        }
+    };
+    let Ok(mut reply) = answer else {
         booking.leave(Used::Nothing);
         return;
     };

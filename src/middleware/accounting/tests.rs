@@ -138,8 +138,7 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
     let caller = Caller {
         key: "alice".into(),
         team: Some("research".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     };
     Call {
         caller: Arc::new(caller),
@@ -528,6 +527,29 @@ async fn what_may_be_asked_for_again_is_read_no_further_unless_others_get_it() {
         kept.books.tasks.wait().await;
         assert_eq!(kept.row("provenance output_tokens"), expected);
     }
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_no_answer_that_does_not_begin_and_books_it() {
+    let kept = Kept::new();
+    let sharing: Arc<dyn Sharing> = Arc::new(GoesOn { has_others: false });
+    let call = chat(false);
+    call.record.share(Arc::downgrade(&sharing));
+    let answering = kept.ask(call, |call| async move {
+        failed(&call.record, Try::ABANDONED, true);
+        std::future::pending().await
+    });
+    let left = tokio::time::timeout(Duration::from_millis(50), answering).await;
+    assert!(left.is_err());
+    assert_eq!(kept.books.tasks.len(), 1, "it goes on without its client");
+    kept.books.tasks.close();
+    kept.books.deadline.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), kept.books.tasks.wait());
+    assert!(ended.await.is_ok(), "the stop waits for it");
+    assert_eq!(
+        kept.row("status error provenance output_tokens attempts"),
+        "failed gateway_drained estimated 1024 1"
+    );
 }
 
 #[tokio::test]

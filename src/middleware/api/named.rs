@@ -128,9 +128,8 @@ mod tests {
         let models = models.iter().map(|model| Pattern::parse(model).unwrap());
         Caller {
             key: "alice".into(),
-            team: None,
             models: vec![models.collect()],
-            keeps: None,
+            ..Caller::default()
         }
     }
 

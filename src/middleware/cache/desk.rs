@@ -102,12 +102,10 @@ impl Quest {
 
 impl<E> Desk<E> {
     pub(super) fn new(params: Params, ways: Arc<dyn Ways>) -> Self {
-        // What is under way and what is kept have as much room as each other.
-        let room = usize::try_from(params.cache.bounds().bytes).unwrap_or(usize::MAX);
         Self {
             params,
             ways,
-            flights: Arc::new(Flights::new(room)),
+            flights: Arc::new(Flights::new()),
         }
     }
 
@@ -338,6 +336,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         S::Future: Send,
     {
         let joins = quest.joins();
+        let mut prepared = None;
         loop {
             if let Some(found) = self.find(quest) {
                 return Ok(Part::Kept(found, call));
@@ -361,10 +360,15 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
                 return Ok(Part::Join(listener, status::joined(), (inner, call)));
             }
             let known = known.map(|aloft| aloft.map(|aloft| aloft.flight.number()));
+            // It is likely to lead. Nobody waits for what it needs for that.
+            let ready = prepared
+                .take()
+                .unwrap_or_else(|| self.prepare(&call, quest));
             let flights = self.flights.lock();
             // Somebody may have begun, or even ended, in between.
             let current = joins.each_ref().map(|key| flights.number(key.as_ref()));
             if current != known || self.find(quest).is_some() {
+                prepared = Some(ready);
                 continue;
             }
             if let Some((identity, retries)) = quest.identity.zip(self.params.retries.as_ref())
@@ -372,7 +376,8 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             {
                 retries.store.claim(name, identity.call)?;
             }
-            let (flight, leader) = self.begin(inner, call, quest, purges);
+            let leader = self.begin(inner, call, quest, ready, purges);
+            let flight = Arc::clone(leader.flight());
             flights.insert(&quest.keys(), &Aloft { flight, purges });
             return Ok(Part::Lead(leader));
         }

@@ -10,7 +10,6 @@
 //! nobody listens, for a while or to its end, is one that its orphan asks for.
 
 mod listener;
-mod room;
 mod state;
 mod wakers;
 
@@ -22,10 +21,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 pub(super) use self::listener::Listener;
-pub(super) use self::room::Room;
 use self::state::{Aftermath, LEADER, Stage, State};
 use self::wakers::Wakers;
 use crate::call::{Record, Reply, Sharing, StreamError};
+use crate::store::cache::Room;
 
 /// A call at an upstream that has not begun to answer.
 pub(super) type Asking<E> = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send>>;
@@ -52,7 +51,7 @@ pub(super) struct Flight<E> {
     wakers: Arc<Wakers>,
     /// How many bytes are held at most.
     bound: usize,
-    /// The room of all flights together.
+    /// The room of all flights together, also of those that began before a reload.
     room: Arc<Room>,
     /// What is known of the leader's call.
     record: Arc<Record>,
@@ -60,6 +59,26 @@ pub(super) struct Flight<E> {
     number: u64,
     /// Runs when nobody can join any more.
     on_over: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What a call begins with.
+pub(super) struct Plan<E> {
+    /// What asks the upstream.
+    pub(super) asking: Asking<E>,
+    /// How long it goes on for nobody.
+    pub(super) patience: Patience,
+    /// How many bytes are held at most.
+    pub(super) bound: usize,
+    /// The room of all flights together.
+    pub(super) room: Arc<Room>,
+    /// What is known of the leader's call.
+    pub(super) record: Arc<Record>,
+    /// Which one it is of those with its key.
+    pub(super) number: u64,
+    /// Keeps its answer.
+    pub(super) on_whole: OnWhole,
+    /// Runs when nobody can join any more.
+    pub(super) on_over: Box<dyn Fn() + Send + Sync>,
 }
 
 /// How much a flight holds where all of them hold too much.
@@ -93,31 +112,25 @@ pub(super) enum Begun<E> {
 }
 
 impl<E> Flight<E> {
-    /// Begins a call, which nobody asks anything of yet, and returns it with its leader.
-    pub(super) fn begin(
-        (asking, patience): (Asking<E>, Patience),
-        (bound, room): (usize, &Arc<Room>),
-        (number, record): (u64, &Arc<Record>),
-        on_whole: OnWhole,
-        on_over: Box<dyn Fn() + Send + Sync>,
-    ) -> (Arc<Self>, Listener<E>) {
-        let flight = Arc::new(Self {
-            state: Mutex::new(State::new(asking, patience, on_whole)),
+    /// Begins a call, which nobody asks anything of yet, and returns its leader.
+    pub(super) fn begin(plan: Plan<E>) -> Listener<E> {
+        plan.room.enter();
+        let flight = Self {
+            state: Mutex::new(State::new(plan.asking, plan.patience, plan.on_whole)),
             wakers: Arc::default(),
-            bound,
-            room: Arc::clone(room),
-            record: Arc::clone(record),
-            number,
-            on_over,
-        });
-        let leader = Listener {
-            flight: Arc::clone(&flight),
+            bound: plan.bound,
+            room: plan.room,
+            record: plan.record,
+            number: plan.number,
+            on_over: plan.on_over,
+        };
+        Listener {
+            flight: Arc::new(flight),
             id: LEADER,
             is_leader: true,
             has_ended: false,
             alarm: None,
-        };
-        (flight, leader)
+        }
     }
 
     /// Listens from the beginning, where that is still there.
@@ -169,7 +182,7 @@ impl<E> Drop for Flight<E> {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         let bytes = state.unwrap_or_else(PoisonError::into_inner).bytes;
-        self.room.note(bytes, 0);
+        self.room.leave(bytes);
     }
 }
 

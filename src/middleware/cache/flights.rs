@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
 
-use super::flight::{Flight, Room};
+use super::flight::Flight;
 use crate::store::cache::Key;
 
 /// What a call can be found by while it is under way: by all who may share its answer, and by the client that has made it.
@@ -22,8 +22,6 @@ pub(super) struct Aloft<E> {
 pub(super) struct Flights<E> {
     by_key: Mutex<FxHashMap<Key, Aloft<E>>>,
     next: AtomicU64,
-    /// The room that they have together.
-    pub(super) room: Arc<Room>,
 }
 
 /// All of them, where nobody else changes anything.
@@ -39,12 +37,11 @@ impl<E> Clone for Aloft<E> {
 }
 
 impl<E> Flights<E> {
-    /// Begins with none, which may hold so many bytes.
-    pub(super) fn new(room: usize) -> Self {
+    /// Begins with none.
+    pub(super) fn new() -> Self {
         Self {
             by_key: Mutex::default(),
             next: AtomicU64::new(0),
-            room: Arc::new(Room::new(room)),
         }
     }
 

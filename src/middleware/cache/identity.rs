@@ -8,12 +8,12 @@ use http::header;
 use super::control::Control;
 use super::key::counting_headers;
 use super::{Params, Ways};
-use crate::call::{Call, Keeps};
+use crate::call::{Call, Caller, Keeps};
 use crate::store::cache::Key;
 
 /// Makes them others than all keys of answers, and than those of another version.
-const VERSION: &[u8] = b"weir retry 1";
-const NAME: &[u8] = b"weir idempotency 1";
+const VERSION: &[u8] = b"weir retry 2";
+const NAME: &[u8] = b"weir idempotency 2";
 
 /// How often the SDKs have tried before; the first time they say 0.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -38,9 +38,7 @@ impl Identity {
         let headers = &call.head.headers;
         let name = headers.get(IDEMPOTENCY_KEY).map(|name| name.as_bytes());
         let name = name.filter(|name| !name.is_empty());
-        let caller = call.caller.key.as_bytes();
-        let mut hasher = Hasher::new(VERSION);
-        hasher.add(caller);
+        let mut hasher = Hasher::of_caller(VERSION, &call.caller);
         hasher.add(call.head.target.as_str().as_bytes());
         hasher.add(name.unwrap_or_default());
         for value in headers.get_all(header::CACHE_CONTROL) {
@@ -59,8 +57,7 @@ impl Identity {
         Self {
             call: hasher.finish(),
             name: name.map(|name| {
-                let mut hasher = Hasher::new(NAME);
-                hasher.add(caller);
+                let mut hasher = Hasher::of_caller(NAME, &call.caller);
                 hasher.add(name);
                 hasher.finish()
             }),
@@ -89,9 +86,12 @@ impl Params {
 struct Hasher(blake3::Hasher);
 
 impl Hasher {
-    fn new(version: &[u8]) -> Self {
+    /// Begins with what is this key's alone, and not another one's that had its name before.
+    fn of_caller(version: &[u8], caller: &Caller) -> Self {
         let mut hasher = Self(blake3::Hasher::new());
         hasher.add(version);
+        hasher.add(caller.key.as_bytes());
+        hasher.add(&caller.key_origin.to_bytes());
         hasher
     }
 

@@ -1,7 +1,7 @@
 //! What is kept of a whole answer: for all who may share it, and for its client, should it ask again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::desk::{Desk, Quest};
 use super::flight::{Head, OnWhole, Whole};
 use super::judge::{is_in_order, is_whole};
+use super::leading::Start;
 use super::shape::Shape;
-use super::shared::Share;
 use crate::call::{Cached, Call, Caller, Facts, Record, Try};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::usage::Usage;
@@ -28,19 +28,36 @@ const KEPT_HEADERS: [HeaderName; 4] = [
 /// Of larger bodies it is not kept what is in them, for comparisons: that would take long.
 const MOST_SHAPED: usize = 64 << 10;
 
-/// What was known of a call when it began.
-struct Seen {
-    quest: Quest,
-    number: u64,
-    /// How often answers had been purged: what was asked for before the next time stays purged.
-    purges: u64,
-    share: Option<Share>,
+/// What its answer is judged and found by, as far as that takes a while to be known. It is there before a call begins: then
+/// others wait.
+pub(super) struct Prepared {
+    /// Who may have answered it, each with the name by which it knows the model.
     primaries: Vec<(Arc<str>, Arc<str>)>,
     shape: Shape,
+}
+
+/// What was known of a call when it began.
+struct Seen {
+    start: Start,
+    prepared: Prepared,
     endpoint: Endpoint,
     model: Arc<str>,
     caller: Arc<Caller>,
     record: Arc<Record>,
+}
+
+/// What is known of an answer besides its bytes.
+struct Told {
+    usage: Option<Usage>,
+    /// The name by which the upstream was asked for the model.
+    served_model: Option<Arc<str>>,
+}
+
+/// How long an answer may be served from when it was whole.
+struct Lasts {
+    ttl: Duration,
+    /// For how long after that where an upstream fails.
+    stale: Duration,
 }
 
 /// Returns who has answered a call, and what it was asked for there.
@@ -65,33 +82,35 @@ pub(super) fn kept(headers: &HeaderMap) -> HeaderMap {
 }
 
 impl<E: Send + 'static> Desk<E> {
-    /// Returns what keeps the answer to a call when it is whole, and then says in `has_answer` that it is.
-    pub(super) fn keeps(
-        self: &Arc<Self>,
-        call: &Call,
-        quest: &Quest,
-        (number, purges): (u64, u64),
-        share: Option<Share>,
-        has_answer: Arc<AtomicBool>,
-    ) -> OnWhole {
-        // The call holds it until its end: an answer is kept though the gateway has another configuration by then.
-        let desk = Arc::clone(self);
+    /// Finds out of a call what is to be known of it before it begins.
+    pub(super) fn prepare(&self, call: &Call, quest: &Quest) -> Prepared {
         // Only what others may get is compared with what they ask for.
         let small = call.json().filter(|(bytes, _)| bytes.len() <= MOST_SHAPED);
         let shape = quest
             .ask
             .zip(small)
             .map(|(ask, (bytes, _))| Shape::of(call, bytes, ask.scope, self.ways()));
-        let seen = Seen {
-            quest: *quest,
-            number,
-            purges,
-            share,
+        Prepared {
             primaries: match quest.ask {
                 Some(_) => self.ways().primaries(call),
                 None => Vec::new(),
             },
             shape: shape.unwrap_or_default(),
+        }
+    }
+
+    /// Returns what keeps the answer to a call when it is whole, and then says so in [`Start::has_answer`].
+    pub(super) fn keeps(
+        self: &Arc<Self>,
+        call: &Call,
+        start: &Start,
+        prepared: Prepared,
+    ) -> OnWhole {
+        // The call holds it until its end: an answer is kept though the gateway has another configuration by then.
+        let desk = Arc::clone(self);
+        let seen = Seen {
+            start: start.clone(),
+            prepared,
             endpoint: call.endpoint.clone(),
             model: call.model.clone().unwrap_or_default(),
             caller: Arc::clone(&call.caller),
@@ -99,15 +118,16 @@ impl<E: Send + 'static> Desk<E> {
         };
         Box::new(move |head, whole| {
             let is_kept = desk.keep(&seen, head, &whole);
-            has_answer.store(is_kept, Ordering::Release);
+            seen.start.has_answer.store(is_kept, Ordering::Release);
         })
     }
 
     /// Keeps an answer where it may be served from; returns whether it is anywhere.
     fn keep(&self, seen: &Seen, head: &Head, whole: &Whole) -> bool {
         let params = self.params();
+        let start = &seen.start;
         // What was purged stays purged.
-        if params.cache.purges() != seen.purges {
+        if params.cache.purges() != start.purges {
             return false;
         }
         let (degraded, cached, answered) = {
@@ -121,31 +141,37 @@ impl<E: Send + 'static> Desk<E> {
         let (upstream, served_model) = answered.unzip();
         let served_model = served_model.flatten();
         let mut shared = None;
-        if let (Some(ask), Some(upstream), false) = (seen.quest.ask, &upstream, degraded) {
+        if let (Some(ask), Some(upstream), false) = (start.quest.ask, &upstream, degraded) {
             let name = served_model.as_ref().unwrap_or(&seen.model);
-            let mut primaries = seen.primaries.iter();
+            let mut primaries = seen.prepared.primaries.iter();
             let is_primary = primaries.any(|(other, model)| other == upstream && model == name);
             // What was asked for before another one like it is older than that one's.
-            let is_current = self.flights().is_current(&ask.key, seen.number);
+            let is_current = self.flights().is_current(&ask.key, start.number);
             let usage = is_whole(whole, &seen.endpoint).filter(|_| is_primary && is_current);
             if let Some(usage) = usage {
-                let times = (ask.ttl, ask.keep_stale);
-                let entry = seen.entry(head, whole, (usage, served_model.clone()), times);
-                let entry = Arc::new(entry);
+                let told = Told {
+                    usage,
+                    served_model: served_model.clone(),
+                };
+                let lasts = Lasts {
+                    ttl: ask.ttl,
+                    stale: ask.keep_stale,
+                };
+                let entry = Arc::new(seen.entry(head, whole, told, lasts));
                 let kept = Arc::clone(&entry);
-                if params.cache.put_unless_purged(ask.key, kept, seen.purges) {
-                    if let Some(share) = &seen.share {
+                if params.cache.put_unless_purged(ask.key, kept, start.purges) {
+                    if let Some(share) = &start.share {
                         share.put(ask.key, Arc::clone(&entry));
                     }
                     shared = Some(entry);
                 }
             }
         }
-        let Some((identity, retries)) = seen.quest.identity.zip(params.retries.as_ref()) else {
+        let Some((identity, retries)) = start.quest.identity.zip(params.retries.as_ref()) else {
             return shared.is_some();
         };
         // Whoever wanted a new answer does not look among those that are shared.
-        let looks_there = seen.quest.ask.is_some_and(|ask| !ask.control.no_cache);
+        let looks_there = start.quest.ask.is_some_and(|ask| !ask.control.no_cache);
         let entry = match &shared {
             Some(_) if looks_there && !identity.may_ask_again => return true,
             // Whoever asks again may want none so old, or it may have gone before: then it is there all the same.
@@ -154,13 +180,20 @@ impl<E: Send + 'static> Desk<E> {
                 let Some(usage) = is_in_order(whole, &seen.endpoint) else {
                     return false;
                 };
-                let times = (retries.window, Duration::ZERO);
-                seen.entry(head, whole, (usage, served_model), times)
+                let told = Told {
+                    usage,
+                    served_model,
+                };
+                let lasts = Lasts {
+                    ttl: retries.window,
+                    stale: Duration::ZERO,
+                };
+                seen.entry(head, whole, told, lasts)
             }
         };
         retries.store.put(identity.call, entry);
         // A purge that began in between may not have seen it.
-        let is_kept = params.cache.purges() == seen.purges;
+        let is_kept = params.cache.purges() == start.purges;
         if !is_kept {
             retries.store.forget(&identity.call);
         }
@@ -169,13 +202,7 @@ impl<E: Send + 'static> Desk<E> {
 }
 
 impl Seen {
-    fn entry(
-        &self,
-        head: &Head,
-        whole: &Whole,
-        (usage, served_model): (Option<Usage>, Option<Arc<str>>),
-        (ttl, stale): (Duration, Duration),
-    ) -> Entry {
+    fn entry(&self, head: &Head, whole: &Whole, told: Told, lasts: Lasts) -> Entry {
         let (body, pace) = match whole {
             Whole::Text(text) => (Stored::text(text), Arc::default()),
             Whole::Events(blocks, offsets) => (Stored::events(blocks), offsets.as_slice().into()),
@@ -183,18 +210,18 @@ impl Seen {
         Entry {
             headers: kept(&head.headers),
             body,
-            usage,
-            served_model,
+            usage: told.usage,
+            served_model: told.served_model,
             tags: Tags {
                 key: Arc::clone(&self.caller.key),
                 team: self.caller.team.clone(),
                 model: Arc::clone(&self.model),
                 endpoint: self.endpoint.label(),
             },
-            shape: self.shape.clone(),
+            shape: self.prepared.shape.clone(),
             stored: Instant::now(),
-            ttl,
-            stale,
+            ttl: lasts.ttl,
+            stale: lasts.stale,
             pace,
         }
     }

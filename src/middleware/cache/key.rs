@@ -9,7 +9,7 @@ use crate::openai::json::{CanonicalError, canonical, top_level_member};
 use crate::store::cache::Key;
 
 /// Makes keys of another version others.
-const VERSION: &[u8] = b"weir cache 1";
+const VERSION: &[u8] = b"weir cache 2";
 
 /// Members that cannot change an answer, and that it does not tell again either: who asks, and where the upstream keeps the
 /// beginning of the prompt. The model and whether it is a stream stand in the key by themselves.
@@ -126,11 +126,13 @@ pub(super) fn parts(
         (Scope::Team | Scope::Key, Some(team)) => {
             see(Part::Scope, b"team");
             see(Part::Scope, team.as_bytes());
+            see(Part::Scope, &call.caller.team_origin.to_bytes());
         }
         // A key without a team is by itself.
         (Scope::Team | Scope::Key, None) => {
             see(Part::Scope, b"key");
             see(Part::Scope, call.caller.key.as_bytes());
+            see(Part::Scope, &call.caller.key_origin.to_bytes());
         }
     }
     let model = call.model.as_deref().unwrap_or_default();

@@ -9,21 +9,37 @@ use tower::Service;
 
 use super::CacheError;
 use super::desk::{Desk, Quest};
-use super::flight::{Begun, Flight, Head, Listener, Patience};
-use super::keeping::{answered, kept};
+use super::flight::{Begun, Flight, Head, Listener, Patience, Plan};
+use super::keeping::{Prepared, answered, kept};
 use super::shared::{Share, Shared};
 use crate::call::{Cached, Call, Record, Reply};
 use crate::middleware::explain::Explain;
 
+/// What a call begins with that leads.
+#[derive(Clone)]
+pub(super) struct Start {
+    pub(super) quest: Quest,
+    /// Which one it is of those with its keys.
+    pub(super) number: u64,
+    /// How often answers had been purged: what was asked for before the next time stays purged.
+    pub(super) purges: u64,
+    /// What it has from gateways that share.
+    pub(super) share: Option<Share>,
+    /// Whether its answer is kept anywhere, once it has ended.
+    pub(super) has_answer: Arc<AtomicBool>,
+}
+
 impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
-    /// Begins to lead. Nothing is asked of the upstream before somebody listens.
+    /// Begins to lead. Nothing is asked of the upstream before somebody listens. All calls wait for it meanwhile: what takes
+    /// long is `prepared`.
     pub(super) fn begin<S>(
         self: &Arc<Self>,
         inner: S,
         call: Call,
         quest: &Quest,
+        prepared: Prepared,
         purges: u64,
-    ) -> (Arc<Flight<E>>, Listener<E>)
+    ) -> Listener<E>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
@@ -35,36 +51,41 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             *deadline = deadline.checked_add(linger).unwrap_or(*deadline);
         }
         let record = Arc::clone(&call.record);
-        let number = self.flights().number();
-        let has_answer = Arc::new(AtomicBool::new(false));
         let share = quest.ask.and(self.params().shared.as_ref());
-        let share = share.map(Shared::share);
-        let times = (number, purges);
-        let on_whole = self.keeps(&call, quest, times, share.clone(), Arc::clone(&has_answer));
-        let over = self.forgets(*quest, number, share.clone(), has_answer);
-        let bound = usize::try_from(self.params().cache.bounds().entry).unwrap_or(usize::MAX);
-        let (flight, leader) = Flight::begin(
-            (self.asking(inner, call, quest, share), self.patience(quest)),
-            (bound, &self.flights().room),
-            (number, &record),
-            on_whole,
-            over,
-        );
+        let start = Start {
+            quest: *quest,
+            number: self.flights().number(),
+            purges,
+            share: share.map(Shared::share),
+            has_answer: Arc::default(),
+        };
+        let bound = self.params().cache.bounds().entry;
+        let leader = Flight::begin(Plan {
+            number: start.number,
+            record: Arc::clone(&record),
+            patience: self.patience(quest),
+            bound: usize::try_from(bound).unwrap_or(usize::MAX),
+            room: Arc::clone(self.params().cache.room()),
+            on_whole: self.keeps(&call, &start, prepared),
+            asking: self.asking(inner, call, quest, start.share.clone()),
+            on_over: self.forgets(start),
+        });
         record.share(leader.sharing());
-        (flight, leader)
+        leader
     }
 
     /// Returns what forgets a call that nobody can join any more.
-    fn forgets(
-        &self,
-        quest: Quest,
-        number: u64,
-        share: Option<Share>,
-        has_answer: Arc<AtomicBool>,
-    ) -> Box<dyn Fn() + Send + Sync> {
+    fn forgets(&self, start: Start) -> Box<dyn Fn() + Send + Sync> {
         // Until then they hold the call, and it them.
         let flights = Arc::clone(self.flights());
         let retries = self.params().retries.clone();
+        let Start {
+            quest,
+            number,
+            share,
+            has_answer,
+            ..
+        } = start;
         Box::new(move || {
             flights.forget(&quest.keys(), number, |[is_own, _]| {
                 // Once another one has its place the name is that one's.

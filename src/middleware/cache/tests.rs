@@ -1,5 +1,6 @@
 //! The layer over an upstream that answers as it is told.
 
+mod holders;
 mod joining;
 mod keys;
 mod pace;
@@ -271,8 +272,7 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
         caller: Arc::new(Caller {
             key: "alice".into(),
             team: Some(team.into()),
-            models: Vec::new(),
-            keeps: None,
+            ..Caller::default()
         }),
         endpoint: Endpoint::ChatCompletions,
         model: Some("m".into()),

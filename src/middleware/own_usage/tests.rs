@@ -30,8 +30,7 @@ fn call(endpoint: Endpoint) -> Call {
         caller: Arc::new(Caller {
             key: "alice".into(),
             team: Some("research".into()),
-            models: Vec::new(),
-            keeps: None,
+            ..Caller::default()
         }),
         endpoint,
         model: None,

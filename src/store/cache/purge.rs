@@ -47,12 +47,23 @@ impl Purge {
     }
 }
 
-/// Forgets the answers that `is_gone` says so of, those for clients that ask again too, and returns how many those were. One
-/// that is kept in both places counts twice.
-pub fn purge(cache: &Cache, retries: &Retries, is_gone: impl Fn(&Tags) -> bool) -> u64 {
+/// How many answers were forgotten. One that was kept in both places is in both numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Of those that are kept for all who may share them.
+    pub shared: u64,
+    /// Of those that are kept for clients that ask again.
+    pub for_retries: u64,
+}
+
+/// Forgets the answers that `is_gone` says so of, those for clients that ask again too.
+pub fn purge(cache: &Cache, retries: &Retries, is_gone: impl Fn(&Tags) -> bool) -> Forgotten {
     // The cache first: it counts purges, and what was under way before is kept nowhere any more.
     let shared = cache.purge(&is_gone);
-    shared + retries.purge(&is_gone)
+    Forgotten {
+        shared,
+        for_retries: retries.purge(&is_gone),
+    }
 }
 
 #[cfg(test)]

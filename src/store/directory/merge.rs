@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use super::{ConfiguredKey, ConfiguredLimits, Entries};
-use crate::call::{Caller, Keeps};
+use crate::call::{Caller, Keeps, Origin};
 use crate::store::budgets::{Budget, Holder};
 use crate::store::keyring::{KeyParams, Keyring};
 use crate::store::keys::{KeyTerms, Refusal, RuntimeKey, TeamTerms};
@@ -38,10 +38,15 @@ impl Entries {
         team.is_none_or(|team| self.configured_team(team).is_some())
     }
 
-    /// Returns the team that counts under a name.
-    fn team_terms(&self, name: &str) -> Option<&TeamTerms> {
-        let made = || self.made.teams.get(name).map(|team| &team.terms);
-        self.configured_team(name).or_else(made)
+    /// Returns the team that counts under a name, and which one that is.
+    fn team(&self, name: &str) -> Option<(&TeamTerms, Origin)> {
+        let configured = self.configured_team(name);
+        let configured = configured.map(|terms| (terms, Origin::Configured));
+        configured.or_else(|| {
+            let team = self.made.teams.get(name)?;
+            let origin = Origin::Made(team.created.as_microsecond());
+            Some((&team.terms, origin))
+        })
     }
 
     /// Finds a key made at run time, by its name, by its id or by the one before its rotation.
@@ -86,7 +91,7 @@ impl Entries {
     /// Returns whether the team of a key, if it has one, is there.
     pub(super) fn has_its_team(&self, terms: &KeyTerms) -> bool {
         let team = terms.team.as_deref();
-        team.is_none_or(|team| self.team_terms(team).is_some())
+        team.is_none_or(|team| self.team(team).is_some())
     }
 
     /// Returns whether a key made at run time was not revoked, here or elsewhere.
@@ -149,7 +154,7 @@ impl Entries {
         // Behind the others, so that of two with one digest it is the configuration's that counts.
         for key in &self.configured.keys {
             if self.is_counted(&key.terms) {
-                ring.push(self.params(&key.terms, key.digest));
+                ring.push(self.params(&key.terms, key.digest, Origin::Configured));
             }
             limit(&key.terms);
             budgets.push((
@@ -175,7 +180,8 @@ impl Entries {
 
     /// Hangs the secrets of a key made at run time on the ring.
     fn hang(&self, key: &RuntimeKey, ring: &mut Vec<KeyParams>) {
-        let params = self.params(&key.terms, key.digest);
+        let origin = Origin::Made(key.created.as_microsecond());
+        let params = self.params(&key.terms, key.digest, origin);
         if let Some(previous) = &key.previous {
             let ends = system_time(previous.expires);
             ring.push(KeyParams {
@@ -215,14 +221,17 @@ impl Entries {
         }
     }
 
-    fn params(&self, terms: &KeyTerms, digest: [u8; 32]) -> KeyParams {
-        let team = terms.team.as_deref().and_then(|team| self.team_terms(team));
+    fn params(&self, terms: &KeyTerms, digest: [u8; 32], origin: Origin) -> KeyParams {
+        let team = terms.team.as_deref().and_then(|team| self.team(team));
+        let (team, team_origin) = team.unzip();
         let lists = [Some(&terms.models), team.map(|team| &team.models)];
         KeyParams {
             digest,
             caller: Arc::new(Caller {
                 key: Arc::clone(&terms.name),
+                key_origin: origin,
                 team: terms.team.clone(),
+                team_origin: team_origin.unwrap_or_default(),
                 models: lists.into_iter().flatten().cloned().collect(),
                 keeps: Keeps::of_key(terms.cache, team.and_then(|team| team.cache)),
             }),

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::call::Origin;
 use crate::keys::digest;
 use crate::pattern::Pattern;
 use crate::secret::Secret;
@@ -138,6 +139,45 @@ async fn both_secrets_of_a_rotated_key_open_until_the_grace_is_over() {
     let (fourth, _) = rotate(Duration::from_millis(1)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(house.who(&third).is_none() && house.who(&fourth).is_some());
+}
+
+#[tokio::test]
+async fn holders_of_one_name_are_told_apart_and_a_rotated_key_is_the_same() {
+    let house = House::new(Configured::default());
+    let origins = |secret: &Secret| {
+        let ring = house.directory.ring.load();
+        let caller = &ring.find(&digest(secret.expose().as_bytes()))?.caller;
+        Some((caller.key_origin, caller.team_origin))
+    };
+    let team = || form::new_team(fields(json!({ "name": "t" }))).unwrap();
+    house.directory.create_team(team()).await.unwrap();
+    let in_team = |name| house.make(json!({ "name": name, "team": "t" }));
+    let alice = in_team("alice").await.unwrap();
+    let (key, of_team) = origins(&alice).unwrap();
+    assert!(matches!((key, of_team), (Origin::Made(_), Origin::Made(_))));
+    let rotation = Rotation {
+        grace: Duration::from_secs(3600),
+        force: false,
+    };
+    let (rotated, _) = house.directory.rotate_key("alice", rotation).await.unwrap();
+    for secret in [&alice, &rotated] {
+        assert_eq!(origins(secret), Some((key, of_team)));
+    }
+    // The team is another one now, and has nothing but its name.
+    house.directory.revoke_key("alice").await.unwrap();
+    house.directory.delete_team("t").await.unwrap();
+    house.directory.create_team(team()).await.unwrap();
+    let (_, of_next) = origins(&in_team("bob").await.unwrap()).unwrap();
+    assert_ne!(of_next, of_team);
+    // So is a key of the configuration, whatever secret that has.
+    for secret in ["one", "another"] {
+        let configuration = configured(&[("alice", secret)], &["t"]);
+        house.directory.reconfigure(configuration).await.unwrap();
+        let (key, _) = origins(&Secret::new(secret)).unwrap();
+        assert_eq!(key, Origin::Configured);
+    }
+    let carol = in_team("carol").await.unwrap();
+    assert_eq!(origins(&carol).unwrap().1, Origin::Configured);
 }
 
 #[tokio::test]

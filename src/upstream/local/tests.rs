@@ -26,9 +26,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
     Call {
         caller: Arc::new(Caller {
             key: "tests".into(),
-            team: None,
-            models: Vec::new(),
-            keeps: None,
+            ..Caller::default()
         }),
         model: Some("poet".into()),
         stream: body["stream"] == true,

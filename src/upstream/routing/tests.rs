@@ -327,9 +327,7 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
     Call {
         caller: Arc::new(Caller {
             key: "k".into(),
-            team: None,
-            models: Vec::new(),
-            keeps: None,
+            ..Caller::default()
         }),
         endpoint: Path::ChatCompletions,
         model: Some("m".into()),

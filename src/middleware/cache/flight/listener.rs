@@ -177,6 +177,11 @@ impl<E> Listener<E> {
         Poll::Ready(text.and_then(Result::ok).unwrap_or_default())
     }
 
+    /// Returns the call that it listens to.
+    pub(in super::super) fn flight(&self) -> &Arc<Flight<E>> {
+        &self.flight
+    }
+
     /// Returns the leader's record, which says who answered.
     pub(in super::super) fn record(&self) -> &Record {
         &self.flight.record

@@ -1,6 +1,63 @@
 //! Calls that are alike and under way at once.
 
+use std::sync::{OnceLock, Weak};
+
 use super::*;
+
+/// Asks, whenever it is asked where a call goes, whether another call could begin meanwhile.
+#[derive(Default)]
+struct Watching {
+    desk: OnceLock<Weak<Desk<Failed>>>,
+    times: AtomicUsize,
+}
+
+impl Watching {
+    fn watch(&self) {
+        let Some(desk) = self.desk.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(desk.flights().lock());
+            tell.send(())
+        });
+        let told = told.recv_timeout(Duration::from_secs(10));
+        assert!(told.is_ok(), "other calls wait for this one");
+        self.times.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Ways for Watching {
+    fn label(&self, call: &Call) -> Option<Arc<str>> {
+        self.watch();
+        One.label(call)
+    }
+
+    fn each_primary(&self, call: &Call, see: &mut dyn FnMut(&[u8])) {
+        self.watch();
+        One.each_primary(call, see);
+    }
+
+    fn primaries(&self, call: &Call) -> Vec<(Arc<str>, Arc<str>)> {
+        self.watch();
+        One.primaries(call)
+    }
+}
+
+#[tokio::test]
+async fn others_may_begin_while_it_is_found_out_where_a_call_goes() {
+    let (_, upstream, cache) = gateway_of(TERMS, 1 << 16);
+    let ways = Arc::new(Watching::default());
+    let layer = CacheLayer::new(params_of(TERMS, &cache), Arc::clone(&ways) as Arc<dyn Ways>);
+    let _ = ways.desk.set(Arc::downgrade(&layer.desk));
+    let answering = Arc::clone(&upstream);
+    let inner = service_fn(move |call| Arc::clone(&answering).answer(call));
+    let calls = Calls::new(layer.layer(inner));
+    text(&calls, call_of("a", TEXT, None)).await;
+    // The key, what it is compared by, and who may have answered.
+    assert!(ways.times.load(Ordering::SeqCst) >= 3);
+    assert_eq!((upstream.calls(), cache.snapshot().entries), (1, 1));
+}
 
 #[tokio::test]
 async fn a_thousand_like_calls_are_one() {

@@ -4,13 +4,13 @@ use super::*;
 use crate::store::retries::Bounds as RetryBounds;
 
 /// Nobody else may get its answer.
-const RANDOM: &str = r#"{"model":"m","messages":[]}"#;
+pub(super) const RANDOM: &str = r#"{"model":"m","messages":[]}"#;
 const RANDOM_STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 const LINGER: Duration = Duration::from_millis(1500);
 
-struct Gateway {
-    calls: Calls,
-    upstream: Arc<Upstream>,
+pub(super) struct Gateway {
+    pub(super) calls: Calls,
+    pub(super) upstream: Arc<Upstream>,
     retries: Arc<Retries>,
     cache: Arc<Cache>,
 }
@@ -53,7 +53,7 @@ fn retrying_with(terms: Terms, route: Option<Terms>) -> Gateway {
     }
 }
 
-fn retrying() -> Gateway {
+pub(super) fn retrying() -> Gateway {
     retrying_of(TERMS)
 }
 
@@ -78,12 +78,12 @@ fn with(mut call: Call, headers: &[(&'static str, &'static str)]) -> Call {
 }
 
 /// As the SDKs make it, after so many tries.
-fn tried(body: &str, times: &'static str) -> Call {
+pub(super) fn tried(body: &str, times: &'static str) -> Call {
     let call = call_of("a", body, None);
     with(call, &[("x-stainless-retry-count", times)])
 }
 
-fn named(body: &str, name: &'static str) -> Call {
+pub(super) fn named(body: &str, name: &'static str) -> Call {
     with(call_of("a", body, None), &[("idempotency-key", name)])
 }
 
@@ -110,8 +110,7 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     foreign.caller = Arc::new(Caller {
         key: "bob".into(),
         team: Some("a".into()),
-        models: Vec::new(),
-        keeps: None,
+        ..Caller::default()
     });
     let other_body = r#"{"model":"m","messages":[],"top_p":1}"#;
     let beta = with(tried(RANDOM, "1"), &[("openai-beta", "x")]);
@@ -121,8 +120,8 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     refusing.caller = Arc::new(Caller {
         key: "alice".into(),
         team: Some("a".into()),
-        models: Vec::new(),
         keeps: Some(crate::call::Keeps::Nothing),
+        ..Caller::default()
     });
     for (number, other) in [
         foreign,
@@ -190,7 +189,7 @@ async fn a_failure_is_not_what_a_retry_gets() {
     script.send(Ok(event(1))).unwrap();
     script.send(Err(StreamError::Broken)).unwrap();
     assert!(broken.unwrap().body.collect().await.is_err());
-    assert_eq!(retries.held().0, 1);
+    assert_eq!(retries.snapshot().entries, 1);
     let (_, record) = ask(&calls, tried(RANDOM_STREAM, "1")).await;
     assert_eq!(record.facts().cached, Cached::Bypass);
 }
@@ -241,12 +240,18 @@ async fn what_is_shared_serves_retries_and_what_is_not_kept_there_is_kept_for_th
         cache,
     } = retrying();
     let (first, _) = text(&calls, tried(TEXT, "0")).await;
-    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (1, 1)
+    );
     assert_eq!(text(&calls, tried(TEXT, "1")).await.0, first);
     // Whoever does not ask again has no use for it.
     let other = r#"{"model":"m","seed":3,"messages":[]}"#;
     text(&calls, call_of("a", other, None)).await;
-    assert_eq!((cache.snapshot().entries, retries.held().0), (2, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (2, 1)
+    );
     // A new answer was wanted, and is not asked for twice.
     let newer = || with(call_of("a", TEXT, Some("no-cache")), &[]);
     let (second, _) = text(&calls, newer()).await;
@@ -291,7 +296,10 @@ async fn a_route_that_keeps_nothing_keeps_nothing_for_retries() {
             text(&gateway.calls, tried(RANDOM, times)).await;
         }
         assert_eq!(gateway.upstream.calls(), upstream_calls);
-        assert_eq!(gateway.retries.held().0 as usize, 2 - upstream_calls);
+        assert_eq!(
+            gateway.retries.snapshot().entries as usize,
+            2 - upstream_calls
+        );
     }
 }
 
@@ -348,7 +356,10 @@ async fn an_answer_is_kept_though_its_stack_has_been_replaced() {
     upstream.script().send(Ok(DONE.into())).unwrap();
     upstream.end();
     reply.unwrap().body.collect().await.unwrap();
-    assert_eq!((cache.snapshot().entries, retries.held().0), (1, 1));
+    assert_eq!(
+        (cache.snapshot().entries, retries.snapshot().entries),
+        (1, 1)
+    );
 }
 
 #[tokio::test]

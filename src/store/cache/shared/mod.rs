@@ -26,7 +26,7 @@ use self::marks::Marks;
 use self::writing::{Job, Queue, write_all};
 pub use super::record::Stamp;
 use super::record::{Unreadable, decode};
-use super::{Cache, Entry, Key, Purge, purge};
+use super::{Cache, Entry, Forgotten, Key, Purge, purge};
 use crate::store::redis::{Away, Redis, RedisState};
 use crate::store::retries::Retries;
 
@@ -104,8 +104,8 @@ pub struct SharedState {
 /// What has become of a purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purged {
-    /// How many answers were in this gateway's memory, with those for clients that ask again.
-    pub entries: u64,
+    /// How many answers were in this gateway's memory.
+    pub forgotten: Forgotten,
     /// Whether Redis knows of it. If not, it is told when it is back, and others hear of it then.
     pub told: bool,
 }
@@ -260,11 +260,11 @@ impl SharedCache {
             // What was found in Redis before it knew of it is forgotten with the rest.
             let (told, news) = this.marks.add(&this.redis, &this.functions, &gone).await;
             this.forget(&news);
-            let entries = purge(&this.memory, &this.retries, |tags| gone.takes(tags));
-            Purged { entries, told }
+            let forgotten = purge(&this.memory, &this.retries, |tags| gone.takes(tags));
+            Purged { forgotten, told }
         });
         purging.await.unwrap_or(Purged {
-            entries: 0,
+            forgotten: Forgotten::default(),
             told: false,
         })
     }
@@ -278,8 +278,12 @@ impl SharedCache {
     fn forget(&self, purges: &[Purge]) {
         if !purges.is_empty() {
             let takes = |tags: &super::Tags| purges.iter().any(|purge| purge.takes(tags));
-            let entries = purge(&self.memory, &self.retries, takes);
-            tracing::info!(entries, "answers were purged at another gateway");
+            let forgotten = purge(&self.memory, &self.retries, takes);
+            tracing::info!(
+                entries = forgotten.shared,
+                for_retries = forgotten.for_retries,
+                "answers were purged at another gateway"
+            );
         }
     }
 
