@@ -291,6 +291,10 @@ fn auth(error: &AuthError) -> Explanation {
             }
         }
         AuthError::Expired => unauthorized(Cause::ClientExpiredKey, "This API key has expired."),
+        AuthError::Replaced => unauthorized(
+            Cause::ClientExpiredKey,
+            "This API key was replaced by a new one, and is not valid any more. Use the new one.",
+        ),
         AuthError::Path { path, .. } => explain(
             403,
             "permission_error",

@@ -92,7 +92,7 @@ pub struct Params {
 pub struct Admin<B> {
     params: Arc<Params>,
     /// Held by who reads the metrics: one at a time.
-    scraping: Arc<Mutex<()>>,
+    scraping: Arc<Mutex<scrape::Together>>,
     guesses: Arc<Guesses>,
     data: DataPlane<B>,
 }

@@ -2,12 +2,16 @@
 //!
 //! Off the threads that serve requests, and one scrape at a time: however many ask, requests wait for none of them. The text
 //! format is the only one there is, whatever the `Accept` header wants.
+//!
+//! What gateways count together is asked for once a second at the most: however many scrape, and however long Redis takes,
+//! Redis is asked no more often and a scrape waits for one answer. Nothing is decided by it, and no scraper looks as often.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use tokio::sync::Mutex;
+use tokio::time;
 
 use super::answer::{Answer, error, text};
 use super::{Params, books, cache, health};
@@ -16,10 +20,20 @@ use crate::metrics::{self, Known, Metrics};
 use crate::store::limits::{Headroom, Time};
 use crate::upstream::Dispatch;
 
+/// For how long an answer of Redis will do for all who scrape.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What was last heard of the limits that gateways count together: one answer, as many as there are limits.
+#[derive(Default)]
+pub(super) struct Together {
+    /// When, and what is left; `None`: Redis was away.
+    heard: Option<(time::Instant, Option<Vec<Headroom>>)>,
+}
+
 /// `GET /metrics`
-pub(super) async fn answer(params: &Arc<Params>, scraping: &Arc<Mutex<()>>) -> Answer {
-    let turn = Arc::clone(scraping).lock_owned().await;
-    let limits = limits(params).await;
+pub(super) async fn answer(params: &Arc<Params>, scraping: &Arc<Mutex<Together>>) -> Answer {
+    let mut turn = Arc::clone(scraping).lock_owned().await;
+    let limits = limits(params, &mut turn).await;
     let params = Arc::clone(params);
     let rendering = tokio::task::spawn_blocking(move || {
         // A client that leaves ends the turn of nobody who comes after it.
@@ -41,12 +55,29 @@ pub(super) async fn answer(params: &Arc<Params>, scraping: &Arc<Mutex<()>>) -> A
 }
 
 /// Returns what is left of every limit: as all gateways count it together, or while they cannot, this one alone.
-async fn limits(params: &Params) -> Vec<Headroom> {
-    let together = match &params.shared {
-        Some(shared) => shared.all().await,
+async fn limits(params: &Params, together: &mut Together) -> Vec<Headroom> {
+    let known = match &params.shared {
+        Some(shared) => together.hear(async || shared.all().await).await,
         None => None,
     };
-    together.unwrap_or_else(|| params.directory.limits().all(Time::now()))
+    known.unwrap_or_else(|| params.directory.limits().all(Time::now()))
+}
+
+impl Together {
+    /// Returns what is left, and asks for it where the last answer is too old. `None`: Redis is away.
+    async fn hear(
+        &mut self,
+        ask: impl AsyncFnOnce() -> Option<Vec<Headroom>>,
+    ) -> Option<Vec<Headroom>> {
+        if let Some((at, known)) = &self.heard
+            && at.elapsed() < FRESH
+        {
+            return known.clone();
+        }
+        let known = ask().await;
+        self.heard = Some((time::Instant::now(), known.clone()));
+        known
+    }
 }
 
 fn observe(params: &Params, limits: &[Headroom]) {
@@ -85,4 +116,30 @@ fn forget(metrics: &Metrics, params: &Params, dispatch: &Dispatch) {
         known.teams.extend(caller.team.as_deref());
     }
     metrics.forget_gone(&known, Instant::now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn redis_is_asked_once_a_second_whatever_it_says() {
+        let mut together = Together::default();
+        let slow = async |answer: Option<Vec<Headroom>>| {
+            time::sleep(Duration::from_millis(50)).await;
+            answer
+        };
+        for answer in [Some(Vec::new()), None] {
+            assert_eq!(
+                together.hear(async || slow(answer.clone()).await).await,
+                answer
+            );
+            time::advance(Duration::from_millis(999)).await;
+            let unasked = async || panic!("the last answer is fresh");
+            assert_eq!(together.hear(unasked).await, answer);
+            time::advance(Duration::from_millis(1)).await;
+        }
+        let again = Some(Vec::new());
+        assert_eq!(together.hear(async || again.clone()).await, again);
+    }
 }

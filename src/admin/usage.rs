@@ -15,8 +15,14 @@ pub(super) async fn answer(reader: &Reader, query: Option<&str>) -> Result<Answe
     let mut query = Query::read(query, PARAMETERS)?;
     let from = query.parse("from", parse_time)?;
     let to = query.parse("to", parse_time)?;
-    if from.zip(to).is_some_and(|(from, to)| to < from) {
-        return Err(Problem::invalid("to", "lies before `from`"));
+    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to <= from) {
+        let message = match to == from {
+            true => {
+                "is `from`, and what arrives at `to` is not counted any more: no time lies between them"
+            }
+            false => "lies before `from`",
+        };
+        return Err(Problem::invalid("to", message));
     }
     let group_by = query.parse("group_by", |word| {
         GroupBy::parse(word).ok_or_else(|| format!("must be one of {}", GroupBy::WORDS.join(", ")))

@@ -35,6 +35,9 @@ pub enum AuthError {
     /// A key whose time is over.
     #[error("expired key")]
     Expired,
+    /// Another secret of the same key has taken its place, and its grace is over.
+    #[error("replaced key")]
+    Replaced,
     /// The key may not use this path.
     #[error("path not allowed")]
     Path {
@@ -96,7 +99,10 @@ pub fn admit(
     path: &str,
 ) -> Result<(), AuthError> {
     if known.expires.is_some_and(|expires| expires <= now) {
-        return Err(AuthError::Expired);
+        return Err(match known.is_replaced {
+            true => AuthError::Replaced,
+            false => AuthError::Expired,
+        });
     }
     // The legacy engine routes are other names of paths: a key that may use either may use both.
     let canonical = target.endpoint.canonical_path().unwrap_or(path);
@@ -258,6 +264,7 @@ mod tests {
             caller: Arc::new(caller),
             paths,
             expires,
+            is_replaced: false,
         }])
     }
 
@@ -363,6 +370,20 @@ mod tests {
         let open = |now| authenticate(&ring, KEY, now, &target(Endpoint::Models), "/v1/models");
         assert!(open(end - Duration::from_secs(1)).is_ok());
         assert!(matches!(open(end), Err(AuthError::Expired)));
+    }
+
+    #[test]
+    fn who_holds_a_secret_that_was_replaced_is_told_so_when_its_time_is_over() {
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let known = KeyParams {
+            is_replaced: true,
+            ..keyring(&[], Some(end))
+                .find(&keys::digest(KEY))
+                .unwrap()
+                .clone()
+        };
+        let told = admit(&known, end, &target(Endpoint::Models), "/v1/models");
+        assert!(matches!(told, Err(AuthError::Replaced)));
     }
 
     #[test]

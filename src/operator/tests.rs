@@ -158,7 +158,12 @@ async fn usage_of_the_file() {
         assert!(refused.is_users);
     }
     backwards.to.clone_from(&backwards.from);
-    assert!(usage(&place, &backwards).await.is_ok());
+    for place in [&place, &at_a_gateway] {
+        let refused = usage(place, &backwards).await.unwrap_err();
+        assert!(refused.is_users);
+        let told = refused.message;
+        assert!(told.contains("no time lies between them"), "{told}");
+    }
 }
 
 #[tokio::test]

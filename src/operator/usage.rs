@@ -49,8 +49,13 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
         time("--from", options.from.as_deref())?,
         time("--to", options.to.as_deref())?,
     );
-    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to < from) {
-        let message = format!("--to ({to}) lies before --from ({from})");
+    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to <= from) {
+        let message = match to == from {
+            true => format!(
+                "--from and --to are both {from}, and what arrives at --to is not counted any more: no time lies between them"
+            ),
+            false => format!("--to ({to}) lies before --from ({from})"),
+        };
         return Err(Failure::mistake(message));
     }
     let mut note = None;

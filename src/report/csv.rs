@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{Usage, plain};
 
-const HEAD: &str = "requests,prompt_tokens,completion_tokens,cached_tokens,reasoning_tokens,cost,unpriced_requests";
+const HEAD: &str = "requests,prompt_tokens,completion_tokens,cached_tokens,reasoning_tokens,cost,unpriced_requests,cache_hits,saved_tokens";
 
 /// Writes each group as a line; sums are for the reader to make.
 pub fn to_csv(usage: &Usage) -> String {
@@ -15,14 +15,16 @@ pub fn to_csv(usage: &Usage) -> String {
         let name = group.key.as_deref().map(field).unwrap_or_default();
         let _ = write!(
             csv,
-            "{name},{},{},{},{},{},{},{}\r\n",
+            "{name},{},{},{},{},{},{},{},{},{}\r\n",
             figures.requests,
             figures.prompt_tokens,
             figures.completion_tokens,
             figures.cached_tokens,
             figures.reasoning_tokens,
             field(&figures.cost),
-            figures.unpriced_requests
+            figures.unpriced_requests,
+            figures.cache_hits,
+            figures.saved_tokens
         );
     }
     csv

@@ -57,6 +57,13 @@ pub struct Figures {
     pub cost: String,
     /// How many of them used tokens at an unknown price.
     pub unpriced_requests: u64,
+    /// How many of them were answered from the cache, or by what another one was answered. 0 of a gateway that does not
+    /// tell it.
+    #[serde(default)]
+    pub cache_hits: u64,
+    /// The tokens that those did not use, of prompts and answers: they are in none of the other numbers.
+    #[serde(default)]
+    pub saved_tokens: u64,
 }
 
 impl Usage {
@@ -92,6 +99,8 @@ impl From<Sums> for Figures {
             reasoning_tokens: sums.reasoning_tokens,
             cost: sums.cost.to_string(),
             unpriced_requests: sums.unpriced_requests,
+            cache_hits: sums.cache_hits,
+            saved_tokens: sums.saved_tokens,
         }
     }
 }

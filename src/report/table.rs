@@ -59,6 +59,8 @@ pub fn to_table(usage: &Usage) -> String {
         ("REASONING", true),
         ("COST USD", true),
         ("UNPRICED", true),
+        ("CACHE HITS", true),
+        ("SAVED TOKENS", true),
     ]);
     let line = |name: String, figures: &Figures| {
         let numbers = [
@@ -71,7 +73,12 @@ pub fn to_table(usage: &Usage) -> String {
         let mut fields = vec![name];
         fields.extend(numbers.map(|number| number.to_string()));
         fields.push(figures.cost.clone());
-        fields.push(figures.unpriced_requests.to_string());
+        let numbers = [
+            figures.unpriced_requests,
+            figures.cache_hits,
+            figures.saved_tokens,
+        ];
+        fields.extend(numbers.map(|number| number.to_string()));
         fields
     };
     for group in &usage.data {
@@ -97,6 +104,8 @@ mod tests {
             reasoning_tokens: 0,
             cost: cost.into(),
             unpriced_requests: 0,
+            cache_hits: requests / 10,
+            saved_tokens: requests,
         };
         let group = |key: &str, requests, cost| Group {
             key: Some(key.into()),
@@ -110,10 +119,10 @@ mod tests {
             group_by: "key".into(),
         };
         let expected = "\
-KEY      REQUESTS  PROMPT  CACHED  COMPLETION  REASONING  COST USD  UNPRICED
-alice         120    1200       0         120          0  0.001234         0
-b\\u{1b}         3      30       0           3          0      0.00         0
-TOTAL         123    1230       0         123          0  0.001234         0
+KEY      REQUESTS  PROMPT  CACHED  COMPLETION  REASONING  COST USD  UNPRICED  CACHE HITS  SAVED TOKENS
+alice         120    1200       0         120          0  0.001234         0          12           120
+b\\u{1b}         3      30       0           3          0      0.00         0           0             3
+TOTAL         123    1230       0         123          0  0.001234         0          12           123
 ";
         assert_eq!(to_table(&usage), expected);
     }

@@ -25,6 +25,8 @@ pub struct KeyParams {
     pub paths: Arc<[Pattern]>,
     /// When it stops being good.
     pub expires: Option<SystemTime>,
+    /// Whether it ends because another secret has taken its place.
+    pub is_replaced: bool,
 }
 
 /// All keys, by digest.

@@ -177,6 +177,14 @@ async fn a_rotated_keys_old_secret_has_its_time() {
         (&usage["data"][0]["key"], &usage["total"]["requests"]),
         (&json!("bob"), &json!(4))
     );
+    rotate(json!({ "grace": "1ms" })).await;
+    let refused = eventually("its time is over", async || {
+        let answer = holder(&gateway, newest).chat(ask()).await;
+        (answer.status == 401).then_some(answer)
+    })
+    .await;
+    let message = refused.json()["error"]["message"].to_string();
+    assert!(message.contains("replaced by a new one"), "{message}");
 }
 
 #[tokio::test]
@@ -572,6 +580,22 @@ async fn a_keys_life_from_a_terminal() {
     let refused = weir_keys(&["keys", "rotate", "nobody"]).await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.stderr.contains("no such key"), "{}", refused.stderr);
+    for (option, value, told) in [
+        (
+            "--limit",
+            "-1 requests/minute",
+            "invalid value '-1 requests/minute' for '--limit",
+        ),
+        (
+            "--budget",
+            "-5 USD/month",
+            "`budgets[0].amount` is negative",
+        ),
+    ] {
+        let refused = weir_keys(&["keys", "edit", "bob/b", option, value]).await;
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    }
     let usage = weir_keys(&["usage"]).await.stdout;
     assert!(
         usage.contains("bob/b") && usage.contains("TOTAL"),

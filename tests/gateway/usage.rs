@@ -53,6 +53,7 @@ async fn usage_is_added_up_by_whatever_is_asked() {
         json!({
             "requests": 3, "prompt_tokens": 9, "completion_tokens": 6, "cached_tokens": 0, "reasoning_tokens": 0,
             "cost": by_key["total"]["cost"], "unpriced_requests": by_key["total"]["unpriced_requests"],
+            "cache_hits": 0, "saved_tokens": 0,
         })
     );
     assert!(by_key["total"]["cost"].is_string());
@@ -118,6 +119,8 @@ async fn mistakes_in_the_question_are_named() {
         ("?from=now", "from"),
         ("?group_by=everything", "group_by"),
         ("?format=xls", "format"),
+        ("?from=2026-11-02&to=2026-11-01", "to"),
+        ("?from=2026-11-01&to=2026-11-01", "to"),
         ("?key=a&key=b", "key"),
         ("?group%5Fby=key&x=1", "x"),
     ] {
@@ -238,6 +241,14 @@ async fn a_table_for_people_and_json_for_machines() {
     let wrong = weir_usage(&["--from", "yesterday"]).await;
     assert_eq!(wrong.status.code(), Some(1));
     assert!(wrong.stderr.contains("--from"), "{}", wrong.stderr);
+    for (to, told) in [
+        ("2026-11-01", "no time lies between them"),
+        ("2026-10-31", "lies before --from"),
+    ] {
+        let empty = weir_usage(&["--from", "2026-11-01", "--to", to]).await;
+        assert_eq!(empty.status.code(), Some(1));
+        assert!(empty.stderr.contains(told), "{}", empty.stderr);
+    }
 
     // The configuration says where the gateway listens only when that is no free port; the token it does say.
     let mut command = weir(gateway.dir.path());

@@ -85,10 +85,10 @@ struct CommonArgs {
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
     models: Vec<String>,
     /// A budget such as "50 USD/month"; may be there several times; "none" for none
-    #[arg(long = "budget", value_name = "BUDGET", value_parser = or_none(budget::words_to_json))]
+    #[arg(long = "budget", value_name = "BUDGET", allow_hyphen_values = true, value_parser = or_none(budget::words_to_json))]
     budgets: Vec<Value>,
     /// A limit such as "60 requests/minute"; may be there several times; "none" for none
-    #[arg(long = "limit", value_name = "LIMIT", value_parser = or_none(limits::words_to_json))]
+    #[arg(long = "limit", value_name = "LIMIT", allow_hyphen_values = true, value_parser = or_none(limits::words_to_json))]
     limits: Vec<Value>,
     /// Which answers are kept: "off", "deterministic", "always", "on-request", or "default" for as elsewhere
     #[arg(long, value_name = "WHICH", value_parser = keeps)]

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 
 use super::budget::{Amount, Budget, Holder};
-use super::sharing::{Known, Others, Taken};
+use super::sharing::{Before, Known, Others, Taken};
 
 /// A budget that has no room for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(super) struct Counter {
     pub(super) used: VecDeque<(i64, u64)>,
     /// What other gateways were last known to have.
     pub(super) others: Option<Others>,
+    /// What they had used before that was lost, where they have not told as much again.
+    pub(super) before: Option<Before>,
     /// The same by gateway, as it was heard last.
     pub(super) known: Known,
     /// The number of the last report of it to them, and the last that they are known to have heard.
@@ -91,6 +93,7 @@ impl Counter {
             reserved: 0,
             used: VecDeque::new(),
             others: None,
+            before: None,
             known: Known::default(),
             sent: 0,
             told: Default::default(),

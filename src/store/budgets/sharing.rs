@@ -4,7 +4,9 @@
 //! one that is older than what is known says nothing: reports may be lost, late or repeated. Numbers begin at the time at
 //! which the process does, in microseconds, and grow by one: those of a later run on the same ledger are greater.
 //!
-//! What each of the others was last heard to have is remembered, and brought back where it got lost: see [`Known`].
+//! What each of the others was last heard to have is remembered, and brought back where it got lost: see [`Known`]. What all
+//! of them were heard to have used is heard more often than that: where it was more than is brought back, it counts until they
+//! tell as much again.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -61,6 +63,8 @@ pub struct Report {
     pub counts_for: Option<Duration>,
     /// How long it is kept.
     pub kept_for: Duration,
+    /// What others were heard to have used before what they told was lost, or where nobody knows whether it was.
+    pub heard_before: u64,
     known: Known,
 }
 
@@ -78,11 +82,21 @@ pub struct Answer {
 }
 
 /// What was heard of others.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Others {
     taken: Taken,
     /// The number of the report that this was the answer to.
     number: u64,
+    period: i64,
+    until: Option<Timestamp>,
+    /// In which epoch it was heard; empty: that was not known.
+    epoch: Arc<str>,
+}
+
+/// What others were heard to have used before it was lost where reports come together.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before {
+    used: u64,
     period: i64,
     until: Option<Timestamp>,
 }
@@ -114,6 +128,9 @@ pub(super) struct Sharing {
 const LONG: Duration = Duration::from_secs(400 * 24 * 3600);
 /// How long a report is kept beyond the time that it is for: clocks may differ.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
+/// How long what was used before a loss counts in a window that rolls: by then each of the others has told anew what it has,
+/// and perhaps less.
+const CATCH_UP: Duration = Duration::from_secs(30);
 /// Of how many other ledgers is remembered what they have: of those that have most.
 const MOST_KNOWN: usize = 64;
 /// More is told as so much. Whoever adds up reports does so in doubles: sums of more than 2^53 (nine million dollars in
@@ -209,6 +226,22 @@ impl Budgets {
         reports
     }
 
+    /// Takes over what others are said to have by whoever was asked for a call. Where it was never heard in what epoch that
+    /// stands, it is asked for soon.
+    pub fn answered(&self, reports: &[Report], answers: &[Answer], now: Timestamp) {
+        for (report, answer) in reports.iter().zip(answers) {
+            report.answered(answer, now);
+            let Some(sharing) = &self.sharing else {
+                continue;
+            };
+            let mut is_unheard = false;
+            report.with_counter(|counter| is_unheard = counter.is_unheard(now));
+            if is_unheard {
+                sharing.note(&report.account.holder);
+            }
+        }
+    }
+
     /// Returns what others are to hear: of all budgets, or of those of which they do not know yet.
     pub fn reports(&self, all: bool, now: Timestamp) -> Vec<Report> {
         let Some(sharing) = &self.sharing else {
@@ -297,15 +330,20 @@ impl Report {
         });
     }
 
-    /// Notes that what was remembered is back, in this epoch.
-    pub fn restored(&mut self, epoch: &str) {
+    /// Notes that what was remembered is back, in this epoch. It may be less than was heard since.
+    pub fn restored(&mut self, epoch: &str, now: Timestamp) {
         let was = std::mem::replace(&mut self.known.epoch, epoch.into());
-        let now = &self.known.epoch;
+        let mut heard_before = 0;
         self.with_counter(|counter| {
             if counter.known.epoch == was {
-                counter.known.epoch = Arc::clone(now);
+                counter.known.epoch = Arc::clone(&self.known.epoch);
+            }
+            if counter.budget.period(now) == self.period {
+                counter.keep_what_was_heard(now);
+                heard_before = counter.others(now).used;
             }
         });
+        self.heard_before = self.heard_before.max(heard_before);
     }
 
     fn with_counter(&self, with: impl FnOnce(&mut Counter)) {
@@ -320,7 +358,8 @@ impl Report {
 
     /// Returns why there is no room for the call that asked.
     pub fn spent(&self, answer: &Answer, now: Timestamp) -> Box<Spent> {
-        let used = self.own.used.saturating_add(answer.others.used);
+        let others_used = answer.others.used.max(self.heard_before);
+        let used = self.own.used.saturating_add(others_used);
         Box::new(Spent {
             holder: self.account.holder.clone(),
             budget: self.budget,
@@ -351,11 +390,44 @@ impl Default for Known {
 impl Counter {
     /// Returns what others were last known to have.
     pub(super) fn others(&self, now: Timestamp) -> Taken {
-        let counts = |others: &Others| {
-            others.period == self.budget.period(now) && others.until.is_none_or(|until| now < until)
-        };
-        let others = self.others.filter(counts);
-        others.map_or_else(Taken::default, |others| others.taken)
+        let others = self.others.as_ref();
+        let others = others.filter(|others| self.counts(others.period, others.until, now));
+        let taken = others.map_or_else(Taken::default, |others| others.taken);
+        Taken {
+            used: taken.used.max(self.used_before(now)),
+            ..taken
+        }
+    }
+
+    fn used_before(&self, now: Timestamp) -> u64 {
+        let before = self
+            .before
+            .filter(|it| self.counts(it.period, it.until, now));
+        before.map_or(0, |before| before.used)
+    }
+
+    fn counts(&self, period: i64, until: Option<Timestamp>, now: Timestamp) -> bool {
+        period == self.budget.period(now) && until.is_none_or(|until| now < until)
+    }
+
+    /// Has what others were last known to have used count on, whatever they are said to have used now.
+    fn keep_what_was_heard(&mut self, now: Timestamp) {
+        let used = self.others(now).used;
+        let rolls = self.budget.calendar(now).is_none() && self.budget.length().is_some();
+        let caught_up = now.checked_add(CATCH_UP).ok().filter(|_| rolls);
+        let over = self.others.as_ref().and_then(|others| others.until);
+        self.before = (used > 0).then(|| Before {
+            used,
+            period: self.budget.period(now),
+            until: caught_up.map(|time| over.map_or(time, |over| time.min(over))),
+        });
+    }
+
+    /// Returns whether others are known to have used something, and not in what epoch that stands.
+    fn is_unheard(&self, now: Timestamp) -> bool {
+        let known = &self.known;
+        let is_known = !known.epoch.is_empty() && known.period == self.budget.period(now);
+        !is_known && self.others(now).used > 0
     }
 
     fn own(&mut self, now: Timestamp) -> Taken {
@@ -369,7 +441,7 @@ impl Counter {
     fn is_untold(&mut self, now: Timestamp) -> bool {
         let (number, told) = self.told;
         // What others have of a new one is not known, either.
-        number == 0 || number != self.sent || told != self.own(now)
+        number == 0 || number != self.sent || told != self.own(now) || self.is_unheard(now)
     }
 
     /// Returns what this gateway has. The number is made under the same lock: what is told later has the greater one.
@@ -378,6 +450,18 @@ impl Counter {
         let length = budget.length();
         let next = budget.calendar(now).map(|(_, next)| next);
         let rest = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
+        // Of another period, nothing is to be brought back.
+        let known = match self.known.period == budget.period(now) {
+            true => self.known.clone(),
+            false => Known::default(),
+        };
+        let heard_in = self.others.as_ref().map(|others| &others.epoch);
+        // Should that be lost, the epoch is another one.
+        let is_in_epoch = !known.epoch.is_empty() && heard_in == Some(&known.epoch);
+        let heard_before = match is_in_epoch {
+            true => self.used_before(now),
+            false => self.others(now).used,
+        };
         Report {
             account: Arc::clone(account),
             budget,
@@ -389,17 +473,27 @@ impl Counter {
             period: budget.period(now),
             counts_for: length.filter(|_| rest.is_none()),
             kept_for: rest.or(length).map_or(LONG, |time| time + GRACE),
-            // Of another period, nothing is to be brought back.
-            known: match self.known.period == budget.period(now) {
-                true => self.known.clone(),
-                false => Known::default(),
-            },
+            heard_before,
+            known,
         }
     }
 
     fn learn(&mut self, report: &Report, answer: &Answer, now: Timestamp) {
-        let heard = self.others.map_or(0, |others| others.number);
+        let heard = self.others.as_ref().map_or(0, |others| others.number);
         if report.number > heard {
+            let epoch = match self.known.number == report.number {
+                true => Arc::clone(&self.known.epoch),
+                false => Arc::clone(&report.known.epoch),
+            };
+            let heard_in = self.others.as_ref().map(|others| &others.epoch);
+            // In one epoch less is less: a window has rolled on, or somebody's ledger was emptied.
+            let may_be_lost = epoch.is_empty() || heard_in.is_some_and(|it| *it != epoch);
+            let used = answer.others.used;
+            if may_be_lost && used < self.others(now).used {
+                self.keep_what_was_heard(now);
+            } else if self.before.is_some_and(|before| used >= before.used) {
+                self.before = None;
+            }
             self.others = Some(Others {
                 taken: answer.others,
                 number: report.number,
@@ -407,6 +501,7 @@ impl Counter {
                 until: report
                     .counts_for
                     .and_then(|time| now.checked_add(time).ok()),
+                epoch,
             });
         }
         if answer.is_noted && report.number > self.told.0 {

@@ -187,6 +187,8 @@ impl Entries {
             ring.push(KeyParams {
                 digest: previous.digest,
                 expires: Some(params.expires.map_or(ends, |expires| expires.min(ends))),
+                // Where the key as a whole has ended, the new secret would help nobody.
+                is_replaced: params.expires.is_none_or(|expires| ends < expires),
                 ..params.clone()
             });
         }
@@ -237,6 +239,7 @@ impl Entries {
             }),
             paths: terms.paths.clone().into(),
             expires: terms.expires.map(system_time),
+            is_replaced: false,
         }
     }
 }

@@ -22,6 +22,9 @@ use super::{ChangeError, Params, Retention, Sync};
 const ROUND: Duration = Duration::from_secs(1);
 /// From this size on the log is copied back.
 const LARGE_LOG: u64 = 4 << 20;
+/// A log to which nothing was added for so long is copied back whatever its size: then the file has all of it by itself,
+/// should somebody copy it alone, or delete the log of a process that was killed.
+const QUIET: Duration = Duration::from_secs(5);
 /// From this size on the writer is made to wait for a moment, so that the log can begin anew.
 const HUGE_LOG: u64 = 256 << 20;
 /// How often old rows are looked for.
@@ -51,7 +54,18 @@ pub(super) struct Keeper {
     /// Whether the disk did not keep the log, or the log could not be copied back, the last time.
     sync_fails: bool,
     copy_fails: bool,
+    /// How the log was last seen, and since when it has been so; how it was when all of it was copied back.
+    seen: Option<(LogState, Instant)>,
+    copied: Option<LogState>,
     last_retention: Option<Instant>,
+}
+
+/// By what is noticed that something was added to the log, by whoever it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LogState {
+    size: u64,
+    modified: Option<SystemTime>,
+    commits: u64,
 }
 
 impl Keeper {
@@ -72,6 +86,8 @@ impl Keeper {
             connection: None,
             sync_fails: false,
             copy_fails: false,
+            seen: None,
+            copied: None,
             last_retention: None,
         }
     }
@@ -87,7 +103,7 @@ impl Keeper {
                 }
             }
             match is_there {
-                true => self.copy_back(),
+                true => self.copy_back(Instant::now()),
                 // What lies in its place is nothing to copy a log into.
                 false => self.connection = None,
             }
@@ -142,23 +158,45 @@ impl Keeper {
         });
     }
 
-    /// Copies the log into the file while the writer goes on.
-    fn copy_back(&mut self) {
-        let size = std::fs::metadata(&self.log).map_or(0, |log| log.len());
-        if size < LARGE_LOG {
+    /// Copies the log into the file while the writer goes on: at the start, when it is large, and when nobody writes.
+    pub(super) fn copy_back(&mut self, now: Instant) {
+        let Ok(log) = std::fs::metadata(&self.log) else {
+            return;
+        };
+        let state = LogState {
+            size: log.len(),
+            modified: log.modified().ok(),
+            commits: self.shared.commits.load(Ordering::Relaxed),
+        };
+        let is_first = self.seen.is_none();
+        let since = match self.seen {
+            Some((seen, since)) if seen == state => since,
+            _ => now,
+        };
+        self.seen = Some((state, since));
+        let is_quiet = now.duration_since(since) >= QUIET;
+        let is_due = is_first || is_quiet || state.size >= LARGE_LOG;
+        if !is_due || state.size == 0 || self.copied == Some(state) {
             return;
         }
-        let copied = self.checkpoint(size >= HUGE_LOG);
+        let copied = self.checkpoint(state.size >= HUGE_LOG);
         let failed = copied.is_err();
-        if let Err(error) = copied
-            && !self.copy_fails
-        {
-            tracing::warn!(%error, "the ledger's log cannot be copied back");
+        match copied {
+            Ok(true) => self.copied = Some(state),
+            // Somebody reads what was there before: it is tried again, but not every second.
+            Ok(false) => self.seen = Some((state, now)),
+            Err(error) => {
+                self.seen = Some((state, now));
+                if !self.copy_fails {
+                    tracing::warn!(%error, "the ledger's log cannot be copied back");
+                }
+            }
         }
         self.copy_fails = failed;
     }
 
-    pub(super) fn checkpoint(&mut self, huge: bool) -> Result<(), rusqlite::Error> {
+    /// Copies the log into the file, and returns whether that was all of it.
+    pub(super) fn checkpoint(&mut self, huge: bool) -> Result<bool, rusqlite::Error> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => checkpointer(&self.path)?,
@@ -167,7 +205,7 @@ impl Keeper {
         if self.presence.check().is_err() {
             let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             connection.set_db_config(keep_log, true)?;
-            return Ok(());
+            return Ok(false);
         }
         let copy = |mode: &str| {
             let sql = format!("PRAGMA wal_checkpoint({mode})");
@@ -184,7 +222,7 @@ impl Keeper {
             copy("RESTART")?;
         }
         self.connection = Some(connection);
-        Ok(())
+        Ok(is_all)
     }
 
     /// Lets go what is older than it must be, rows a few at a time.

@@ -58,6 +58,11 @@ pub struct Sums {
     pub cost: Nanos,
     /// How many of them used tokens at an unknown price.
     pub unpriced_requests: u64,
+    /// How many of them were answered from the cache, or by what another one was answered: what they would have used is in
+    /// none of the numbers above.
+    pub cache_hits: u64,
+    /// The tokens that those did not use, all classes of prompts and answers.
+    pub saved_tokens: u64,
 }
 
 /// The sums of each group, and of all of them.
@@ -73,6 +78,7 @@ pub struct Report {
 /// What answers from the cache would have used was used once, by another row.
 pub(super) const USED: &str =
     "FILTER (WHERE coalesce(cache, '') NOT IN ('hit', 'joined', 'stale'))";
+const SAVED: &str = "FILTER (WHERE cache IN ('hit', 'joined', 'stale'))";
 
 impl GroupBy {
     /// Every word that [`parse`](Self::parse) knows.
@@ -146,7 +152,9 @@ impl Query {
                 coalesce(sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens) {USED}, 0),
                 coalesce(sum(output_tokens + reasoning_tokens + output_audio_tokens) {USED}, 0),
                 coalesce(sum(cached_input_tokens) {USED}, 0), coalesce(sum(reasoning_tokens) {USED}, 0), {SUM_OF_COSTS},
-                coalesce(sum(provenance IS NOT NULL AND cost IS NULL), 0)
+                coalesce(sum(provenance IS NOT NULL AND cost IS NULL), 0), count(*) {SAVED},
+                coalesce(sum(input_tokens + cached_input_tokens + cache_write_tokens + input_audio_tokens
+                    + output_tokens + reasoning_tokens + output_audio_tokens) {SAVED}, 0)
              FROM request WHERE {} GROUP BY 1 ORDER BY {}",
             self.group_by.expression(),
             conditions.join(" AND "),
@@ -177,6 +185,8 @@ impl Sums {
             reasoning_tokens: number(5)?,
             cost: sum_of_costs(row, 6)?,
             unpriced_requests: number(8)?,
+            cache_hits: number(9)?,
+            saved_tokens: number(10)?,
         })
     }
 
@@ -190,5 +200,7 @@ impl Sums {
         self.reasoning_tokens = self.reasoning_tokens.saturating_add(other.reasoning_tokens);
         self.cost = self.cost.saturating_add(other.cost);
         self.unpriced_requests += other.unpriced_requests;
+        self.cache_hits += other.cache_hits;
+        self.saved_tokens = self.saved_tokens.saturating_add(other.saved_tokens);
     }
 }

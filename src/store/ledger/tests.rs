@@ -302,6 +302,18 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
         .settle(entry(Some(unpriced)))
         .await
         .unwrap();
+    for (cache, input) in [("hit", 100), ("joined", 20), ("stale", 3)] {
+        let unpaid = Counts {
+            cost: Some(Nanos::ZERO),
+            ..counts(input, 1000)
+        };
+        let saved = Entry {
+            cache: cache.into(),
+            attempts: Vec::new(),
+            ..entry(Some(unpaid))
+        };
+        begin(&ledger, "d").await.settle(saved).await.unwrap();
+    }
     let _open = begin(&ledger, "c").await;
     let query = |group_by| Query {
         from: None,
@@ -321,13 +333,15 @@ async fn a_report_adds_up_and_leaves_open_rows_out() {
         assert_eq!(
             report.total,
             Sums {
-                requests: 3,
+                requests: 6,
                 prompt_tokens: 14,
                 completion_tokens: 6,
                 cached_tokens: 0,
                 reasoning_tokens: 0,
                 cost: Nanos::new(10),
                 unpriced_requests: 1,
+                cache_hits: 3,
+                saved_tokens: 3123,
             }
         );
     }

@@ -129,6 +129,7 @@ fn others_hear_of_what_has_changed_and_of_nothing_else() {
     // Of a new one, what others have is asked at once.
     let new = untold();
     assert_eq!(new.len(), 1);
+    new[0].heard("one 1", Vec::new());
     new[0].answered(&others(0, 0), at(NOON));
     assert!(untold().is_empty());
     // Let in: they know of the call, and hear what has become of it.
@@ -193,6 +194,30 @@ fn others_hear_of_what_has_changed_and_of_nothing_else() {
 }
 
 #[test]
+fn in_what_epoch_others_have_used_something_is_asked_for_once() {
+    let alice = "alice".into();
+    let budgets = budgets(Period::Total, Window::Calendar);
+    let untold = || budgets.reports(false, at(NOON));
+    untold()[0].answered(&others(0, 0), at(NOON));
+    let call = budgets
+        .reserve_alone(&charge(&alice, 10, at(NOON)))
+        .unwrap();
+    let refused = Answer {
+        is_spent: true,
+        is_noted: false,
+        ..others(95, 0)
+    };
+    budgets.answered(&call.reports(at(NOON)), &[refused], at(NOON));
+    drop(call);
+    let [asked] = &untold()[..] else {
+        panic!("nobody knows in what epoch that stands");
+    };
+    asked.heard("two 7", Vec::new());
+    asked.answered(&others(95, 0), at(NOON));
+    assert!(untold().is_empty());
+}
+
+#[test]
 fn what_is_remembered_of_others_is_bounded_and_ends_with_the_period() {
     let budgets = budgets(Period::Day, Window::Calendar);
     let next = |now: &str| budgets.reports(true, at(now)).remove(0);
@@ -203,7 +228,7 @@ fn what_is_remembered_of_others_is_bounded_and_ends_with_the_period() {
     let remembered: Vec<_> = (36..100).rev().map(entry).collect();
     assert_eq!(second.remembered(), remembered);
     assert_eq!(second.epoch(), "one 1");
-    second.restored("two 7");
+    second.restored("two 7", at(NOON));
     assert_eq!(next(NOON).epoch(), "two 7");
     // What was asked before is answered late.
     first.heard("one 1", Vec::new());

@@ -195,6 +195,59 @@ fn what_was_owed_is_on_the_disk_before_the_journal_forgets_it() {
     assert!(is_dirty());
 }
 
+#[test]
+fn a_log_is_copied_back_at_the_start_and_when_nobody_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let params = params(&folder);
+    let mut opened = schema::open(&params).unwrap();
+    let shared = Arc::new(Shared::new(0));
+    let queue = Arc::new(Queue::new(opened.journal.take()));
+    let presence = opened.presence.clone();
+    let mut keeper = Keeper::new(&params, &shared, Arc::clone(&queue), presence);
+    let mut writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
+    let mut write = || {
+        drop(queue.open(queue.serial(), &Arc::new(intent("a"))).unwrap());
+        writer.round();
+    };
+    // What the file has without its log.
+    let alone = || {
+        let copy = folder.path().join("copy.db");
+        std::fs::copy(&params.path, &copy).unwrap();
+        let copy = Connection::open(&copy).unwrap();
+        let rows = copy.query_row("SELECT count(*) FROM request", [], |row| row.get(0));
+        rows.unwrap_or(0_i64)
+    };
+    let start = std::time::Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    write();
+    assert_eq!(alone(), 0);
+    keeper.copy_back(at(0));
+    assert_eq!(alone(), 1);
+    write();
+    for (second, rows) in [(1, 1), (5, 1), (6, 2)] {
+        keeper.copy_back(at(second));
+        assert_eq!(alone(), rows, "after {second} seconds");
+    }
+    // Somebody writes all the time.
+    for second in 7..20 {
+        write();
+        keeper.copy_back(at(second));
+    }
+    assert_eq!(alone(), 2);
+    // Somebody reads what was there before.
+    let reader = Connection::open(&params.path).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM request")
+        .unwrap();
+    write();
+    keeper.copy_back(at(20));
+    keeper.copy_back(at(25));
+    assert_ne!(alone(), 16, "not all of it");
+    reader.execute_batch("COMMIT").unwrap();
+    keeper.copy_back(at(30));
+    assert_eq!(alone(), 16);
+}
+
 #[tokio::test]
 async fn no_log_is_copied_into_a_file_that_lies_in_the_place_of_the_ledger() {
     let folder = tempfile::tempdir().unwrap();

@@ -89,9 +89,7 @@ impl Shared {
             let of_budgets = || self.budgets.charge(charge);
             return self.without_redis(|| self.alone(who, want, of_budgets));
         };
-        for (report, answer) in reports.iter().zip(&reply.budgets) {
-            report.answered(answer, now);
-        }
+        self.budgets.answered(&reports, &reply.budgets, now);
         let left = reply.headroom(&wanted);
         let refusal = reply.refusal(&wanted).map(Box::new).map(Denied::Limit);
         let spent = || {

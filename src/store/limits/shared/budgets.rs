@@ -1,7 +1,8 @@
 //! What gateways tell each other of the budgets that they have together, by way of Redis.
 //!
 //! A Redis that was emptied, or has lost a budget, says another epoch than the one in which this gateway has heard of others.
-//! Then it is given back what is remembered of them before anything is asked: nobody's use is forgotten by it.
+//! Then it is given back what is remembered of them before anything is asked: nobody's use is forgotten by it. What they were
+//! heard to use after that was remembered decides besides, until they tell it again.
 
 use redis::Cmd;
 
@@ -71,7 +72,7 @@ impl Shared {
                 command.arg(ledger).arg(entry);
             }
             let epoch: String = self.redis.call(&command).await?;
-            report.restored(&epoch);
+            report.restored(&epoch, self.date());
         }
         Ok(())
     }
@@ -94,7 +95,7 @@ pub(super) fn tell(command: &mut Cmd, report: &Report) {
     command.arg(report.size).arg(report.period);
     let counts_for = report.counts_for.unwrap_or_default();
     command.arg(millis(counts_for)).arg(millis(report.kept_for));
-    command.arg(report.epoch());
+    command.arg(report.epoch()).arg(report.heard_before);
 }
 
 /// Reads what the functions say of budgets.

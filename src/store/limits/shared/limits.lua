@@ -29,7 +29,7 @@ local MOST = 9000000000000000000
 local HAS_ROOM = -2
 local NEVER = -1
 -- How many arguments a report of a budget has.
-local REPORT = 9
+local REPORT = 10
 -- What is said of a budget that is not the one of which a gateway has heard.
 local LOST = 2
 local EPOCH = 'epoch'
@@ -235,7 +235,8 @@ end
 
 -- Reads a budget, and holds a gateway's report against it. Its arguments: the number, what is used, what is reserved, what of
 -- that is for the call that asks, what all may have, the period's start, for how many milliseconds it counts (0: for as long
--- as it is kept), for how many it is kept, and the epoch in which the gateway has heard of others (empty: in none).
+-- as it is kept), for how many it is kept, the epoch in which the gateway has heard of others (empty: in none), and what it has
+-- heard that they used before that, or in none: less than that decides about no call.
 local function weigh(key, ledger, args, at, now)
   local budget = {
     number = args[at + 1], used = args[at + 2], reserved = args[at + 3], period = args[at + 6],
@@ -269,7 +270,8 @@ local function weigh(key, ledger, args, at, now)
   end
   local expected = args[at + 9]
   budget.is_lost = expected ~= '' and budget.epoch ~= expected
-  local before = budget.others_used + budget.others_reserved + own - want
+  local others_used = math.max(budget.others_used, tonumber(args[at + 10]))
+  local before = others_used + budget.others_reserved + own - want
   budget.is_spent = before >= size or before + want > size
   return budget
 end
@@ -452,7 +454,7 @@ local function probe(keys)
   settle({ keys[3], level, slots }, { '0', '1', 'owe', '1000000', '1000', '1', '0', 'free', '0', '1000', '0', 'probe' })
   renew({ slots }, { '0', '1000', 'probe' })
   redis.call('HSET', keys[4], 'over', '1 1 1 0 1')
-  report({ keys[4] }, { '0', 'probe', '1', '1', '1', '0', '1', '0', '1000', '1000', '' })
+  report({ keys[4] }, { '0', 'probe', '1', '1', '1', '0', '1', '0', '1000', '1000', '', '0' })
   restore({ keys[4] }, { 'probe 1', '1000', 'other', '1 1 1 0 1' })
   redis.call('DEL', unpack(keys))
   return 1

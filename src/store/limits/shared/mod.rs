@@ -181,9 +181,8 @@ impl Shared {
             return Some(Vec::new());
         }
         let reply = self.look(&wanted, &mut reports).await.ok()?;
-        for (report, answer) in reports.iter().zip(&reply.budgets) {
-            report.answered(answer, now.unwrap_or_default());
-        }
+        let now = now.unwrap_or_default();
+        self.budgets.answered(&reports, &reply.budgets, now);
         Some(reply.headroom(&wanted))
     }
 

@@ -262,6 +262,7 @@ async fn reports_that_are_late_or_repeated_do_not_go_back() {
         assert_eq!(two.all(NOON).await, (30, 0));
     }
     // A later run on the same ledger, which was emptied meanwhile.
+    tell(&two.shared, true).await.unwrap();
     let again = Gateway::start(&redis, "one", "2026-11-25T12:00:01Z", total());
     tell(&again.shared, true).await.unwrap();
     assert_eq!(two.all(NOON).await, (0, 0));
@@ -326,10 +327,10 @@ async fn what_is_brought_back_is_not_newer_than_it_was() {
     one.spend(10, NOON).await;
     let _: () = ask(&redis, &["FLUSHALL"]).await;
     tell(&one.shared, true).await.unwrap();
-    // Two remembers less of it.
+    // Two remembers less of it, and has heard of all of it since.
     assert_eq!(two.all(NOON).await, (40, 0));
     let _: () = ask(&redis, &["FLUSHALL"]).await;
-    assert_eq!(two.all("2026-11-26T11:59:59.999Z").await, (30, 0));
+    assert_eq!(two.all("2026-11-26T11:59:59.999Z").await, (40, 0));
     assert_eq!(two.all("2026-11-26T12:00:00Z").await, (0, 0));
 }
 
@@ -390,4 +391,66 @@ async fn garbage_counts_as_nothing_and_stops_nothing() {
         let _: i64 = ask(&redis, &["HSET", &key, field, most]).await;
     }
     one.refused(1, NOON).await;
+}
+
+#[tokio::test]
+async fn what_was_heard_after_it_was_remembered_decides_when_redis_was_emptied() {
+    let server = Server::start();
+    let redis = server.redis(library()).await;
+    let start = |ledger| Gateway::start(&redis, ledger, NOON, total());
+    let (one, two) = (start("one"), start("two"));
+    one.spend(30, NOON).await;
+    tell(&two.shared, true).await.unwrap();
+    one.spend(70, NOON).await;
+    assert_eq!(two.refused(1, NOON).await.used, 100);
+    // Of two it comes back as 30.
+    for _ in 0..2 {
+        let _: () = ask(&redis, &["FLUSHALL"]).await;
+        assert_eq!(two.refused(1, NOON).await.used, 100);
+        assert_eq!(two.all(NOON).await, (100, 0));
+    }
+    tell(&one.shared, true).await.unwrap();
+    assert_eq!(two.all(NOON).await, (100, 0));
+    assert_eq!(start("three").refused(1, NOON).await.used, 100);
+}
+
+#[tokio::test]
+async fn what_was_heard_in_no_epoch_decides_when_redis_was_emptied() {
+    let server = Server::start();
+    let redis = server.redis(library()).await;
+    let start = |ledger| Gateway::start(&redis, ledger, NOON, total());
+    let (two, three) = (start("two"), start("three"));
+    for gateway in [&two, &three] {
+        // Nobody has used anything yet.
+        tell(&gateway.shared, true).await.unwrap();
+    }
+    let one = start("one");
+    one.spend(100, NOON).await;
+    assert_eq!(two.refused(1, NOON).await.used, 100);
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    // Who has never heard of it knows no better, and begins anew.
+    three.spend(5, NOON).await;
+    assert_eq!(two.refused(1, NOON).await.used, 100);
+    tell(&one.shared, true).await.unwrap();
+    assert_eq!(two.refused(1, NOON).await.used, 105);
+    assert_eq!(three.refused(1, NOON).await.used, 105);
+}
+
+#[tokio::test]
+async fn what_was_used_before_a_loss_ends_with_a_window_that_rolls() {
+    let server = Server::start();
+    let redis = server.redis(library()).await;
+    let day = of(Period::Day, Window::Rolling);
+    let one = Gateway::start(&redis, "one", NOON, day);
+    let two = Gateway::start(&redis, "two", NOON, day);
+    one.spend(30, NOON).await;
+    tell(&two.shared, true).await.unwrap();
+    one.spend(70, NOON).await;
+    two.refused(1, NOON).await;
+    let _: () = ask(&redis, &["FLUSHALL"]).await;
+    two.refused(1, "2026-11-25T12:00:10Z").await;
+    two.refused(1, "2026-11-25T12:00:39Z").await;
+    // By then each of the others has told what it has, if it still does.
+    assert_eq!(two.all("2026-11-25T12:00:40Z").await, (30, 0));
+    two.spend(70, "2026-11-25T12:00:40Z").await;
 }
