@@ -146,6 +146,15 @@ async fn metric_log_and_ledger_have_one_word_for_a_cause() {
         let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hi" }] });
         client.chat(body).await.status
     };
+    let blamed = |cause: &str| {
+        let (who, _) = cause.split_once('_').unwrap_or(("none", ""));
+        let labels = format!("{{blame=\"{who}\",cause=\"{cause}\"}}");
+        format!("weir_requests_by_blame_total{labels}")
+    };
+    let metrics = gateway.metrics().await;
+    for cause in ["", "policy_limit", "upstream_limited", "gateway_panic"] {
+        assert_eq!(value(&metrics, &[&blamed(cause)]), 0.0, "{cause}");
+    }
     assert_eq!(call("bob", "gpt-4o").await, 200);
     let all = [
         ("alice", "gpt-limited", 429, "upstream_limited"),
@@ -176,11 +185,14 @@ async fn metric_log_and_ledger_have_one_word_for_a_cause() {
             &format!("status=\"{status}\""),
         ];
         gateway.idle().await;
-        assert_eq!(value(&gateway.metrics().await, &labels), 1.0);
+        let metrics = gateway.metrics().await;
+        assert_eq!(value(&metrics, &labels), 1.0);
+        assert_eq!(value(&metrics, &[&blamed(cause)]), 1.0);
     }
     let metrics = gateway.metrics().await;
     let fine = ["weir_requests_total{", "cause=\"\"", "key=\"bob\""];
     assert_eq!(value(&metrics, &fine), 1.0);
+    assert_eq!(value(&metrics, &[&blamed("")]), 1.0);
     let refused = [
         "weir_limit_refusals_total{",
         "name=\"bob\"",
