@@ -88,6 +88,44 @@ async fn junk_makes_no_series() {
 }
 
 #[tokio::test]
+async fn what_a_limit_refuses_is_told_of_the_model_that_was_asked_and_junk_of_none() {
+    let upstream = Upstream::answering(chat()).await;
+    let keys = format!(
+        "[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\nlimits = {{ requests_per_day = 1 }}\n\
+         [[key]]\nname = \"bob\"\nsecret = \"bob-has-one-token\"\nbudgets = [{{ tokens = 1, per = \"total\" }}]\n"
+    );
+    let config = Config::new()
+        .upstream("upstream", &upstream, "models = [\"gpt-*\", \"o3\"]")
+        .without_key()
+        .table(&keys);
+    let gateway = config.start().await;
+    let call = async |secret: &str, model: &str| {
+        let client = gateway
+            .stranger()
+            .with_header("authorization", &format!("Bearer {secret}"));
+        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hi" }] });
+        client.chat(body).await.status
+    };
+    assert_eq!(call(KEY, "gpt-4o").await, 200);
+    for model in ["gpt-4o", "gpt-5", "o3", "junk-1", "junk-2"] {
+        assert_eq!(call(KEY, model).await, 429, "{model}");
+    }
+    assert_eq!(call("bob-has-one-token", "o3").await, 429);
+    gateway.idle().await;
+    let metrics = gateway.metrics().await;
+    let refused = |key: &str, cause: &str, model: &str| {
+        let (key, model) = (format!("key=\"{key}\""), format!("model=\"{model}\""));
+        let cause = format!("cause=\"{cause}\"");
+        value(&metrics, &["weir_requests_total{", &key, &cause, &model])
+    };
+    assert_eq!(refused("alice", "policy_limit", "gpt-*"), 2.0);
+    assert_eq!(refused("alice", "policy_limit", "o3"), 1.0);
+    assert_eq!(refused("alice", "policy_limit", "none"), 2.0);
+    assert_eq!(refused("bob", "policy_budget", "o3"), 1.0);
+    assert!(!metrics.contains("junk"), "{metrics}");
+}
+
+#[tokio::test]
 async fn keys_made_at_run_time_share_a_series_where_there_is_room_for_no_more() {
     let upstream = Upstream::answering(chat()).await;
     let config = Config::over(&upstream).table("[metrics]\nmax_series = 100\n");
