@@ -80,8 +80,7 @@ def overview():
                             "Upstreams down",
                             "Upstreams that no gateway can use.",
                             or_zero(
-                                f'count (max by (upstream) (weir_upstream_endpoints{{{UPSTREAM}, state="in_use"}}) == 0 '
-                                f"or max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"
+                                f"count (max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"
                             ),
                             steps=ANY_IS_BAD,
                             decimals=0,

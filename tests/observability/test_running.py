@@ -441,8 +441,11 @@ def test_a_ledger_with_too_much_open(story):
 
 
 def test_a_credential_that_is_refused(story):
+    # It is the only one that this upstream has.
+    story.expected.add("WeirUpstreamDown")
     story.upstreams.ways["refusing"] = "refusing"
     story.until_fires("WeirUpstreamCredentialRefused", lambda: story.gateway.chat("refused", BOB), upstream="refusing")
+    story.fires("WeirUpstreamDown", upstream="refusing")
 
 
 def test_an_endpoint_that_is_ejected(story):
