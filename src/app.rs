@@ -42,7 +42,7 @@ use self::books::Stores;
 use self::exports::Exports;
 pub use self::ledger_look::check_ledger;
 pub use self::local::check_model;
-pub use self::place::place;
+pub use self::place::{admin_plane, place};
 pub use self::reload::Source;
 use self::reload::{Attempted, Reloader};
 use self::signals::{Hangups, Signals};

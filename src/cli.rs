@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, and where its defaults come from.
 
 mod explain;
+mod health;
 mod operate;
 
 use std::ffi::OsString;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use self::explain::ExplainArgs;
+pub use self::health::HealthArgs;
 pub use self::operate::{
     AtArgs, EditArgs, EditTeamArgs, KeysCommand, NewArgs, NewTeamArgs, RevokeArgs, RotateArgs,
     TeamCommand, UsageArgs,
@@ -40,6 +42,8 @@ pub enum Command {
     ///
     /// Whether its key opens, what its limits and budgets have left, and where it would go.
     Explain(ExplainArgs),
+    /// Tell whether a running gateway takes calls: for health checks
+    Health(HealthArgs),
     /// Gateway keys: made, listed, edited, rotated, revoked
     #[command(subcommand)]
     Keys(KeysCommand),

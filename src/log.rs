@@ -1,10 +1,12 @@
 //! The log: lines on standard error, for people or for machines.
 //!
 //! A thread of its own writes them. When nobody reads, its queue fills and lines are dropped and counted, but no request
-//! waits. Files, and when to begin new ones, are the platform's business.
+//! waits; lines that whoever read has gone before are counted with them. Files, and when to begin new ones, are the
+//! platform's business.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -24,20 +26,44 @@ pub enum Format {
     Json,
 }
 
-/// Counts the lines that were dropped.
+/// Counts the lines that were dropped because the queue was full.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// Counts the lines that could not be written.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
-/// Returns how many lines were dropped since the start, because nobody read them fast enough.
+/// What lines are written to. It counts those that fail: the thread that writes goes on with the next, and says nothing.
+struct Counting<W> {
+    inner: W,
+    failed: &'static AtomicU64,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.inner.write(part)
+    }
+
+    /// Writes a line: each comes whole.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        self.inner.write_all(line).inspect_err(|_| {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Returns how many lines were lost since the start, because nobody read them fast enough, or at all.
 pub fn dropped_lines() -> u64 {
-    DROPPED
-        .get()
-        .map_or(0, |lines| lines.dropped_lines() as u64)
+    let dropped = DROPPED.get().map_or(0, ErrorCounter::dropped_lines) as u64;
+    dropped + UNWRITTEN.load(Ordering::Relaxed)
 }
 
 /// Starts the log. Up to `queue` lines wait to be written. Dropping what it returns writes those that still do, as long as
 /// somebody reads them.
 pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal();
     let json = match format {
         Format::Auto => !terminal,
         Format::Text => false,
@@ -50,7 +76,10 @@ pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(queue)
         .lossy(true)
-        .finish(std::io::stderr());
+        .finish(Counting {
+            inner: io::stderr(),
+            failed: &UNWRITTEN,
+        });
     let _ = DROPPED.set(writer.error_counter());
     let layer = fmt::layer().with_writer(writer).with_target(false);
     let layer = if json {
@@ -73,4 +102,26 @@ pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
         tracing::error!(location, "panic");
     }));
     guard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_nobody_reads_any_more_is_counted_once() {
+        static FAILED: AtomicU64 = AtomicU64::new(0);
+        let (reader, inner) = io::pipe().unwrap();
+        let mut log = Counting {
+            inner,
+            failed: &FAILED,
+        };
+        log.write_all(b"heard\n").unwrap();
+        assert_eq!(FAILED.load(Ordering::Relaxed), 0);
+        drop(reader);
+        for lost in 1..=3 {
+            assert!(log.write_all(b"lost\n").is_err());
+            assert_eq!(FAILED.load(Ordering::Relaxed), lost);
+        }
+    }
 }

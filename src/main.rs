@@ -34,6 +34,11 @@ fn main() -> ExitCode {
                 operator::explain(place, &options, &mut io::stdin()).await
             })
         }
+        Ok(Command::Health(args)) => {
+            let wanted = args.wanted(&config::process_env);
+            let place = app::admin_plane(wanted, &context());
+            operate_at(place, async |place| operator::health(place).await)
+        }
         Ok(Command::Keys(command)) => match command.options(&config::process_env) {
             Ok((wanted, options)) => {
                 operate(wanted, async |place| operator::keys(place, options).await)
@@ -109,11 +114,18 @@ fn operate<T: Into<Told>>(
     wanted: Wanted,
     act: impl AsyncFnOnce(&Place) -> Result<T, Failure>,
 ) -> u8 {
+    operate_at(app::place(wanted, &context()), act)
+}
+
+fn operate_at<T: Into<Told>>(
+    place: Result<Place, Failure>,
+    act: impl AsyncFnOnce(&Place) -> Result<T, Failure>,
+) -> u8 {
     let runtime = match runtime(1) {
         Ok(runtime) => runtime,
         Err(error) => return complain(&format!("cannot start: {error}"), INTERNAL),
     };
-    let done = app::place(wanted, &context()).and_then(|place| runtime.block_on(act(&place)));
+    let done = place.and_then(|place| runtime.block_on(act(&place)));
     match done {
         Ok(told) => {
             let Told { text, note } = told.into();

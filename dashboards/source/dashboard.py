@@ -100,10 +100,9 @@ def dashboard(uid, title, description, rows, since="now-6h", refresh="30s", upst
 def upstream_health():
     return states(
         "Upstreams",
-        "Whether each upstream can be used: red where all its endpoints are ejected, or the local model is not there, at one "
-        "gateway at least.",
-        f"min by (upstream) ((weir_upstream_ready{{{UPSTREAM}}} unless on (job, instance, upstream) "
-        f'weir_upstream_endpoints{{state="in_use"}} == 0) or 0 * weir_upstream_ready{{{UPSTREAM}}})',
+        "Whether each upstream is well: red where all its endpoints are ejected or all its credentials refused, or the local "
+        "model is not there, at one gateway at least.",
+        f"min by (upstream) (weir_upstream_ready{{{UPSTREAM}}})",
         "{{upstream}}",
         {0: ("down", BAD), 1: ("ready", GOOD)},
         "No upstream is configured",

@@ -1,13 +1,15 @@
 """For a screen on the wall."""
 
 from .dashboard import dashboard, outcomes, upstream_health
-from .expressions import FAILED, REQUEST, SERVED, UPSTREAM, or_zero, quantile, rate, share
+from .expressions import REQUEST, SERVED, UPSTREAM, or_zero, quantile, rate, share
 from .panels import ANY_IS_BAD, BAD, FAIR, GOOD, POOR, series, stat, thresholds
 
 
 def overview():
     requests = rate("weir_requests_total", REQUEST)
-    failed = rate("weir_requests_total", f"{REQUEST}, {FAILED}")
+    # Whatever is selected: only these series are there before the first failure, and show it.
+    ended = rate("weir_requests_by_blame_total", "")
+    failed = rate("weir_requests_by_blame_total", 'blame=~"upstream|gateway"')
     return dashboard(
         "weir-overview",
         "Overview",
@@ -22,9 +24,10 @@ def overview():
                         3,
                         stat(
                             "Not failed",
-                            "The share of requests that did not fail by an upstream's or the gateway's fault. What the "
-                            "client did wrong and what a limit refused is no failure. The objective is 99.5 %.",
-                            f"1 - {share(failed, requests)}",
+                            "The share of all requests, whatever is selected, that did not fail by an upstream's or the "
+                            "gateway's fault. What the client did wrong and what a limit refused is no failure. The "
+                            "objective is 99.5 %.",
+                            f"1 - {share(failed, ended)}",
                             "percentunit",
                             thresholds((None, BAD), (0.98, POOR), (0.995, GOOD)),
                             decimals=2,
@@ -77,8 +80,7 @@ def overview():
                             "Upstreams down",
                             "Upstreams that no gateway can use.",
                             or_zero(
-                                f'count (max by (upstream) (weir_upstream_endpoints{{{UPSTREAM}, state="in_use"}}) == 0 '
-                                f"or max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"
+                                f"count (max by (upstream) (weir_upstream_ready{{{UPSTREAM}}}) == 0)"
                             ),
                             steps=ANY_IS_BAD,
                             decimals=0,

@@ -68,9 +68,6 @@ pub(super) fn observe(metrics: &Metrics, dispatch: &Dispatch, drain: &Drain, led
     for (upstream, snapshot) in dispatch.snapshots() {
         metrics.set_upstream(upstream, snapshot);
     }
-    for upstream in &readiness.upstreams {
-        metrics.set_upstream_ready(upstream.name, upstream.ready);
-    }
     let is_known = |name: &str| readiness.upstreams.iter().any(|known| known.name == name);
     metrics.keep_upstreams(is_known);
 }

@@ -1,4 +1,5 @@
-//! Where `weir usage`, `weir keys` and `weir explain` do their work: what the arguments leave open, the configuration says.
+//! Where `weir usage`, `weir keys`, `weir explain` and `weir health` do their work: what the arguments leave open, the
+//! configuration says.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::access;
-use crate::config::{self, Config, Context};
+use crate::config::{self, AdminConfig, Context};
 use crate::operator::{DEFAULT_URL, Failure, Place, Wanted};
 use crate::secret::Secret;
 use crate::store::directory::Configured;
@@ -54,14 +55,38 @@ pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
         token: token.or_else(configured_token),
         url: wanted
             .url
-            .or_else(|| config.as_ref().map(url))
+            .or_else(|| config.as_ref().map(|config| url(&config.admin)))
             .unwrap_or_else(|| DEFAULT_URL.to_owned()),
     })
 }
 
+/// Decides which running gateway is asked for its health. What is wrong with its configuration elsewhere does not matter.
+///
+/// # Errors
+/// [`Failure`] when the configuration cannot be read, or does not say where.
+pub fn admin_plane(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
+    let token = (context.env)("WEIR_ADMIN_TOKEN").filter(|token| !token.is_empty());
+    if let Some(url) = wanted.url {
+        let token = token.map(Secret::new);
+        return Ok(Place::Gateway { url, token });
+    }
+    let admin = config::load_admin(wanted.config.as_deref(), context)
+        .map_err(|report| mistake(report.to_string()))?;
+    if admin.listen.port() == 0 {
+        return Err(mistake(
+            "[admin] listen has port 0, which is another one at each start; name the --url"
+                .to_owned(),
+        ));
+    }
+    Ok(Place::Gateway {
+        url: url(&admin),
+        token: admin.token,
+    })
+}
+
 /// Returns the address of the admin plane, seen from this machine.
-fn url(config: &Config) -> String {
-    let mut address: SocketAddr = config.admin.listen;
+fn url(admin: &AdminConfig) -> String {
+    let mut address: SocketAddr = admin.listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),

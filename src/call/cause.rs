@@ -103,10 +103,15 @@ causes! {
 }
 
 impl Cause {
+    /// Returns who is to blame: `client`, `policy`, `upstream` or `gateway`.
+    pub fn blame(self) -> &'static str {
+        let word = self.as_str();
+        word.split_once('_').map_or(word, |(who, _)| who)
+    }
+
     /// Returns whether it is a mistake of the client's, or a policy of ours.
     pub fn is_refusal(self) -> bool {
-        let word = self.as_str();
-        word.starts_with("client_") || word.starts_with("policy_")
+        matches!(self.blame(), "client" | "policy")
     }
 
     /// Returns who is to blame for an upstream's answer of this status that goes to the client; `None`: nobody.
@@ -138,8 +143,7 @@ mod tests {
         let mut seen = HashSet::new();
         for cause in Cause::ALL {
             let word = cause.as_str();
-            let (who, _) = word.split_once('_').unwrap();
-            assert!(["client", "policy", "upstream", "gateway"].contains(&who));
+            assert!(["client", "policy", "upstream", "gateway"].contains(&cause.blame()));
             assert!(seen.insert(word), "{word}");
             assert!(
                 word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),

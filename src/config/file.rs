@@ -54,6 +54,11 @@ pub(super) struct File {
 }
 
 impl File {
+    /// Reads `[admin]` alone.
+    pub(super) fn admin(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Admin {
+        server::admin(&mut Table::root(document), reader)
+    }
+
     pub(super) fn read(document: &DeTable<'_>, reader: &mut Reader<'_>) -> Self {
         let mut root = Table::root(document);
         let has_redis = root.has("redis");

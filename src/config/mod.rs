@@ -114,7 +114,34 @@ pub fn load(path: Option<&Path>, context: &Context<'_>) -> Result<Loaded, Report
     outcome
 }
 
+/// Reads where the admin plane is, and whatever else of `[admin]` can be read, or the defaults where there is no file. The
+/// rest of the file is not judged: a gateway that runs goes on without it, too.
+///
+/// # Errors
+/// The file cannot be read, or the address is none.
+pub fn load_admin(path: Option<&Path>, context: &Context<'_>) -> Result<AdminConfig, Report> {
+    let (text, file) = match path {
+        Some(path) => (read(path)?, path),
+        None => (String::new(), Path::new("built-in defaults")),
+    };
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut reader = Reader::new(context, folder);
+    let admin = File::admin(document.get_ref(), &mut reader);
+    let mut found = reader.found;
+    let is_of_address = |found: &Found| matches!(&*found.at.path, "admin" | "admin.listen");
+    found.retain(|found| found.severity == Severity::Error && is_of_address(found));
+    match found.is_empty() {
+        true => Ok(admin.config),
+        false => Err(Report::new(file.display().to_string(), &text, found)),
+    }
+}
+
 fn load_file(path: &Path, context: &Context<'_>) -> Result<Loaded, Report> {
+    parse(&read(path)?, path, context)
+}
+
+fn read(path: &Path) -> Result<String, Report> {
     let refuse = |text: &str, offset, message| {
         let found = Found {
             severity: Severity::Error,
@@ -136,15 +163,13 @@ fn load_file(path: &Path, context: &Context<'_>) -> Result<Loaded, Report> {
             ),
         )
     })?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path, context),
-        Err(error) => {
-            let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let message = "is not UTF-8; save the file as UTF-8".to_owned();
-            let text = str::from_utf8(valid).unwrap_or_default();
-            Err(refuse(text, Some(error.valid_up_to()), message))
-        }
-    }
+    String::from_utf8(bytes).map_err(|error| {
+        let (error, bytes) = (error.utf8_error(), error.into_bytes());
+        let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let message = "is not UTF-8; save the file as UTF-8".to_owned();
+        let text = str::from_utf8(valid).unwrap_or_default();
+        refuse(text, Some(error.valid_up_to()), message)
+    })
 }
 
 /// Reads and checks the text of a file. `file` is its name in reports, and paths in it start from its folder. It is not

@@ -55,7 +55,7 @@ impl Process {
             )?,
             dropped_lines: declare.counter(
                 "weir_log_lines_dropped_total",
-                "Lines of the log that were dropped, since nobody read it fast enough.",
+                "Lines of the log that were lost, since nobody read it fast enough, or whoever did has gone.",
             )?,
             max_series: declare.gauge(
                 "weir_series_limit",

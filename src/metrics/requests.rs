@@ -12,6 +12,7 @@ use crate::call::{Cause, Facts, Outcome, Try};
 /// The metrics of requests.
 pub(super) struct Requests {
     ended: Family<IntCounter, 7>,
+    blamed: Family<IntCounter, 2>,
     in_flight: IntGauge,
     duration: Family<Histogram, 3>,
     overhead: Family<Histogram, 1>,
@@ -64,11 +65,25 @@ const OVERHEAD: &[f64] = &[
 
 impl Requests {
     pub(super) fn new(declare: &mut Declare) -> Result<Self, prometheus::Error> {
+        let requests = Self::declared(declare)?;
+        // From the start, so that the first failure of its kind is an increase.
+        for cause in Cause::ALL.iter().copied().map(Some).chain([None]) {
+            requests.blamed.with(blamed(cause));
+        }
+        Ok(requests)
+    }
+
+    fn declared(declare: &mut Declare) -> Result<Self, prometheus::Error> {
         Ok(Self {
             ended: declare.counters(
                 "weir_requests_total",
                 "Requests ended, by what was asked, who asked, who answered, the status (499: the client went first) and the cause of a failure.",
                 ["endpoint", "team", "key", "model", "upstream", "status", "cause"],
+            )?,
+            blamed: declare.counters(
+                "weir_requests_by_blame_total",
+                "Requests ended, by who is to blame (none: nobody, all went well) and the cause. Every series stands at 0 from the start: alerts look here, since a series that is born at 1 has no rate.",
+                ["blame", "cause"],
             )?,
             in_flight: declare.gauge(
                 "weir_requests_in_flight",
@@ -160,12 +175,13 @@ impl Metrics {
         let key = facts.key.as_deref().unwrap_or(NONE);
         let model = facts.route.as_deref().unwrap_or(NONE);
         let upstream = facts.upstream.as_deref().unwrap_or(NONE);
-        let cause = facts.cause.map_or("", Cause::as_str);
+        let [_, cause] = blamed(facts.cause);
         let mut digits = [0; 3];
         let status = status_label(finished.status.unwrap_or(499), &mut digits);
         requests.in_flight.dec();
         let labels = [endpoint, team, key, model, upstream, status, cause];
         requests.ended.with(labels).inc();
+        requests.blamed.with(blamed(facts.cause)).inc();
         let seconds = duration.as_secs_f64();
         let way = [endpoint, model, upstream];
         requests.duration.with(way).observe(seconds);
@@ -201,6 +217,11 @@ impl Metrics {
         }
         self.answers.finished(endpoint, facts);
     }
+}
+
+/// Returns who is to blame, and the cause.
+fn blamed(cause: Option<Cause>) -> [&'static str; 2] {
+    cause.map_or([NONE, ""], |cause| [cause.blame(), cause.as_str()])
 }
 
 /// Returns the seconds that a whole stream took for each token after the first.

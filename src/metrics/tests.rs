@@ -343,7 +343,6 @@ fn an_upstream_that_is_gone_leaves_no_gauges_and_the_others_keep_theirs() {
             ..Snapshot::default()
         };
         metrics.set_upstream(name, snapshot);
-        metrics.set_upstream_ready(name, true);
     }
     let gauges = |text: &str, name: &str| {
         let label = format!("upstream=\"{name}\"");

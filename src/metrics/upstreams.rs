@@ -34,6 +34,9 @@ const CREDENTIAL_STATES: [&str; 3] = ["in_use", "limited", "refused"];
 /// How an upstream is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
+    /// Whether it is well: an endpoint is in use and can answer, and where there are credentials, one was not refused. What
+    /// is asked all the same, for a trial or by the floor, is not.
+    pub ready: bool,
     /// Its endpoints.
     pub endpoints: usize,
     /// Those that are left out.
@@ -69,7 +72,7 @@ impl Upstreams {
         Ok(Self {
             ready: declare.gauges(
                 "weir_upstream_ready",
-                "1 when the upstream could be asked now.",
+                "1 when the upstream is well: one endpoint at least is in use (the local model is loaded), and one credential was not refused. An upstream that is asked only by its floor, or for a trial, stands at 0; whether calls can be served is weir_ready.",
                 of,
             )?,
             attempts: declare.counters(
@@ -164,11 +167,6 @@ impl Drop for OpenConnection {
 }
 
 impl Metrics {
-    /// Notes whether an upstream could be asked.
-    pub fn set_upstream_ready(&self, upstream: &str, ready: bool) {
-        self.upstreams.ready.with([upstream]).set(i64::from(ready));
-    }
-
     /// Counts a try at an upstream.
     pub fn attempt_ended(&self, upstream: &str, result: &'static str) {
         self.upstreams.attempts.with([upstream, result]).inc();
@@ -203,6 +201,7 @@ impl Metrics {
         let upstreams = &self.upstreams;
         let of = [upstream];
         let number = |count: usize| signed(count as u64);
+        upstreams.ready.with(of).set(i64::from(snapshot.ready));
         let in_use = snapshot.endpoints.saturating_sub(snapshot.ejected);
         for (state, count) in [("in_use", in_use), ("ejected", snapshot.ejected)] {
             let gauge = upstreams.endpoints.with([upstream, state]);

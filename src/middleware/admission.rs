@@ -140,6 +140,8 @@ where
         Box::pin(async move {
             let whose = Whose::of(&call, &*desk.ways);
             let record = Arc::clone(&call.record);
+            // Told of what is turned away here as well, so that it shows at which model.
+            whose.note_route(&record);
             let Admitted { warning, left } = match desk.admit(&mut call, &whose).await {
                 Ok(admitted) => admitted,
                 Err((error, left)) => {

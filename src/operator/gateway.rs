@@ -45,6 +45,22 @@ pub(super) async fn ask(
     body: Option<String>,
 ) -> Result<Bytes, Failure> {
     let uri = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
+    let (status, body) = send(url, token, method, uri, body).await?;
+    match status.is_success() {
+        true => Ok(body),
+        false => Err(refused(status, &body)),
+    }
+}
+
+/// Sends a request, with a body of JSON where there is one, and returns what is answered. `url` is how the user wrote where
+/// to.
+pub(super) async fn send(
+    url: &str,
+    token: Option<&Secret>,
+    method: Method,
+    uri: String,
+    body: Option<String>,
+) -> Result<(StatusCode, Bytes), Failure> {
     let mut request = Request::builder().method(method).uri(uri);
     if body.is_some() {
         request = request.header(header::CONTENT_TYPE, "application/json");
@@ -73,11 +89,7 @@ pub(super) async fn ask(
     let body = Limited::new(body, MAX_ANSWER).collect().await;
     let body = body
         .map_err(|error| Failure::mistake(format!("the connection broke: {}", causes(&*error))))?;
-    let body = body.to_bytes();
-    match head.status.is_success() {
-        true => Ok(body),
-        false => Err(refused(head.status, &body)),
-    }
+    Ok((head.status, body.to_bytes()))
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Failure {

@@ -1,11 +1,12 @@
-//! `weir usage`, `weir keys` and `weir explain`: what an operator does from a terminal, at a running gateway by its admin
-//! API, or at the ledger's file itself.
+//! `weir usage`, `weir keys`, `weir explain` and `weir health`: what an operator does from a terminal, at a running gateway
+//! by its admin plane, or at the ledger's file itself.
 //!
 //! At the file, a gateway that runs notices what is changed within about a second.
 
 mod explain;
 mod file;
 mod gateway;
+mod health;
 mod keys;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod usage;
 use std::path::PathBuf;
 
 pub use self::explain::{ExplainOptions, explain};
+pub use self::health::health;
 pub use self::keys::{KeysOptions, Op, keys};
 pub use self::usage::{Format, UsageOptions, usage};
 use crate::client::ClientError;

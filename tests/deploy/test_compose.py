@@ -67,8 +67,15 @@ def test_each_weir_is_found_by_its_name_and_comes_back_into_its_network():
         owner = all_[name]["network_mode"].removeprefix("service:")
         assert all_[owner]["networks"]["front"]["aliases"] == [name], "who outlives it owns the network, under its name"
         assert all_[name]["depends_on"][owner]["restart"], "a new network needs a new start"
-        assert all_["balancer"]["depends_on"][owner]["condition"] == "service_healthy"
+        assert all_["balancer"]["depends_on"][name]["condition"] == "service_healthy"
     assert set(all_["balancer"]["environment"].values()) == {"weir-1:8080", "weir-2:8080"}
+
+
+def test_each_weir_is_asked_as_its_image_asks():
+    image = (DEPLOY / "Dockerfile").read_text()
+    command = json.loads(re.search(r"^HEALTHCHECK (?:.|\\\n)*?CMD (\[.*\])$", image, re.M).group(1))
+    for name in ["weir-1", "weir-2"]:
+        assert services()[name]["healthcheck"]["test"] == ["CMD", *command]
 
 
 def test_no_two_share_a_ledger():

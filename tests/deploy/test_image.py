@@ -7,7 +7,7 @@ import re
 import shutil
 
 import pytest
-from tools import DEPLOY, ROOT, ask, complaint, toml, weir_check
+from tools import DEPLOY, ROOT, WEIR, ask, complaint, toml, weir_check
 
 TEXT = (DEPLOY / "Dockerfile").read_text()
 
@@ -123,6 +123,16 @@ def test_the_last_stage_copies_what_is_sent():
 def test_secrets_and_builds_stay_outside_of_the_context():
     for file in ["deploy/.env", "target/debug/weir", ".git/config", "models/poet/model.safetensors"]:
         assert not is_sent(file, RULES), file
+
+
+def test_the_image_asks_itself_how_it_is():
+    _, last = stages()
+    line = next(line for line in last if line.startswith("HEALTHCHECK "))
+    command = json.loads(line.partition(" CMD ")[2])
+    entrypoint = next(line for line in last if line.startswith("ENTRYPOINT "))
+    assert command == [*json.loads(entrypoint.removeprefix("ENTRYPOINT ")), "health"]
+    code, text = ask(WEIR, *command[1:], "--url", "http://127.0.0.1:1")
+    assert code == 1 and "cannot connect" in text
 
 
 def test_the_images_configuration_is_one(tmp_path):

@@ -102,12 +102,12 @@ impl Drop for Killed {
     }
 }
 
-#[tokio::test]
-async fn a_log_that_nobody_reads_holds_up_no_request_and_no_stop() {
-    let upstream = Upstream::answering(chat()).await;
+/// A gateway whose standard output and error nobody has begun to read: where one would, what its clients and its operator
+/// ask, and itself.
+async fn unread(upstream: &Upstream) -> (Killed, std::io::PipeReader, Client, Client, Config) {
     // Nobody reads where it would tell its ports.
     let (data, admin) = (free_port(), free_port());
-    let config = Config::over(&upstream);
+    let config = Config::over(upstream);
     let text = config
         .text()
         .replacen("127.0.0.1:0", &format!("127.0.0.1:{data}"), 1)
@@ -115,8 +115,8 @@ async fn a_log_that_nobody_reads_holds_up_no_request_and_no_stop() {
         .replace("[log]\n", "[log]\nqueue = 128\n");
     let file = config.path().join("weir.toml");
     std::fs::write(&file, text).unwrap();
-    let (unread, log) = std::io::pipe().unwrap();
-    let mut gateway = Killed(
+    let (reader, log) = std::io::pipe().unwrap();
+    let gateway = Killed(
         weir(config.path())
             .args(["serve", "--config"])
             .arg(&file)
@@ -125,32 +125,26 @@ async fn a_log_that_nobody_reads_holds_up_no_request_and_no_stop() {
             .spawn()
             .unwrap(),
     );
-    let admin = Client::new(([127, 0, 0, 1], admin).into());
     eventually("it listens", async || {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", data)).await;
         stream.ok()
     })
     .await;
+    let admin = Client::new(([127, 0, 0, 1], admin).into());
     let client = Client::new(([127, 0, 0, 1], data).into())
         .with_header("authorization", &format!("Bearer {KEY}"));
-    // A pipe holds 64 KiB: these are far more.
-    let dropped = patiently("lines are dropped", async {
-        loop {
-            for _ in 0..50 {
-                assert_eq!(client.chat(ask()).await.status, 200);
-            }
-            let metrics = admin.get("/metrics").await.text();
-            let line = metrics
-                .lines()
-                .find(|line| line.starts_with("weir_log_lines_dropped_total "));
-            let count = line.unwrap().rsplit_once(' ').unwrap().1;
-            if count != "0" {
-                break count.parse::<u64>().unwrap();
-            }
-        }
-    })
-    .await;
-    assert!(dropped > 0);
+    (gateway, reader, client, admin, config)
+}
+
+async fn dropped_lines(admin: &Client) -> u64 {
+    let metrics = admin.get("/metrics").await.text();
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("weir_log_lines_dropped_total "));
+    line.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+async fn stops(mut gateway: Killed) {
     let pid = gateway.0.id();
     let killed = std::process::Command::new("sh")
         .args(["-c", &format!("kill -TERM {pid}")])
@@ -158,5 +152,37 @@ async fn a_log_that_nobody_reads_holds_up_no_request_and_no_stop() {
     assert!(killed.unwrap().success());
     let status = eventually("it stops", async || gateway.0.try_wait().unwrap()).await;
     assert!(status.success(), "{status}");
-    drop(unread);
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_up_no_request_and_no_stop() {
+    let upstream = Upstream::answering(chat()).await;
+    let (gateway, reader, client, admin, _config) = unread(&upstream).await;
+    // A pipe holds 64 KiB: these are far more.
+    patiently("lines are dropped", async {
+        while dropped_lines(&admin).await == 0 {
+            for _ in 0..50 {
+                assert_eq!(client.chat(ask()).await.status, 200);
+            }
+        }
+    })
+    .await;
+    stops(gateway).await;
+    drop(reader);
+}
+
+#[tokio::test]
+async fn lines_that_whoever_read_the_log_has_gone_before_are_counted() {
+    let upstream = Upstream::answering(chat()).await;
+    let (gateway, reader, client, admin, _config) = unread(&upstream).await;
+    assert_eq!(dropped_lines(&admin).await, 0);
+    drop(reader);
+    for _ in 0..20 {
+        assert_eq!(client.chat(ask()).await.status, 200);
+    }
+    eventually("each call's line is counted", async || {
+        (dropped_lines(&admin).await >= 20).then_some(())
+    })
+    .await;
+    stops(gateway).await;
 }

@@ -88,6 +88,17 @@ async fn pages_of_other_sites_do_nothing() {
 }
 
 #[tokio::test]
+async fn the_icon_is_for_everyone() {
+    let (_upstream, gateway) = house().await;
+    let icon = Client::new(gateway.admin()).get("/favicon.ico").await;
+    assert_eq!(icon.status, 200);
+    assert_eq!(icon.header("content-type"), Some("image/svg+xml"));
+    let policy = icon.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none';"), "{policy}");
+    assert!(icon.text().starts_with("<svg "), "{}", icon.text());
+}
+
+#[tokio::test]
 async fn the_playground_is_the_data_plane() {
     let (upstream, gateway) = house().await;
     let path = "/admin/v1/playground/chat/completions";

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::json;
+
 use crate::support::answers::{ask, chat, json_answer};
 use crate::support::eventually;
 use crate::support::gateway::{Config, Gateway};
@@ -85,12 +87,53 @@ async fn the_last_endpoint_is_asked_however_it_fails() {
         assert_eq!(gateway.client().chat(ask()).await.status, 502);
     }
     assert_eq!(bad.calls().len(), 10);
+    let ready = |is: u8| format!("weir_upstream_ready{{upstream=\"bad\"}} {is}\n");
+    assert!(
+        metric(&gateway, &ready(0)).await.is_some(),
+        "it is not well"
+    );
+    let readyz = gateway.operator().get("/readyz").await;
+    assert_eq!(readyz.status, 200, "its calls are taken");
     fails.store(false, Ordering::SeqCst);
     assert_eq!(
         gateway.client().chat(ask()).await.status,
         200,
         "no minute to wait"
     );
+    assert!(metric(&gateway, &ready(1)).await.is_some());
+}
+
+#[tokio::test]
+async fn an_upstream_that_refuses_all_its_credentials_is_not_ready() {
+    let upstream = Upstream::start(|request| {
+        let is_bad = request.header("authorization") == Some("Bearer bad");
+        Script::new().send(match is_bad {
+            true => json_answer("401 Unauthorized", ERROR),
+            false => chat(),
+        })
+    })
+    .await;
+    let of = |name: &str, keys: &str| {
+        let base = upstream.base_url();
+        format!(
+            "[[upstream]]\nname = \"{name}\"\nkind = \"openai\"\nbase_url = \"{base}\"\napi_keys = [{keys}]\nmodels = [\"{name}\"]\n"
+        )
+    };
+    let tables = of("none", "\"bad\"") + &of("some", "\"bad\", \"good\"");
+    let gateway = Config::new().table(&tables).start().await;
+    for model in ["none", "some", "some"] {
+        gateway
+            .client()
+            .chat(json!({ "model": model, "messages": [] }))
+            .await;
+    }
+    for (name, is) in [("none", 0), ("some", 1)] {
+        let refused =
+            format!("weir_upstream_credentials{{state=\"refused\",upstream=\"{name}\"}} 1\n");
+        assert!(metric(&gateway, &refused).await.is_some(), "{name}");
+        let ready = format!("weir_upstream_ready{{upstream=\"{name}\"}} {is}\n");
+        assert!(metric(&gateway, &ready).await.is_some(), "{name}");
+    }
 }
 
 #[tokio::test]

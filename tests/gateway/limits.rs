@@ -83,7 +83,8 @@ async fn a_burst_is_let_in_and_the_rest_is_told_when_to_come_back() {
         ),
         "{metrics}"
     );
-    assert!(metrics.contains(r#"cause="policy_limit""#), "{metrics}");
+    let refused = r#"weir_requests_total{cause="policy_limit""#;
+    assert!(metrics.contains(refused), "{metrics}");
 }
 
 #[tokio::test]
@@ -451,7 +452,8 @@ async fn a_stream_that_runs_out_of_its_limit_is_finished_properly() {
         );
         assert_eq!(gateway.client().chat(asking_for(20)).await.status, 429);
         let metrics = gateway.metrics().await;
-        assert!(metrics.contains(r#"cause="policy_stopped""#), "{metrics}");
+        let stopped = r#"weir_requests_total{cause="policy_stopped""#;
+        assert!(metrics.contains(stopped), "{metrics}");
     }
 }
 

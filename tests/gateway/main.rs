@@ -32,6 +32,7 @@ mod explain;
 mod fallback;
 mod faults;
 mod framing;
+mod health;
 mod house;
 mod http2;
 mod http2_faults;

@@ -88,6 +88,44 @@ async fn junk_makes_no_series() {
 }
 
 #[tokio::test]
+async fn what_a_limit_refuses_is_told_of_the_model_that_was_asked_and_junk_of_none() {
+    let upstream = Upstream::answering(chat()).await;
+    let keys = format!(
+        "[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\nlimits = {{ requests_per_day = 1 }}\n\
+         [[key]]\nname = \"bob\"\nsecret = \"bob-has-one-token\"\nbudgets = [{{ tokens = 1, per = \"total\" }}]\n"
+    );
+    let config = Config::new()
+        .upstream("upstream", &upstream, "models = [\"gpt-*\", \"o3\"]")
+        .without_key()
+        .table(&keys);
+    let gateway = config.start().await;
+    let call = async |secret: &str, model: &str| {
+        let client = gateway
+            .stranger()
+            .with_header("authorization", &format!("Bearer {secret}"));
+        let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hi" }] });
+        client.chat(body).await.status
+    };
+    assert_eq!(call(KEY, "gpt-4o").await, 200);
+    for model in ["gpt-4o", "gpt-5", "o3", "junk-1", "junk-2"] {
+        assert_eq!(call(KEY, model).await, 429, "{model}");
+    }
+    assert_eq!(call("bob-has-one-token", "o3").await, 429);
+    gateway.idle().await;
+    let metrics = gateway.metrics().await;
+    let refused = |key: &str, cause: &str, model: &str| {
+        let (key, model) = (format!("key=\"{key}\""), format!("model=\"{model}\""));
+        let cause = format!("cause=\"{cause}\"");
+        value(&metrics, &["weir_requests_total{", &key, &cause, &model])
+    };
+    assert_eq!(refused("alice", "policy_limit", "gpt-*"), 2.0);
+    assert_eq!(refused("alice", "policy_limit", "o3"), 1.0);
+    assert_eq!(refused("alice", "policy_limit", "none"), 2.0);
+    assert_eq!(refused("bob", "policy_budget", "o3"), 1.0);
+    assert!(!metrics.contains("junk"), "{metrics}");
+}
+
+#[tokio::test]
 async fn keys_made_at_run_time_share_a_series_where_there_is_room_for_no_more() {
     let upstream = Upstream::answering(chat()).await;
     let config = Config::over(&upstream).table("[metrics]\nmax_series = 100\n");
@@ -146,6 +184,15 @@ async fn metric_log_and_ledger_have_one_word_for_a_cause() {
         let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hi" }] });
         client.chat(body).await.status
     };
+    let blamed = |cause: &str| {
+        let (who, _) = cause.split_once('_').unwrap_or(("none", ""));
+        let labels = format!("{{blame=\"{who}\",cause=\"{cause}\"}}");
+        format!("weir_requests_by_blame_total{labels}")
+    };
+    let metrics = gateway.metrics().await;
+    for cause in ["", "policy_limit", "upstream_limited", "gateway_panic"] {
+        assert_eq!(value(&metrics, &[&blamed(cause)]), 0.0, "{cause}");
+    }
     assert_eq!(call("bob", "gpt-4o").await, 200);
     let all = [
         ("alice", "gpt-limited", 429, "upstream_limited"),
@@ -176,11 +223,14 @@ async fn metric_log_and_ledger_have_one_word_for_a_cause() {
             &format!("status=\"{status}\""),
         ];
         gateway.idle().await;
-        assert_eq!(value(&gateway.metrics().await, &labels), 1.0);
+        let metrics = gateway.metrics().await;
+        assert_eq!(value(&metrics, &labels), 1.0);
+        assert_eq!(value(&metrics, &[&blamed(cause)]), 1.0);
     }
     let metrics = gateway.metrics().await;
     let fine = ["weir_requests_total{", "cause=\"\"", "key=\"bob\""];
     assert_eq!(value(&metrics, &fine), 1.0);
+    assert_eq!(value(&metrics, &[&blamed("")]), 1.0);
     let refused = [
         "weir_limit_refusals_total{",
         "name=\"bob\"",

@@ -320,7 +320,8 @@ async fn nobody_is_let_in_without_redis_where_that_is_configured() {
     }
     assert_eq!(upstream.calls().len(), 1);
     let metrics = gateway.metrics().await;
-    assert!(metrics.contains(r#"cause="gateway_limits""#), "{metrics}");
+    let refused = r#"weir_requests_total{cause="gateway_limits""#;
+    assert!(metrics.contains(refused), "{metrics}");
     redis.restart().await;
     eventually("it lets in again", async || {
         (gateway.client().chat(ask()).await.status == 200).then_some(())

@@ -138,10 +138,13 @@ function drawUpstreams() {
 
 function health(one) {
   const [used, ejected] = [one("weir_upstream_endpoints", { state: "in_use" }), one("weir_upstream_endpoints", { state: "ejected" })];
-  if (one("weir_upstream_ready") !== 1) return [ejected > 0 ? "left out" : "not ready", "bad"];
-  if (ejected > 0 && used > 0) return ["partly left out", "warn"];
-  if (ejected > 0) return ["on trial", "warn"];
-  if (one("weir_upstream_credentials", { state: "refused" }) > 0) return ["a credential is refused", "warn"];
+  const refused = one("weir_upstream_credentials", { state: "refused" }) > 0;
+  if (one("weir_upstream_ready") !== 1) {
+    if (ejected > 0 && !(used > 0)) return ["left out", "bad"];
+    return [refused ? "its credentials are refused" : "not ready", "bad"];
+  }
+  if (ejected > 0) return ["partly left out", "warn"];
+  if (refused) return ["a credential is refused", "warn"];
   return ["ready", "good"];
 }
 

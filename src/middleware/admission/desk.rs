@@ -84,6 +84,13 @@ impl Whose {
         }
     }
 
+    /// Notes the way of the call's model, where it has one: by that the model is told in metrics.
+    pub(super) fn note_route(&self, record: &Record) {
+        if let Some(route) = &self.route {
+            record.facts().route = Some(Arc::clone(route));
+        }
+    }
+
     pub(super) fn who(&self) -> Who<'_> {
         Who {
             key: &self.caller.key,

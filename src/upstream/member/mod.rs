@@ -149,6 +149,14 @@ impl Member {
                 snapshot.engine = Some(engine);
             }
         }
+        let accepted = {
+            let [in_use, limited, refused] = snapshot.credentials;
+            refused == 0 || in_use + limited > 0
+        };
+        let answers = |endpoint: &Arc<Endpoint>| {
+            endpoint.health.standing(now) == Standing::Well && endpoint.service.is_ready()
+        };
+        snapshot.ready = accepted && self.endpoints.iter().any(answers);
         snapshot
     }
 

@@ -1,0 +1,33 @@
+//! `weir health`: its arguments.
+
+use clap::Args;
+
+use super::ConfigArgs;
+use crate::operator::Wanted;
+
+const HEALTH_HELP: &str = "\
+Asks /readyz, and waits two seconds at most. Of the configuration only [admin] is read; mistakes elsewhere do not matter.
+Exit codes: 0 it takes calls, 1 it does not, or does not answer; why is told on standard error.";
+
+/// Which gateway to ask.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = HEALTH_HELP)]
+pub struct HealthArgs {
+    /// The admin plane of the gateway
+    /// [default: the one that the configuration says, else http://127.0.0.1:8081]
+    #[arg(long, visible_alias = "admin", value_name = "URL")]
+    url: Option<String>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl HealthArgs {
+    /// Returns where to ask.
+    pub fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
+        Wanted {
+            config: self.config.path(env),
+            url: self.url,
+            ..Wanted::default()
+        }
+    }
+}
