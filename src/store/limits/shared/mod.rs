@@ -53,7 +53,17 @@ use crate::store::budgets::Budgets;
 use crate::store::redis::{Library, Redis, RedisState};
 
 /// The functions, without their name.
-const CODE: &str = include_str!("limits.lua");
+const CODE: &str = concat!(
+    include_str!("lua/shared.lua"),
+    "\n",
+    include_str!("lua/rates.lua"),
+    "\n",
+    include_str!("lua/places.lua"),
+    "\n",
+    include_str!("lua/budgets.lua"),
+    "\n",
+    include_str!("lua/functions.lua"),
+);
 /// What stands for their name.
 const LIBRARY: &str = "@LIBRARY@";
 /// How long a place is kept of a gateway that is not heard of.
