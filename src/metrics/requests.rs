@@ -175,13 +175,14 @@ impl Metrics {
         let key = facts.key.as_deref().unwrap_or(NONE);
         let model = facts.route.as_deref().unwrap_or(NONE);
         let upstream = facts.upstream.as_deref().unwrap_or(NONE);
-        let [_, cause] = blamed(facts.cause);
+        let blame = blamed(facts.cause);
+        let [_, cause] = blame;
         let mut digits = [0; 3];
         let status = status_label(finished.status.unwrap_or(499), &mut digits);
         requests.in_flight.dec();
         let labels = [endpoint, team, key, model, upstream, status, cause];
         requests.ended.with(labels).inc();
-        requests.blamed.with(blamed(facts.cause)).inc();
+        requests.blamed.with(blame).inc();
         let seconds = duration.as_secs_f64();
         let way = [endpoint, model, upstream];
         requests.duration.with(way).observe(seconds);

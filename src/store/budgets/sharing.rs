@@ -8,6 +8,8 @@
 //! of them were heard to have used is heard more often than that: where it was more than is brought back, it counts until they
 //! tell as much again.
 
+mod report;
+
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +18,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::budget::{Amount, Budget, Holder};
+use super::budget::{Amount, Holder};
 use super::counter::{Counter, Spent};
 use super::{Account, Budgets, Reservation};
+
+pub use self::report::{Answer, Known, Report, Taken};
 
 /// What a call is charged to, and how much of it.
 #[derive(Clone, Copy, Debug)]
@@ -31,54 +35,6 @@ pub struct Charge<'a> {
     pub amount: Amount,
     /// When.
     pub at: Timestamp,
-}
-
-/// What is taken of a budget, in its own unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// By calls that have ended.
-    pub used: u64,
-    /// For calls under way.
-    pub reserved: u64,
-}
-
-/// What this gateway has of one budget, as the others are to know it.
-#[derive(Clone, Debug)]
-pub struct Report {
-    account: Arc<Account>,
-    budget: Budget,
-    /// Which budget it is, among all that gateways share.
-    pub name: String,
-    /// Of two reports by one ledger the greater number counts.
-    pub number: u64,
-    /// What this gateway has.
-    pub own: Taken,
-    /// What of it is for the call that asks.
-    pub want: u64,
-    /// What all may have together.
-    pub size: u64,
-    /// When the calendar's period began, in seconds; 0 where there is none.
-    pub period: i64,
-    /// How long it counts if nothing more is heard; `None`: as long as the period.
-    pub counts_for: Option<Duration>,
-    /// How long it is kept.
-    pub kept_for: Duration,
-    /// What others were heard to have used before what they told was lost, or where nobody knows whether it was.
-    pub heard_before: u64,
-    known: Known,
-}
-
-/// What is known where all reports come together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// What other gateways have.
-    pub others: Taken,
-    /// Whether there is no room for the call that asked.
-    pub is_spent: bool,
-    /// Whether what was heard before is not there any more. Then this says nothing: see [`Report::epoch`].
-    pub is_lost: bool,
-    /// Whether the report counts from now on.
-    pub is_noted: bool,
 }
 
 /// What was heard of others.
@@ -101,19 +57,6 @@ pub(super) struct Before {
     until: Option<Timestamp>,
 }
 
-/// What each of the other gateways was last heard to have of one budget. When the place where reports come together was
-/// emptied, whoever notices it first brings that back.
-#[derive(Clone, Debug)]
-pub struct Known {
-    /// By what all of this was begun: where it is another one, all of this was lost. Empty: nothing was heard yet.
-    epoch: Arc<str>,
-    /// By ledger, as it stood there.
-    entries: Arc<[(String, String)]>,
-    /// The number of the report that this was the answer to.
-    number: u64,
-    period: i64,
-}
-
 /// What makes budgets shared ones.
 #[derive(Debug)]
 pub(super) struct Sharing {
@@ -131,8 +74,6 @@ const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// How long what was used before a loss counts in a window that rolls: by then each of the others has told anew what it has,
 /// and perhaps less.
 const CATCH_UP: Duration = Duration::from_secs(30);
-/// Of how many other ledgers is remembered what they have: of those that have most.
-const MOST_KNOWN: usize = 64;
 /// More is told as so much. Whoever adds up reports does so in doubles: sums of more than 2^53 (nine million dollars in
 /// nano-dollars) may be off by a rounding.
 const MOST: u64 = 1 << 62;
@@ -285,103 +226,6 @@ impl Reservation {
             }
         }
         reports
-    }
-}
-
-// === impl Report ===
-
-impl Report {
-    /// Takes over what is known of the others, and what of this gateway.
-    pub fn answered(&self, answer: &Answer, now: Timestamp) {
-        self.with_counter(|counter| counter.learn(self, answer, now));
-    }
-
-    /// Returns in what epoch others were heard of; empty: in none yet. Where it is another one now, what was
-    /// [remembered](Self::remembered) is to be brought back before anything is asked.
-    pub fn epoch(&self) -> &str {
-        &self.known.epoch
-    }
-
-    /// Returns what each of the others was last heard to have, by its ledger.
-    pub fn remembered(&self) -> &[(String, String)] {
-        &self.known.entries
-    }
-
-    /// Remembers what each of the others has, by its ledger, as the answer to this says it.
-    pub fn heard(&self, epoch: &str, mut entries: Vec<(String, String)>) {
-        if entries.len() > MOST_KNOWN {
-            let has = |(_, text): &(String, String)| {
-                let mut numbers = text.split(' ').skip(1).map_while(|it| it.parse().ok());
-                let (used, reserved): (u64, u64) = (numbers.next()?, numbers.next()?);
-                Some(used.saturating_add(reserved))
-            };
-            entries.sort_by_cached_key(|entry| std::cmp::Reverse(has(entry)));
-            entries.truncate(MOST_KNOWN);
-        }
-        self.with_counter(|counter| {
-            if self.number > counter.known.number {
-                counter.known = Known {
-                    epoch: epoch.into(),
-                    entries: entries.into(),
-                    number: self.number,
-                    period: self.period,
-                };
-            }
-        });
-    }
-
-    /// Notes that what was remembered is back, in this epoch. It may be less than was heard since.
-    pub fn restored(&mut self, epoch: &str, now: Timestamp) {
-        let was = std::mem::replace(&mut self.known.epoch, epoch.into());
-        let mut heard_before = 0;
-        self.with_counter(|counter| {
-            if counter.known.epoch == was {
-                counter.known.epoch = Arc::clone(&self.known.epoch);
-            }
-            if counter.budget.period(now) == self.period {
-                counter.keep_what_was_heard(now);
-                heard_before = counter.others(now).used;
-            }
-        });
-        self.heard_before = self.heard_before.max(heard_before);
-    }
-
-    fn with_counter(&self, with: impl FnOnce(&mut Counter)) {
-        let mut counters = self.account.counters();
-        let counter = counters
-            .iter_mut()
-            .find(|counter| counter.budget.counts_as(&self.budget));
-        if let Some(counter) = counter {
-            with(counter);
-        }
-    }
-
-    /// Returns why there is no room for the call that asked.
-    pub fn spent(&self, answer: &Answer, now: Timestamp) -> Box<Spent> {
-        let others_used = answer.others.used.max(self.heard_before);
-        let used = self.own.used.saturating_add(others_used);
-        Box::new(Spent {
-            holder: self.account.holder.clone(),
-            budget: self.budget,
-            used,
-            is_used_up: used >= self.size,
-            wanted: self.want,
-            is_too_large: self.want > self.size,
-            renewed: self.budget.calendar(now).map(|(_, next)| next),
-        })
-    }
-}
-
-// === impl Known ===
-
-impl Default for Known {
-    fn default() -> Self {
-        Self {
-            epoch: "".into(),
-            entries: Arc::new([]),
-            number: 0,
-            period: 0,
-        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::budgets::budget::Budget;
 use crate::store::budgets::{Limit, Period, Window};
 
 const NOON: &str = "2026-11-25T12:00:00Z";
