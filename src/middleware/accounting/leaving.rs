@@ -67,8 +67,11 @@ impl<E: Send + 'static> Drop for Answering<E> {
 async fn read_answer<E>(mut answering: AnswerFuture<E>, mut booking: Box<Booking>, tokens: u64) {
     let deadline = booking.books.deadline.clone();
     let answer = tokio::select! {
+        // An answer that has come is booked as what it is.
+        biased;
         answer = &mut answering => answer,
-        // A stop waits for no upstream that does not begin to answer. It goes first, so that the row says how the tries ended.
+        // Beyond its deadline a stop waits for no upstream that does not begin to answer. It goes first, so that the row says how
+        // the tries ended.
         () = deadline.cancelled() => {
             drop(answering);
             booking.leave(Used::Unknown);

@@ -367,7 +367,8 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
             let flights = self.flights.lock();
             // Somebody may have begun, or even ended, in between.
             let current = joins.each_ref().map(|key| flights.number(key.as_ref()));
-            if current != known || self.find(quest).is_some() {
+            let is_purged = self.params.cache.purges() != purges;
+            if current != known || is_purged || self.find(quest).is_some() {
                 prepared = Some(ready);
                 continue;
             }

@@ -105,8 +105,11 @@ impl Shared {
             has_waited = true;
             sleep(pause.min(until.saturating_duration_since(Instant::now()))).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
-            if let Ok(Some(entry)) = self.find(ask).await {
-                break Some(Turn::Elsewhere(entry));
+            match self.find(ask).await {
+                Ok(Some(entry)) => break Some(Turn::Elsewhere(entry)),
+                Ok(None) => {}
+                // It has been waited for, and is not for the lease again.
+                Err(_) => break None,
             }
         };
         if has_waited {

@@ -183,7 +183,7 @@ impl Keeper {
         let failed = copied.is_err();
         match copied {
             Ok(true) => self.copied = Some(state),
-            // Somebody reads what was there before: it is tried again, but not every second.
+            // Somebody reads what was there before: it is tried again, while the log is small not every second.
             Ok(false) => self.seen = Some((state, now)),
             Err(error) => {
                 self.seen = Some((state, now));
@@ -210,7 +210,9 @@ impl Keeper {
         let copy = |mode: &str| {
             let sql = format!("PRAGMA wal_checkpoint({mode})");
             connection.query_row(&sql, [], |row| {
-                Ok(row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
+                // While another connection copies, this one does nothing, and knows of nothing.
+                let is_busy = row.get::<_, i64>(0)? != 0;
+                Ok(!is_busy && row.get::<_, i64>(1)? == row.get::<_, i64>(2)?)
             })
         };
         // Twice: what came while the first one copied is little, and lets the writer begin the log anew.

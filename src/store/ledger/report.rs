@@ -78,7 +78,8 @@ pub struct Report {
 /// What answers from the cache would have used was used once, by another row.
 pub(super) const USED: &str =
     "FILTER (WHERE coalesce(cache, '') NOT IN ('hit', 'joined', 'stale'))";
-const SAVED: &str = "FILTER (WHERE cache IN ('hit', 'joined', 'stale'))";
+/// What was answered: a call that joined another one may have left, or failed with it.
+const SAVED: &str = "FILTER (WHERE cache IN ('hit', 'joined', 'stale') AND status = 'complete')";
 
 impl GroupBy {
     /// Every word that [`parse`](Self::parse) knows.

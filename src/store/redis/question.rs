@@ -33,12 +33,15 @@ impl<T: Send, L: FnOnce(T) + Send> Future for Question<T, L> {
     type Output = Result<T, RedisError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some((answering, _)) = &mut self.open else {
+        // Taken out meanwhile: what panics is asked no further.
+        let Some((mut answering, late)) = self.open.take() else {
             return Poll::Pending;
         };
-        let answer = std::task::ready!(answering.as_mut().poll(cx));
-        self.open = None;
-        Poll::Ready(answer)
+        let answer = answering.as_mut().poll(cx);
+        if answer.is_pending() {
+            self.open = Some((answering, late));
+        }
+        answer
     }
 }
 
@@ -77,5 +80,16 @@ mod tests {
         drop(asked);
         answer.send(2).unwrap();
         assert_eq!(told.await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_has_panicked_is_asked_no_further() {
+        let (tell, told) = oneshot::channel();
+        let asked = Question::new(
+            std::future::poll_fn(|_| panic!("as a bug would")),
+            move |answer: i32| tell.send(answer).unwrap(),
+        );
+        assert!(tokio::spawn(asked).await.unwrap_err().is_panic());
+        told.await.unwrap_err();
     }
 }

@@ -161,7 +161,7 @@ impl SharedCache {
     /// Returns an answer that may still be served, and keeps it in memory.
     ///
     /// # Errors
-    /// Where Redis does not answer: whoever has waited for it once need not do so again.
+    /// Where Redis does not answer, or is away: whoever has waited for it once need not do so again.
     pub async fn get(&self, key: &Key) -> Result<Option<Arc<Entry>>, Away> {
         let purges = self.memory.purges();
         let Some(entry) = self.read(key, true).await? else {
