@@ -35,9 +35,10 @@ fn main() -> ExitCode {
             })
         }
         Ok(Command::Health(args)) => {
+            let health = args.health();
             let wanted = args.wanted(&config::process_env);
             let place = app::admin_plane(wanted, &context());
-            operate_at(place, async |place| operator::health(place).await)
+            operate_at(place, async |place| operator::health(place, health).await)
         }
         Ok(Command::Keys(command)) => match command.options(&config::process_env) {
             Ok((wanted, options)) => {

@@ -3,11 +3,12 @@
 use clap::Args;
 
 use super::ConfigArgs;
-use crate::operator::Wanted;
+use crate::operator::{Health, Wanted};
 
 const HEALTH_HELP: &str = "\
-Asks /readyz, and waits two seconds at most. Of the configuration only [admin] is read; mistakes elsewhere do not matter.
-Exit codes: 0 it takes calls, 1 it does not, or does not answer; why is told on standard error.";
+Asks /readyz, with --live /healthz, and waits two seconds at most. Of the configuration only [admin] is read; mistakes
+elsewhere do not matter.
+Exit codes: 0 it takes calls (with --live: it is there), 1 it does not, or does not answer; why is told on standard error.";
 
 /// Which gateway to ask.
 #[derive(Args, Clone, Debug)]
@@ -17,11 +18,22 @@ pub struct HealthArgs {
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
     #[arg(long, visible_alias = "admin", value_name = "URL")]
     url: Option<String>,
+    /// Ask only whether it is there, be it without an upstream or at a stop: for those who end a process that is not well
+    #[arg(long)]
+    live: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
 impl HealthArgs {
+    /// Returns what is asked.
+    pub fn health(&self) -> Health {
+        match self.live {
+            true => Health::Live,
+            false => Health::Ready,
+        }
+    }
+
     /// Returns where to ask.
     pub fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {

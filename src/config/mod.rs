@@ -124,7 +124,13 @@ pub fn load_admin(path: Option<&Path>, context: &Context<'_>) -> Result<AdminCon
         Some(path) => (read(path)?, path),
         None => (String::new(), Path::new("built-in defaults")),
     };
-    let (document, _) = DeTable::parse_recoverable(&text);
+    let (document, mistakes) = DeTable::parse_recoverable(&text);
+    let says_where = || document.get_ref().get("admin")?.get_ref().get("listen");
+    // Where it is may be what cannot be read: the default would be another gateway's.
+    if !mistakes.is_empty() && says_where().is_none() {
+        let found = syntax_errors(&mistakes);
+        return Err(Report::new(file.display().to_string(), &text, found));
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut reader = Reader::new(context, folder);
     let admin = File::admin(document.get_ref(), &mut reader);

@@ -19,17 +19,35 @@ struct Readiness {
     reason: Option<String>,
 }
 
-/// Asks a gateway whether it takes calls.
+/// What is asked of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Whether it takes calls.
+    Ready,
+    /// Whether it is there: for those who end a process that is not.
+    Live,
+}
+
+impl Health {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Ready => "/readyz",
+            Self::Live => "/healthz",
+        }
+    }
+}
+
+/// Asks a gateway how it is.
 ///
 /// # Errors
-/// [`Failure`] when it does not, or does not say so within two seconds: always the user's, so that the exit code is 1.
-pub async fn health(place: &Place) -> Result<String, Failure> {
+/// [`Failure`] when it is not so, or does not say so within two seconds: always the user's, so that the exit code is 1.
+pub async fn health(place: &Place, wanted: Health) -> Result<String, Failure> {
     let Place::Gateway { url, token } = place else {
         return Err(Failure::mistake(
             "a ledger's file has no health; name a gateway",
         ));
     };
-    let asked = tokio::time::timeout(TIMEOUT, ask(url, token.as_ref())).await;
+    let asked = tokio::time::timeout(TIMEOUT, ask(url, token.as_ref(), wanted)).await;
     let (status, body) = asked.unwrap_or_else(|_| {
         let seconds = TIMEOUT.as_secs();
         let message = format!("{url} does not answer within {seconds} s");
@@ -37,6 +55,9 @@ pub async fn health(place: &Place) -> Result<String, Failure> {
     })?;
     let told: Option<Readiness> = serde_json::from_slice(&body).ok();
     match (status, told) {
+        (StatusCode::OK, _) if wanted == Health::Live && &*body == b"ok\n" => {
+            Ok("live\n".to_owned())
+        }
         (StatusCode::OK, Some(Readiness { ready: true, .. })) => Ok("ready\n".to_owned()),
         (StatusCode::SERVICE_UNAVAILABLE, Some(Readiness { reason, .. })) => {
             let reason = reason.unwrap_or_else(|| "it does not say why".to_owned());
@@ -46,12 +67,17 @@ pub async fn health(place: &Place) -> Result<String, Failure> {
             "{url} wants the admin token from elsewhere; set WEIR_ADMIN_TOKEN"
         ))),
         _ => Err(Failure::mistake(format!(
-            "{url} answers {status} to /readyz, and not as a gateway's admin plane does"
+            "{url} answers {status} to {}, and not as a gateway's admin plane does",
+            wanted.path()
         ))),
     }
 }
 
-async fn ask(url: &str, token: Option<&Secret>) -> Result<(StatusCode, Bytes), Failure> {
-    let uri = format!("{}/readyz", url.trim_end_matches('/'));
+async fn ask(
+    url: &str,
+    token: Option<&Secret>,
+    wanted: Health,
+) -> Result<(StatusCode, Bytes), Failure> {
+    let uri = format!("{}{}", url.trim_end_matches('/'), wanted.path());
     send(url, token, Method::GET, uri, None).await
 }

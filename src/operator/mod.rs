@@ -15,7 +15,7 @@ mod usage;
 use std::path::PathBuf;
 
 pub use self::explain::{ExplainOptions, explain};
-pub use self::health::health;
+pub use self::health::{Health, health};
 pub use self::keys::{KeysOptions, Op, keys};
 pub use self::usage::{Format, UsageOptions, usage};
 use crate::client::ClientError;

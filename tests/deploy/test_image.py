@@ -130,7 +130,7 @@ def test_the_image_asks_itself_how_it_is():
     line = next(line for line in last if line.startswith("HEALTHCHECK "))
     command = json.loads(line.partition(" CMD ")[2])
     entrypoint = next(line for line in last if line.startswith("ENTRYPOINT "))
-    assert command == [*json.loads(entrypoint.removeprefix("ENTRYPOINT ")), "health"]
+    assert command == [*json.loads(entrypoint.removeprefix("ENTRYPOINT ")), "health", "--live"]
     code, text = ask(WEIR, *command[1:], "--url", "http://127.0.0.1:1")
     assert code == 1 and "cannot connect" in text
 

@@ -53,6 +53,11 @@ async fn a_gateway_that_takes_calls_is_well_whatever_its_configuration_has_becom
             "{rest}"
         );
     }
+    // What cannot be read may be where it is.
+    let file = gateway.dir.path().join("damaged.toml");
+    std::fs::write(&file, format!("[log\nlevel = \"info\n{admin}")).unwrap();
+    let (code, text) = health(&gateway, &["--config", "damaged.toml"]).await;
+    assert!(code == Some(1) && text.contains("damaged.toml:"), "{text}");
     let mut command = weir(gateway.dir.path());
     command.arg("health").env("WEIR_CONFIG", "other.toml");
     assert_eq!(run(command).await.status.code(), Some(0));
@@ -83,6 +88,9 @@ async fn one_that_stops_or_has_no_upstream_is_not_and_says_why() {
         (code == Some(1) && text == "weir: not ready: draining\n").then_some(())
     })
     .await;
+    let live = ["--live", "--url", &url(&gateway)];
+    let well = (Some(0), "live\n".to_owned());
+    assert_eq!(health(&gateway, &live).await, well);
     gate.open();
     stream.rest().await;
     assert_eq!(gateway.exit().await.code(), Some(0));
