@@ -5,8 +5,10 @@
 //! platform's business.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use tracing::Level;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -60,9 +62,30 @@ pub fn dropped_lines() -> u64 {
     dropped + UNWRITTEN.load(Ordering::Relaxed)
 }
 
-/// Starts the log. Up to `queue` lines wait to be written. Dropping what it returns writes those that still do, as long as
-/// somebody reads them.
-pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
+/// How long the last lines are waited for. Whoever reads the log may have stopped to.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Writes the lines that still wait when it is dropped, as far as somebody reads them within a second.
+pub struct Guard(Option<WorkerGuard>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (done, ended) = mpsc::channel();
+        let worker = self.0.take();
+        // The worker's own end waits for a second and more, and then complains on standard output for as long as nobody reads that.
+        let ending = thread::Builder::new().name("log-end".to_owned());
+        let ending = ending.spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
+        if ending.is_ok() {
+            let _ = ended.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// Starts the log. Up to `queue` lines wait to be written.
+pub fn start(format: Format, level: Level, queue: usize) -> Guard {
     let terminal = io::stderr().is_terminal();
     let json = match format {
         Format::Auto => !terminal,
@@ -101,7 +124,7 @@ pub fn start(format: Format, level: Level, queue: usize) -> WorkerGuard {
         let location = panic.location().map(ToString::to_string);
         tracing::error!(location, "panic");
     }));
-    guard
+    Guard(Some(guard))
 }
 
 #[cfg(test)]

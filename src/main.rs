@@ -166,7 +166,7 @@ fn context() -> config::Context<'static> {
     }
 }
 
-fn start_log(config: &Config) -> impl Drop + use<> {
+fn start_log(config: &Config) -> log::Guard {
     let format = match config.log.format {
         LogFormat::Auto => log::Format::Auto,
         LogFormat::Text => log::Format::Text,

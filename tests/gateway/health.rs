@@ -55,7 +55,7 @@ async fn a_gateway_that_takes_calls_is_well_whatever_its_configuration_has_becom
     }
     // What cannot be read may be where it is.
     let file = gateway.dir.path().join("damaged.toml");
-    std::fs::write(&file, format!("[log\nlevel = \"info\n{admin}")).unwrap();
+    std::fs::write(&file, format!("[admin\nlisten = \"0.0.0.0:{port}\"\n")).unwrap();
     let (code, text) = health(&gateway, &["--config", "damaged.toml"]).await;
     assert!(code == Some(1) && text.contains("damaged.toml:"), "{text}");
     let mut command = weir(gateway.dir.path());

@@ -137,17 +137,10 @@ pub(super) async fn settle_all(
     loop {
         let (mut renews, mut tells_all) = (false, false);
         tokio::select! {
-            count = messages.recv_many(&mut received, BATCH) => {
-                if count == 0 {
-                    return;
-                }
-            }
-            changed = up.changed() => if changed.is_err() {
-                return;
-            },
-            () = budgets.changed() => {}
-            _ = renewal.tick() => renews = true,
+            // What is rare goes first. Whatever changes of budgets is told with the messages, too.
+            biased;
             _ = telling.tick() => tells_all = true,
+            _ = renewal.tick() => renews = true,
             _ = slicing.tick() => {
                 // What this ends comes back as messages.
                 if let Some(shared) = shared.upgrade() {
@@ -155,6 +148,15 @@ pub(super) async fn settle_all(
                 }
                 continue;
             }
+            changed = up.changed() => if changed.is_err() {
+                return;
+            },
+            count = messages.recv_many(&mut received, BATCH) => {
+                if count == 0 {
+                    return;
+                }
+            }
+            () = budgets.changed() => {}
         }
         let was_up = is_up;
         is_up = *up.borrow_and_update();
