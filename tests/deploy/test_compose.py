@@ -71,9 +71,10 @@ def test_each_weir_is_found_by_its_name_and_comes_back_into_its_network():
     assert set(all_["balancer"]["environment"].values()) == {"weir-1:8080", "weir-2:8080"}
 
 
-def test_each_weir_is_asked_as_its_image_asks():
+def test_each_weir_is_asked_whether_it_takes_calls_not_only_whether_it_is_there():
     image = (DEPLOY / "Dockerfile").read_text()
     command = json.loads(re.search(r"^HEALTHCHECK (?:.|\\\n)*?CMD (\[.*\])$", image, re.M).group(1))
+    assert command.pop() == "--live"
     for name in ["weir-1", "weir-2"]:
         assert services()[name]["healthcheck"]["test"] == ["CMD", *command]
 

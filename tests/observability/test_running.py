@@ -277,7 +277,7 @@ def selections(story, dashboard):
         ("research", "alice", "gpt-4*", "main"), ("none", "bob", "gpt-4*", "main"), ("research", "alice", "poet", "local"),
         ("none", "bob", "failing", "failing"), ("none", "bob", "pair", "pair"), ("none", "bob", "hedged", "second"),
         ("none", "bob", "gone", "local"), ("none", "bob", "narrow", "narrow"), ("research", "carol", "gpt-4*", "main"),
-        ("none", "bob", "unpriced", "none"), ("research", "alice", "text-*", "second"), ("research", "dave", "none", "none"),
+        ("none", "bob", "unpriced", "none"), ("research", "alice", "text-*", "second"), ("research", "dave", "gpt-4*", "none"),
     ):  # fmt: skip
         chosen = {"team": team, "key": key, "model": model, "upstream": upstream}
         one.append({name: escaped(value) for name, value in chosen.items()})
