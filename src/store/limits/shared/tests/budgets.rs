@@ -430,7 +430,10 @@ async fn what_was_heard_in_no_epoch_decides_when_redis_was_emptied() {
     let _: () = ask(&redis, &["FLUSHALL"]).await;
     // Who has never heard of it knows no better, and begins anew.
     three.spend(5, NOON).await;
-    assert_eq!(two.refused(1, NOON).await.used, 100);
+    // In the background it has asked in what epoch that stands. Whether the answer came before the loss decides whether it
+    // brings back what stood there, beside what three has used since.
+    let used = two.refused(1, NOON).await.used;
+    assert!([100, 105].contains(&used), "{used}");
     tell(&one.shared, true).await.unwrap();
     assert_eq!(two.refused(1, NOON).await.used, 105);
     assert_eq!(three.refused(1, NOON).await.used, 105);
