@@ -5,10 +5,12 @@
 //! while they are read. Here a reader holds the lock for as long as it takes to count references.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use prometheus::core::{Collector, Desc, Metric};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
@@ -83,14 +85,19 @@ struct Inner<M, const N: usize> {
     folded: Option<Family<IntCounter, 1>>,
     /// Stands in where no series can be made: for label names that are none, which a declaration would not have survived.
     spare: M,
-    /// By a digest of the values, which nobody outside can foresee.
-    series: RwLock<HashMap<u64, Arc<Series<M, N>>>>,
-    hasher: RandomState,
+    series: RwLock<HashTable<Arc<Series<M, N>>>>,
+    hasher: DefaultHashBuilder,
 }
 
 struct Series<M, const N: usize> {
     values: [Box<str>; N],
     metric: M,
+}
+
+impl<M, const N: usize> Series<M, N> {
+    fn values(&self) -> [&str; N] {
+        self.values.each_ref().map(|value| &**value)
+    }
 }
 
 impl<M, const N: usize> Clone for Family<M, N> {
@@ -123,7 +130,7 @@ impl<M: Kind, const N: usize> Family<M, N> {
                 folded,
                 spare,
                 series: RwLock::default(),
-                hasher: RandomState::new(),
+                hasher: DefaultHashBuilder::default(),
             }),
         })
     }
@@ -160,8 +167,8 @@ impl<M: Kind, const N: usize> Family<M, N> {
         let digest = self.inner.hasher.hash_one(values);
         let series = self.inner.series.read();
         let series = series.unwrap_or_else(PoisonError::into_inner);
-        let found = series.get(&digest).map(|series| series.metric.clone());
-        (found, series.len())
+        let found = series.find(digest, |series| series.values() == values);
+        (found.map(|series| series.metric.clone()), series.len())
     }
 
     /// Counts what has found no place.
@@ -177,38 +184,40 @@ impl<M: Kind, const N: usize> Family<M, N> {
         let labels = labels.map(|(label, value)| ((*label).to_owned(), value.to_owned()));
         // Made before the lock is taken: many wait for it.
         let metric = M::make(inner.name, inner.help, &inner.buckets, labels.collect()).ok()?;
+        let hash = |series: &Arc<Series<M, N>>| inner.hasher.hash_one(series.values());
         let digest = inner.hasher.hash_one(values);
         let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
         let count = series.len();
-        match series.entry(digest) {
-            std::collections::hash_map::Entry::Occupied(made) => Some(made.get().metric.clone()),
-            std::collections::hash_map::Entry::Vacant(_) if count >= max => None,
-            std::collections::hash_map::Entry::Vacant(place) => {
+        match series.entry(digest, |series| series.values() == values, hash) {
+            Entry::Occupied(made) => Some(made.get().metric.clone()),
+            Entry::Vacant(_) if count >= max => None,
+            Entry::Vacant(place) => {
                 let values = values.map(Box::from);
                 let made = place.insert(Arc::new(Series { values, metric }));
-                Some(made.metric.clone())
+                Some(made.get().metric.clone())
             }
         }
     }
 
     /// Returns all series there are. Whoever needs a new one waits no longer than it takes to count references.
-    fn snapshot(&self) -> Vec<(u64, Arc<Series<M, N>>)> {
+    fn snapshot(&self) -> Vec<Arc<Series<M, N>>> {
         let series = self.inner.series.read();
         let series = series.unwrap_or_else(PoisonError::into_inner);
-        let all = series.iter();
-        all.map(|(digest, series)| (*digest, Arc::clone(series)))
-            .collect()
+        series.iter().map(Arc::clone).collect()
     }
 
     /// Removes the series of which that is true, by the values of their labels.
     fn remove(&self, is_gone: impl Fn(&[&'static str; N], &[Box<str>; N]) -> bool) {
         let inner = &*self.inner;
         let mut gone = self.snapshot();
-        gone.retain(|(_, series)| is_gone(&inner.labels, &series.values));
+        gone.retain(|series| is_gone(&inner.labels, &series.values));
         if !gone.is_empty() {
-            let mut series = inner.series.write().unwrap_or_else(PoisonError::into_inner);
-            for (digest, _) in gone {
-                series.remove(&digest);
+            let mut all = inner.series.write().unwrap_or_else(PoisonError::into_inner);
+            for series in gone {
+                let digest = inner.hasher.hash_one(series.values());
+                if let Ok(found) = all.find_entry(digest, |found| Arc::ptr_eq(found, &series)) {
+                    found.remove();
+                }
             }
         }
     }
@@ -233,7 +242,7 @@ impl<M: Kind, const N: usize> Forget for Family<M, N> {
         let all = self.snapshot();
         for (index, label) in self.inner.labels.iter().enumerate() {
             if OPEN.contains(label) {
-                for (_, series) in &all {
+                for series in &all {
                     see(label, &series.values[index]);
                 }
             }
@@ -259,7 +268,7 @@ impl<M: Kind, const N: usize> Collector for Family<M, N> {
         family.set_name(self.inner.name.to_owned());
         family.set_help(self.inner.help.to_owned());
         family.set_field_type(M::TYPE);
-        let metrics = all.iter().map(|(_, series)| series.metric.metric());
+        let metrics = all.iter().map(|series| series.metric.metric());
         family.set_metric(metrics.collect());
         vec![family]
     }
