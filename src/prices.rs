@@ -8,7 +8,7 @@ use jiff::civil::Date;
 
 use crate::money::Nanos;
 use crate::openai::usage::Usage;
-use crate::pattern::{Pattern, most_specific};
+use crate::pattern::{Pattern, PatternMap};
 
 /// Tokens that a price is for.
 const MILLION: u128 = 1_000_000;
@@ -46,6 +46,8 @@ pub struct PriceTable {
 pub struct Prices {
     /// The first in which a model is found counts, whatever the later ones say of it.
     tables: Vec<PriceTable>,
+    /// The prices of each table, by the patterns of their models.
+    found: Vec<PatternMap<Price>>,
 }
 
 // === impl Price ===
@@ -90,15 +92,18 @@ impl Price {
 impl Prices {
     /// Returns the prices of these tables, of which an earlier one goes before all later ones.
     pub fn new(tables: Vec<PriceTable>) -> Self {
-        Self { tables }
+        let found = tables
+            .iter()
+            .map(|table| table.prices.iter().cloned().collect());
+        Self {
+            found: found.collect(),
+            tables,
+        }
     }
 
     /// Returns a model's price, if it is known.
     pub fn of(&self, model: &str) -> Option<&Price> {
-        self.tables.iter().find_map(|table| {
-            let prices = table.prices.iter().map(|(pattern, price)| (pattern, price));
-            most_specific(prices, model)
-        })
+        self.found.iter().find_map(|prices| prices.get(model))
     }
 
     /// Returns what a model's answer cost, if its price is known.

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use super::Encoding;
-use crate::pattern::{Pattern, most_specific};
+use crate::pattern::{Pattern, PatternMap};
 
 /// What OpenAI says of its models; see `model.py` of its `tiktoken`.
 const BUILT_IN: [(&str, Encoding); 19] = [
@@ -29,7 +29,7 @@ const BUILT_IN: [(&str, Encoding); 19] = [
     ("gpt-4*", Encoding::Cl100k),
 ];
 
-static DEFAULTS: LazyLock<Vec<(Pattern, Encoding)>> = LazyLock::new(|| {
+static DEFAULTS: LazyLock<PatternMap<Encoding>> = LazyLock::new(|| {
     let patterns = BUILT_IN.into_iter();
     patterns
         .filter_map(|(text, encoding)| Some((Pattern::parse(text).ok()?, encoding)))
@@ -39,13 +39,15 @@ static DEFAULTS: LazyLock<Vec<(Pattern, Encoding)>> = LazyLock::new(|| {
 /// The table from models to encodings: the operator's own entries, and behind them what is known of OpenAI's models.
 #[derive(Clone, Debug, Default)]
 pub struct Encodings {
-    own: Vec<(Pattern, Encoding)>,
+    own: PatternMap<Encoding>,
 }
 
 impl Encodings {
     /// Builds a table with entries of the operator's own, which go before the built-in ones however specific those are.
     pub fn new(own: Vec<(Pattern, Encoding)>) -> Self {
-        Self { own }
+        Self {
+            own: own.into_iter().collect(),
+        }
     }
 
     /// Returns the encoding of a model, if it is known. Among entries that match, the most specific counts.
@@ -53,8 +55,8 @@ impl Encodings {
     /// The name may stand behind that of a provider (`openai/gpt-4o`), and be that of a fine-tuned model
     /// (`ft:gpt-4o-mini:org::id`).
     pub fn of(&self, model: &str) -> Option<Encoding> {
-        let look_up = |table: &[(Pattern, Encoding)]| {
-            let find = |name: &str| most_specific(table.iter().map(|(p, e)| (p, *e)), name);
+        let look_up = |table: &PatternMap<Encoding>| {
+            let find = |name: &str| table.get(name).copied();
             let name = model.rsplit('/').next().unwrap_or(model);
             find(model)
                 .or_else(|| find(name))
@@ -75,7 +77,9 @@ mod tests {
     #[test]
     fn known_models() {
         let table = Encodings::default();
-        assert_eq!(DEFAULTS.len(), BUILT_IN.len(), "every one is a pattern");
+        for (text, _) in BUILT_IN {
+            assert!(Pattern::parse(text).is_ok(), "{text}");
+        }
         for (model, expected) in [
             ("gpt-4o", Some(Encoding::O200k)),
             ("gpt-4o-mini-2024-07-18", Some(Encoding::O200k)),
