@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, header};
 
 /// The hop's own headers. Framing is among them: each hop frames its messages anew.
-const HOP_BY_HOP: [HeaderName; 10] = [
+static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -25,7 +25,13 @@ pub fn keep_end_to_end(headers: &mut HeaderMap, others: &[HeaderName]) {
         .flat_map(|value| value.split(','))
         .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in HOP_BY_HOP.iter().chain(others).chain(&nominated) {
+    // Few of them are ever there: those that are there are looked at.
+    let stays_here = |name: &&HeaderName| {
+        let lists = [&HOP_BY_HOP[..], others, &nominated];
+        lists.iter().any(|names| names.contains(name))
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(stays_here).cloned().collect();
+    for name in &gone {
         headers.remove(name);
     }
 }

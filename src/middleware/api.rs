@@ -344,7 +344,7 @@ fn take_upgrade(parts: &mut Parts) -> Option<OnUpgrade> {
 }
 
 /// What a client says of itself to the gateway alone.
-const NOT_FORWARDED: [HeaderName; 7] = [
+static NOT_FORWARDED: [HeaderName; 7] = [
     header::HOST,
     header::EXPECT,
     header::COOKIE,

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::access_log::{End, Line, millis};
+use super::access_log::{End, Line};
 use crate::call::{Allowance, Allowances, Cause, Outcome, Parent, Record, RequestId, Trace};
 use crate::metrics::{Finished, Metrics};
 use crate::store::limits::Spelled;
@@ -233,12 +233,22 @@ fn tell_allowance(headers: &mut HeaderMap, names: &[HeaderName; 3], told: Option
 
 /// <https://www.w3.org/TR/server-timing/>: our own milliseconds and the upstream's.
 fn server_timing(own: Duration, upstream: Option<Duration>) -> HeaderValue {
-    let own = millis(own);
+    let own = Millis(own);
     let text = match upstream {
-        Some(upstream) => format!("weir;dur={own}, upstream;dur={}", millis(upstream)),
+        Some(upstream) => format!("weir;dur={own}, upstream;dur={}", Millis(upstream)),
         None => format!("weir;dur={own}"),
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("weir"))
+}
+
+/// Milliseconds with three decimals. No float is spelled for each answer.
+struct Millis(Duration);
+
+impl std::fmt::Display for Millis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
+    }
 }
 
 pin_project! {
