@@ -157,7 +157,7 @@ impl Booking {
     }
 
     /// Forgets a request that was refused before anything was asked for it.
-    pub(super) fn forget(mut self) {
+    pub(super) fn forget(mut self: Box<Self>) {
         self.room = None;
         self.record.facts().booked = false;
         if let Row::Open(row) = std::mem::replace(&mut self.row, Row::Closed) {

@@ -127,14 +127,14 @@ impl Reader {
 }
 
 impl Events {
-    pub(super) fn new(inner: BoxBody, booking: Booking, removes_usage: bool) -> Self {
+    pub(super) fn new(inner: BoxBody, booking: Box<Booking>, removes_usage: bool) -> Self {
         let is_free = booking.record.facts().cached.is_free();
         Self {
             inner: Some(inner),
             on_failure: booking.books.on_failure,
             reader: Reader::new(&booking),
             takes_room: !is_free,
-            booking: Some(Box::new(booking)),
+            booking: Some(booking),
             remover: removes_usage.then(UsageRemover::new),
             ended: false,
             stopped: false,

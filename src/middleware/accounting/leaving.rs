@@ -23,15 +23,15 @@ pub(super) struct Answering<E: Send + 'static> {
 }
 
 impl<E: Send + 'static> Answering<E> {
-    pub(super) fn new(answering: AnswerFuture<E>, booking: Booking) -> Self {
+    pub(super) fn new(answering: AnswerFuture<E>, booking: Box<Booking>) -> Self {
         Self {
-            waiting: Some((answering, Box::new(booking))),
+            waiting: Some((answering, booking)),
         }
     }
 }
 
 impl<E: Send + 'static> Future for Answering<E> {
-    type Output = (Result<Reply, E>, Booking);
+    type Output = (Result<Reply, E>, Box<Booking>);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some((answering, booking)) = self.waiting.take() else {
@@ -39,7 +39,7 @@ impl<E: Send + 'static> Future for Answering<E> {
         };
         let mut answering = answering;
         match answering.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready((result, *booking)),
+            Poll::Ready(result) => Poll::Ready((result, booking)),
             Poll::Pending => {
                 self.waiting = Some((answering, booking));
                 Poll::Pending

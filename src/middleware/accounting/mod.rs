@@ -111,7 +111,7 @@ where
     S::Error: From<AccountingError> + Explain + Send + 'static,
     S::Future: Send + 'static,
 {
-    let mut booking = open(Booking::new(books, &mut call)).await?;
+    let mut booking = open(Box::new(Booking::new(books, &mut call))).await?;
     booking.goes();
     let asked = call
         .json()
@@ -145,7 +145,7 @@ where
 }
 
 /// Opens the row, unless there is nothing to pay for: then one at the end is enough.
-async fn open(mut booking: Booking) -> Result<Booking, AccountingError> {
+async fn open(mut booking: Box<Booking>) -> Result<Box<Booking>, AccountingError> {
     if booking.is_free {
         return Ok(booking);
     }
@@ -163,7 +163,7 @@ async fn open(mut booking: Booking) -> Result<Booking, AccountingError> {
 /// Counts an answer that is whole, and watches every other one to its end.
 async fn watch(
     mut reply: Reply,
-    mut booking: Booking,
+    mut booking: Box<Booking>,
     may_use: bool,
     removes_usage: bool,
 ) -> Result<Reply, AccountingError> {
@@ -213,6 +213,9 @@ fn complete(used: Used) -> End {
 }
 
 fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
+    if let Some(kept) = booking.record.facts().kept_usage {
+        return Used::Known(kept, Provenance::Upstream);
+    }
     let usage = last_member(bytes, "usage").and_then(|range| bytes.get(range));
     match usage.map(|usage| Usage::of_answer(usage, &booking.endpoint)) {
         Some(Ok(usage)) => Used::Known(usage, Provenance::Upstream),

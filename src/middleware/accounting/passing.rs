@@ -38,11 +38,11 @@ struct UsageSearch {
 }
 
 impl Passing {
-    pub(super) fn new(inner: BoxBody, booking: Booking, reads_usage: bool) -> Self {
+    pub(super) fn new(inner: BoxBody, booking: Box<Booking>, reads_usage: bool) -> Self {
         Self {
             inner,
             on_failure: booking.books.on_failure,
-            booking: Some(Box::new(booking)),
+            booking: Some(booking),
             search: reads_usage.then(UsageSearch::default),
         }
     }

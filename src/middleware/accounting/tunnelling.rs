@@ -10,12 +10,12 @@ use crate::call::Traffic;
 
 /// Settles the row when the tunnel lets go of it.
 pub(super) struct Tunnelling {
-    booking: Booking,
+    booking: Box<Booking>,
     traffic: Arc<Traffic>,
 }
 
 impl Tunnelling {
-    pub(super) fn new(booking: Booking, traffic: &Arc<Traffic>) -> Self {
+    pub(super) fn new(booking: Box<Booking>, traffic: &Arc<Traffic>) -> Self {
         Self {
             booking,
             traffic: Arc::clone(traffic),

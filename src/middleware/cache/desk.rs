@@ -10,7 +10,7 @@ use tower::{Service, ServiceExt};
 use super::control::Control;
 use super::flight::{Flight, Listener};
 use super::flights::{Aloft, Flights, Keys};
-use super::identity::Identity;
+use super::identity::{Identity, asks_again};
 use super::judge::{Ask, Verdict};
 use super::leading::{joined, lead};
 use super::lookup::{Found, LookedUp};
@@ -132,27 +132,37 @@ impl<E> Desk<E> {
     /// [`CacheError::KeyReused`]
     pub(super) fn look_up(&self, call: &Call) -> Result<LookedUp, CacheError> {
         let most = self.params.cache.bounds().entry;
-        let verdict = self.params.rules.judge(call, most, &*self.ways);
+        let (ask, why) = match self.params.rules.judge(call, most, &*self.ways) {
+            Verdict::Look(ask) => (Some(ask), ""),
+            Verdict::Bypass(why) => (None, why),
+        };
+        let mut quest = Quest {
+            ask,
+            why,
+            identity: None,
+            only_if_cached: Control::of(&call.head.headers).only_if_cached,
+        };
+        // Which call it is, is only asked where it may have been made before, or will be made now.
+        let asks_again = asks_again(&call.head.headers);
+        if asks_again {
+            quest.identity = self.identify(call)?;
+        }
+        let found = self.find(&quest);
+        if found.is_none() && !asks_again {
+            quest.identity = self.identify(call)?;
+        }
+        Ok(LookedUp { quest, found })
+    }
+
+    /// Says which call it is, and that its `Idempotency-Key` is no other one's.
+    fn identify(&self, call: &Call) -> Result<Option<Identity>, CacheError> {
         let identity = self.params.identify(call, &*self.ways);
         if let Some((identity, retries)) = identity.as_ref().zip(self.params.retries.as_ref())
             && let Some(name) = &identity.name
         {
             retries.store.check(name, &identity.call)?;
         }
-        let (ask, why) = match verdict {
-            Verdict::Look(ask) => (Some(ask), ""),
-            Verdict::Bypass(why) => (None, why),
-        };
-        let quest = Quest {
-            ask,
-            why,
-            identity,
-            only_if_cached: Control::of(&call.head.headers).only_if_cached,
-        };
-        Ok(LookedUp {
-            found: self.find(&quest),
-            quest,
-        })
+        Ok(identity)
     }
 
     /// Returns what is kept for a call and young enough for it.
@@ -184,21 +194,17 @@ impl<E> Desk<E> {
 }
 
 impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
-    /// Answers a call by what was found out of it.
+    /// Answers a call for which nothing was found.
     pub(super) async fn answer<S>(
         self: &Arc<Self>,
         inner: S,
         call: Call,
-        looked: LookedUp,
+        quest: Quest,
     ) -> Result<Reply, E>
     where
         S: Service<Call, Response = Reply, Error = E> + Send + 'static,
         S::Future: Send,
     {
-        let LookedUp { quest, found } = looked;
-        if let Some(found) = found {
-            return Ok(self.hit(&found, &call));
-        }
         if quest.ask.is_none() && quest.identity.is_none() {
             quest.note(&call.record);
             return match quest.only_if_cached {
@@ -269,7 +275,8 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         self.or_stale(result, fallback, &record)
     }
 
-    fn hit(&self, found: &Found, call: &Call) -> Reply {
+    /// Answers a call by what is kept for it.
+    pub(super) fn hit(&self, found: &Found, call: &Call) -> Reply {
         let entry = &*found.entry;
         let left = entry.fresh_for();
         let status = match found.is_its_own {
@@ -321,6 +328,7 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         facts.cached = cached;
         facts.cache_status = Some(status);
         facts.counts_saved = self.params.counts_saved;
+        facts.kept_usage = entry.usage;
         facts.served_model.clone_from(&entry.served_model);
     }
 

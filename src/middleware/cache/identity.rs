@@ -3,17 +3,17 @@
 //! It says so by an `Idempotency-Key`, or as the SDKs do by `x-stainless-retry-count`. What counts as the same is narrower
 //! than for answers that are kept: the bytes of the body, all headers that may change the answer and `cache-control`.
 
-use http::header;
+use http::{HeaderMap, header};
 
 use super::control::Control;
-use super::key::counting_headers;
+use super::key::{Pieces, counting_headers};
 use super::{Params, Ways};
 use crate::call::{Call, Caller, Keeps};
 use crate::store::cache::Key;
 
 /// Makes them others than all keys of answers, and than those of another version.
-const VERSION: &[u8] = b"weir retry 2";
-const NAME: &[u8] = b"weir idempotency 2";
+const VERSION: &[u8] = b"weir retry 3";
+const NAME: &[u8] = b"weir idempotency 3";
 
 /// How often the SDKs have tried before; the first time they say 0.
 const RETRY_COUNT: &str = "x-stainless-retry-count";
@@ -36,33 +36,25 @@ impl Identity {
     /// Returns which call it is.
     pub(super) fn of(call: &Call, body: &[u8]) -> Self {
         let headers = &call.head.headers;
-        let name = headers.get(IDEMPOTENCY_KEY).map(|name| name.as_bytes());
-        let name = name.filter(|name| !name.is_empty());
-        let mut hasher = Hasher::of_caller(VERSION, &call.caller);
-        hasher.add(call.head.target.as_str().as_bytes());
-        hasher.add(name.unwrap_or_default());
+        let name = name(headers);
+        let mut pieces = of_caller(VERSION, &call.caller, body.len());
+        pieces.add(call.head.target.as_str().as_bytes());
+        pieces.add(name.unwrap_or_default());
         for value in headers.get_all(header::CACHE_CONTROL) {
-            hasher.add(b"cache-control");
-            hasher.add(value.as_bytes());
+            pieces.add(b"cache-control");
+            pieces.add(value.as_bytes());
         }
         for (name, value) in counting_headers(call) {
-            hasher.add(name.as_bytes());
-            hasher.add(value);
+            pieces.add(name.as_bytes());
+            pieces.add(value);
         }
-        // Behind it nothing follows: no header can be taken for it.
-        hasher.add(b"");
-        hasher.add(body);
-        let count = headers.get(RETRY_COUNT);
-        let tries = count.and_then(|count| count.to_str().ok()?.parse::<u32>().ok());
+        // Behind it nothing follows but the body: no header can be taken for that.
+        pieces.add(b"");
         Self {
-            call: hasher.finish(),
-            name: name.map(|name| {
-                let mut hasher = Hasher::of_caller(NAME, &call.caller);
-                hasher.add(name);
-                hasher.finish()
-            }),
-            asks_again: name.is_some() || tries.is_some_and(|tries| tries > 0),
-            may_ask_again: name.is_some() || count.is_some(),
+            call: pieces.digest_with(body),
+            name: name.map(|name| of_caller(NAME, &call.caller, name.len()).digest_with(name)),
+            asks_again: asks_again(headers),
+            may_ask_again: name.is_some() || headers.contains_key(RETRY_COUNT),
         }
     }
 }
@@ -82,25 +74,22 @@ impl Params {
     }
 }
 
-/// Hashes parts, each with its length: no two rows of parts are one text.
-struct Hasher(blake3::Hasher);
+/// Returns whether a client says that it may have asked before.
+pub(super) fn asks_again(headers: &HeaderMap) -> bool {
+    let count = headers.get(RETRY_COUNT);
+    let tries = count.and_then(|count| count.to_str().ok()?.parse::<u32>().ok());
+    name(headers).is_some() || tries.is_some_and(|tries| tries > 0)
+}
 
-impl Hasher {
-    /// Begins with what is this key's alone, and not another one's that had its name before.
-    fn of_caller(version: &[u8], caller: &Caller) -> Self {
-        let mut hasher = Self(blake3::Hasher::new());
-        hasher.add(version);
-        hasher.add(caller.key.as_bytes());
-        hasher.add(&caller.key_origin.to_bytes());
-        hasher
-    }
+fn name(headers: &HeaderMap) -> Option<&[u8]> {
+    let name = headers.get(IDEMPOTENCY_KEY).map(|name| name.as_bytes());
+    name.filter(|name| !name.is_empty())
+}
 
-    fn add(&mut self, part: &[u8]) {
-        self.0.update(&(part.len() as u64).to_le_bytes());
-        self.0.update(part);
-    }
-
-    fn finish(&self) -> Key {
-        Key(*self.0.finalize().as_bytes())
-    }
+/// Begins with what is this key's alone, and not another one's that had its name before.
+fn of_caller(version: &[u8], caller: &Caller, length: usize) -> Pieces {
+    let mut pieces = Pieces::new(version, length);
+    pieces.add(caller.key.as_bytes());
+    pieces.add(&caller.key_origin.to_bytes());
+    pieces
 }

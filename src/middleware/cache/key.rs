@@ -9,7 +9,7 @@ use crate::openai::json::{CanonicalError, canonical, top_level_member};
 use crate::store::cache::Key;
 
 /// Makes keys of another version others.
-const VERSION: &[u8] = b"weir cache 2";
+const VERSION: &[u8] = b"weir cache 3";
 
 /// Members that cannot change an answer, and that it does not tell again either: who asks, and where the upstream keeps the
 /// beginning of the prompt. The model and whether it is a stream stand in the key by themselves.
@@ -28,7 +28,7 @@ const LEFT_OUT: [&str; 8] = [
 const LEFT_OUT_OF_RESPONSES: [&str; 2] = ["model", "stream"];
 
 /// Headers that say something of the connection, of the client's library, or of who watches the request.
-const HEADERS_LEFT_OUT: [HeaderName; 24] = [
+static HEADERS_LEFT_OUT: [HeaderName; 24] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
@@ -82,6 +82,41 @@ pub(super) enum Part {
     Stream,
 }
 
+/// What is digested, in a row and at once: a digest that is fed many short pieces costs more than they are worth.
+pub(super) struct Pieces(Vec<u8>);
+
+impl Pieces {
+    /// Room for what most calls say besides their bodies.
+    const HEAD: usize = 512;
+
+    /// Begins with what makes digests of another kind or version others, and with room for a body.
+    pub(super) fn new(version: &[u8], body: usize) -> Self {
+        let mut pieces = Self(Vec::with_capacity(Self::HEAD + body));
+        pieces.add(version);
+        pieces
+    }
+
+    /// Says what kind of piece follows.
+    fn mark(&mut self, kind: u8) {
+        self.0.push(kind);
+    }
+
+    /// Adds a piece of a head, with its length: no two rows of pieces are one text.
+    pub(super) fn add(&mut self, piece: &[u8]) {
+        // No head is so long that it does not fit.
+        self.0
+            .extend_from_slice(&(piece.len() as u32).to_le_bytes());
+        self.0.extend_from_slice(piece);
+    }
+
+    /// Returns the digest of all that, and of one more behind which nothing follows.
+    pub(super) fn digest_with(&self, last: &[u8]) -> Key {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.0).update(last);
+        Key(*hasher.finalize().as_bytes())
+    }
+}
+
 /// Returns the key of a call.
 ///
 /// # Errors
@@ -92,22 +127,15 @@ pub(super) fn key(
     scope: Scope,
     ways: &dyn Ways,
 ) -> Result<Key, CanonicalError> {
-    let mut hasher = blake3::Hasher::new();
-    // Each with its length: no two rows of parts are one text.
-    let mut add = |part: &[u8]| {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    };
-    add(VERSION);
+    let mut pieces = Pieces::new(VERSION, body.len());
     parts(call, body, scope, ways, &mut |part, bytes| {
-        add(part.name().as_bytes());
-        add(bytes);
+        pieces.mark(part as u8);
+        pieces.add(bytes);
     });
-    let mut form = Vec::with_capacity(body.len());
     let is_left_out = |key: &[u8]| Part::is_left_out(&call.endpoint, key);
-    canonical(body, is_left_out, &mut form)?;
-    add(&form);
-    Ok(Key(*hasher.finalize().as_bytes()))
+    // It begins with a bracket, which marks no piece.
+    canonical(body, is_left_out, &mut pieces.0)?;
+    Ok(Key(*blake3::hash(&pieces.0).as_bytes()))
 }
 
 /// Shows the parts of a call that its key is made of, besides the members of its body, in an order that is always the same.

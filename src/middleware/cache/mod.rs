@@ -30,11 +30,12 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-use std::pin::Pin;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, Either};
 use tower::{Layer, Service};
 
 use self::desk::Desk;
@@ -151,21 +152,31 @@ where
 {
     type Response = Reply;
     type Error = E;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, E>> + Send>>;
+    type Future = Either<Ready<Result<Reply, E>>, BoxFuture<'static, Result<Reply, E>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut call: Call) -> Self::Future {
-        let clone = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, clone);
-        let desk = Arc::clone(&self.desk);
         let notes = call.looked.take().map(|looked| looked.notes);
         let looked = match notes.and_then(|notes| notes.downcast::<LookedUp>().ok()) {
             Some(looked) => Ok(*looked),
-            None => desk.look_up(&call),
+            None => self.desk.look_up(&call),
         };
-        Box::pin(async move { desk.answer(inner, call, looked?).await })
+        let quest = match looked {
+            Err(error) => return Either::Left(ready(Err(error.into()))),
+            // Nothing is waited for.
+            Ok(LookedUp {
+                found: Some(found), ..
+            }) => return Either::Left(ready(Ok(self.desk.hit(&found, &call)))),
+            Ok(LookedUp { quest, .. }) => quest,
+        };
+        let clone = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, clone);
+        let desk = Arc::clone(&self.desk);
+        Either::Right(Box::pin(
+            async move { desk.answer(inner, call, quest).await },
+        ))
     }
 }

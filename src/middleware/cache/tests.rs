@@ -7,6 +7,7 @@ mod pace;
 mod retries;
 mod stale;
 
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
