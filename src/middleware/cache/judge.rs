@@ -12,7 +12,7 @@ use super::flight::Whole;
 use super::key::key;
 use crate::call::{Call, Keeps};
 use crate::openai::endpoint::Endpoint;
-use crate::openai::json::{each_element, each_member, top_level_member};
+use crate::openai::json::{Members, each_element, each_member, top_level_member};
 use crate::openai::sse::StreamObserver;
 use crate::openai::usage::Usage;
 use crate::store::cache::{Entry, Key};
@@ -137,7 +137,7 @@ impl Rules {
     /// Judges a call by what it says, before anybody has answered it. A body of more than `most` bytes is not looked at: that
     /// would take long.
     pub(super) fn judge(&self, call: &Call, most: u64, ways: &dyn Ways) -> Verdict {
-        let Some((bytes, _)) = call.json() else {
+        let Some((bytes, members)) = call.json() else {
             return Verdict::Bypass("endpoint");
         };
         let terms = self.terms_of(call, ways);
@@ -151,7 +151,7 @@ impl Rules {
         if control.no_store {
             return Verdict::Bypass("no-store");
         }
-        let traits = Traits::of(bytes, !terms.tools);
+        let traits = Traits::of(bytes, members, !terms.tools);
         let when = match call.caller.keeps {
             Some(Keeps::Always) => When::Always,
             Some(Keeps::Deterministic) => When::Deterministic,
@@ -214,8 +214,8 @@ struct Traits {
 
 impl Traits {
     /// Reads a body; the results of tools stand deep in it, and are looked for only where that matters.
-    fn of(body: &[u8], looks_for_tools: bool) -> Self {
-        const MEMBERS: [&str; 10] = [
+    fn of(body: &[u8], members: &Members, looks_for_tools: bool) -> Self {
+        const NAMES: [&str; 10] = [
             "temperature",
             "seed",
             "store",
@@ -228,11 +228,11 @@ impl Traits {
             "input",
         ];
         let mut traits = Self::default();
-        let members = match looks_for_tools {
-            true => &MEMBERS[..],
-            false => &MEMBERS[..MEMBERS.len() - 4],
+        let names = match looks_for_tools {
+            true => &NAMES[..],
+            false => &NAMES[..NAMES.len() - 4],
         };
-        each_member(body, members, |place, value| match place {
+        members.each(body, names, |place, value| match place {
             0 => traits.is_deterministic |= is_zero(value),
             1 => traits.is_deterministic |= value != b"null",
             2 => match value {

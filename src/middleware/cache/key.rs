@@ -5,7 +5,7 @@ use http::{HeaderName, header};
 use super::judge::{Scope, Ways};
 use crate::call::Call;
 use crate::openai::endpoint::Endpoint;
-use crate::openai::json::{CanonicalError, canonical, top_level_member};
+use crate::openai::json::{CanonicalError, canonical};
 use crate::store::cache::Key;
 
 /// Makes keys of another version others.
@@ -128,7 +128,7 @@ pub(super) fn key(
     ways: &dyn Ways,
 ) -> Result<Key, CanonicalError> {
     let mut pieces = Pieces::new(VERSION, body.len());
-    parts(call, body, scope, ways, &mut |part, bytes| {
+    parts(call, scope, ways, &mut |part, bytes| {
         pieces.mark(part as u8);
         pieces.add(bytes);
     });
@@ -140,13 +140,7 @@ pub(super) fn key(
 
 /// Shows the parts of a call that its key is made of, besides the members of its body, in an order that is always the same.
 /// A part may come in several pieces.
-pub(super) fn parts(
-    call: &Call,
-    body: &[u8],
-    scope: Scope,
-    ways: &dyn Ways,
-    see: &mut dyn FnMut(Part, &[u8]),
-) {
+pub(super) fn parts(call: &Call, scope: Scope, ways: &dyn Ways, see: &mut dyn FnMut(Part, &[u8])) {
     see(Part::Endpoint, call.endpoint.label().as_bytes());
     let team = call.caller.team.as_ref().filter(|_| scope == Scope::Team);
     match (scope, team) {
@@ -178,7 +172,9 @@ pub(super) fn parts(
         return;
     }
     // The usage is always there, and taken out for those who did not ask. Anything else may change each event.
-    let options = top_level_member(body, "stream_options").and_then(|range| body.get(range));
+    let options = call
+        .json()
+        .and_then(|(bytes, members)| bytes.get(members.stream_options.clone()?));
     let options = options
         .filter(|options| *options != b"null")
         .unwrap_or(b"{}");

@@ -10,7 +10,7 @@ impl Shape {
     /// Takes a call apart. Members are named as they are, all else by what it is.
     pub(super) fn of(call: &Call, body: &[u8], scope: Scope, ways: &dyn Ways) -> Self {
         let mut shape = Self::default();
-        parts(call, body, scope, ways, &mut |part, bytes| {
+        parts(call, scope, ways, &mut |part, bytes| {
             if part != Part::Headers {
                 shape.note(part.name(), bytes);
             }

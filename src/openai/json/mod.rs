@@ -11,12 +11,13 @@ mod walk;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::Arc;
 
 pub use self::answer::{Answer, AnswerError, preferred_member, top_level_member, validate_object};
 pub(in crate::openai) use self::answer::{is_whole, members};
 pub use self::canonical::{CanonicalError, canonical};
 pub use self::edit::{Edit, apply, last_member};
-use self::scan::{ScanError, Scanner, unescape};
+use self::scan::{Member, ScanError, Scanner, unescape};
 pub(in crate::openai) use self::scan::{spells, spells_in_other_case};
 pub use self::walk::{each_element, each_member, every_member, text};
 
@@ -37,7 +38,14 @@ pub struct Members {
     pub max_tokens: [Option<Range<usize>>; 3],
     /// The value of `n`.
     pub n: Option<Range<usize>>,
+    /// The first ones, whatever they are called: who looks for others need not read a long body once more.
+    first: Arc<[Member]>,
+    /// Whether there are more than those.
+    has_more: bool,
 }
+
+/// How many members are noted: more than any API has.
+const NOTED: usize = 64;
 
 /// The bounds of what is generated, in the order in which they came into the API.
 const MAX_TOKENS: [&str; 3] = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
@@ -102,8 +110,13 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
         is_empty: true,
         ..Members::default()
     };
+    let mut first = Vec::with_capacity(16);
     while let Some(member) = object.next_member().map_err(refuse)? {
         members.is_empty = false;
+        match first.len() < NOTED {
+            true => first.push(member.clone()),
+            false => members.has_more = true,
+        }
         let key = &bytes[member.key];
         let (name, place) = if spells(key, "model") {
             ("model", &mut members.model)
@@ -132,12 +145,30 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
         }
     }
     object.leave().end().map_err(refuse)?;
+    members.first = first.into();
     Ok(members)
 }
 
 // === impl Members ===
 
 impl Members {
+    /// Calls `see` with each member of the body whose key is one of `names`, as [`each_member`] does.
+    pub fn each<'a>(&self, bytes: &'a [u8], names: &[&str], mut see: impl FnMut(usize, &'a [u8])) {
+        if self.has_more {
+            each_member(bytes, names, see);
+            return;
+        }
+        for Member { key, value } in &*self.first {
+            let (Some(key), Some(value)) = (bytes.get(key.clone()), bytes.get(value.clone()))
+            else {
+                continue;
+            };
+            if let Some(place) = names.iter().position(|name| spells(key, name)) {
+                see(place, value);
+            }
+        }
+    }
+
     /// Returns the model's name, decoded.
     ///
     /// # Errors
@@ -187,7 +218,7 @@ impl Members {
     /// best are picked from. An array of strings, or of arrays of tokens, is as many prompts.
     pub fn generated_choices(&self, bytes: &[u8]) -> u64 {
         let (mut prompts, mut choices) = (0, self.choices(bytes));
-        each_member(bytes, &["prompt", "best_of"], |place, value| {
+        self.each(bytes, &["prompt", "best_of"], |place, value| {
             if place == 1 {
                 choices = choices.max(number(value).unwrap_or(0));
                 return;

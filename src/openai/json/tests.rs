@@ -36,6 +36,26 @@ fn what_is_generated_is_multiplied_by_choices_and_prompts() {
     }
 }
 
+proptest! {
+    #[test]
+    fn members_that_were_noted_are_those_that_a_walk_finds(
+        keys in prop::collection::vec("[a-c]{1,2}", 0..2 * NOTED),
+    ) {
+        let body: Vec<String> = keys
+            .iter()
+            .zip(0..)
+            .map(|(key, value)| format!("\"{key}\" : [{value}]"))
+            .collect();
+        let body = format!("{{{}}}", body.join(" ,"));
+        let names = ["a", "bc", "cc"];
+        let mut walked = Vec::new();
+        each_member(body.as_bytes(), &names, |place, value| walked.push((place, value)));
+        let mut noted = Vec::new();
+        found(&body).each(body.as_bytes(), &names, |place, value| noted.push((place, value)));
+        prop_assert_eq!(noted, walked);
+    }
+}
+
 #[test]
 fn finds_the_members_that_decide() {
     let body = r#" { "messages":[{"model":"not me"}], "model" : "gpt" , "stream":true,"stream_options":{} } "#;

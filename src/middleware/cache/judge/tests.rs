@@ -1,6 +1,12 @@
 //! Bodies and answers, judged by what they say.
 
 use super::*;
+use crate::openai::json::inspect;
+
+fn traits(body: &str) -> Traits {
+    let members = inspect(body.as_bytes(), 8).unwrap();
+    Traits::of(body.as_bytes(), &members, true)
+}
 
 #[test]
 fn temperature_zero_and_seeds_are_deterministic() {
@@ -15,8 +21,7 @@ fn temperature_zero_and_seeds_are_deterministic() {
         (r#"{"top_p":0}"#, false),
         (r#"{}"#, false),
     ] {
-        let traits = Traits::of(body.as_bytes(), true);
-        assert_eq!(traits.is_deterministic, is_deterministic, "{body}");
+        assert_eq!(traits(body).is_deterministic, is_deterministic, "{body}");
     }
 }
 
@@ -28,11 +33,11 @@ fn what_an_upstream_keeps_is_not_kept_here() {
         r#"{"seed":1,"previous_response_id":"resp_1"}"#,
         r#"{"seed":1,"conversation":{"id":"c"}}"#,
     ] {
-        assert!(Traits::of(body.as_bytes(), true).is_kept, "{body}");
+        assert!(traits(body).is_kept, "{body}");
     }
-    let said = Traits::of(br#"{"store":false,"conversation":null}"#, true);
+    let said = traits(r#"{"store":false,"conversation":null}"#);
     assert!(!said.is_kept_upstream(&Endpoint::Responses));
-    let silent = Traits::of(b"{}", true);
+    let silent = traits("{}");
     assert!(
         silent.is_kept_upstream(&Endpoint::Responses),
         "it is by default"
@@ -58,11 +63,7 @@ fn tools_and_their_results_are_told() {
             false,
         ),
     ] {
-        assert_eq!(
-            Traits::of(body.as_bytes(), true).has_tools,
-            has_tools,
-            "{body}"
-        );
+        assert_eq!(traits(body).has_tools, has_tools, "{body}");
     }
 }
 
