@@ -312,10 +312,13 @@ where
     }
 }
 
+const STAINLESS_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-timeout");
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
+
 /// Returns how long the client will wait for its answer to begin, where it says so: whole or broken seconds, or with a unit.
 fn patience(headers: &HeaderMap) -> Option<Duration> {
-    let names = ["x-stainless-timeout", "request-timeout"];
-    let values = names.iter().filter_map(|name| headers.get(*name));
+    let names = [STAINLESS_TIMEOUT, REQUEST_TIMEOUT];
+    let values = names.iter().filter_map(|name| headers.get(name));
     let times = values.filter_map(|value| {
         let text = value.to_str().ok()?.trim();
         let (number, unit) = match text.strip_suffix("ms") {

@@ -3,7 +3,7 @@
 //! It says so by an `Idempotency-Key`, or as the SDKs do by `x-stainless-retry-count`. What counts as the same is narrower
 //! than for answers that are kept: the bytes of the body, all headers that may change the answer and `cache-control`.
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 
 use super::control::Control;
 use super::key::{Pieces, counting_headers};
@@ -16,9 +16,9 @@ const VERSION: &[u8] = b"weir retry 3";
 const NAME: &[u8] = b"weir idempotency 3";
 
 /// How often the SDKs have tried before; the first time they say 0.
-const RETRY_COUNT: &str = "x-stainless-retry-count";
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
