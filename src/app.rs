@@ -1,6 +1,7 @@
 //! Puts the gateway together: stores, upstreams, stack and listeners from the configuration; runs it; stops it.
 
 mod access;
+mod address;
 mod banner;
 mod books;
 mod build;
@@ -29,7 +30,7 @@ use crate::config::{Config, Loaded, ReadFile, Secret};
 use crate::explain::Explainer;
 use crate::keys;
 use crate::metrics::Metrics;
-use crate::server::{self, Current, Drain, Listener, Terms};
+use crate::server::{self, Current, Drain, Terms};
 use crate::stack;
 use crate::store::directory::shared::Sharing;
 use crate::store::directory::{self, Directory, DirectoryError};
@@ -38,6 +39,7 @@ use crate::store::redis;
 use crate::traces::PatternError;
 use crate::upstream::remote::RemoteError;
 
+use self::address::Address;
 use self::books::Stores;
 use self::exports::Exports;
 pub use self::ledger_look::check_ledger;
@@ -56,12 +58,12 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// An address cannot be bound.
-    #[error("cannot listen on {address} ([{section}] listen): {source}")]
+    #[error("cannot listen on {address} ({field}): {source}")]
     Bind {
         /// The address.
         address: SocketAddr,
-        /// Where it is configured.
-        section: &'static str,
+        /// The field of the configuration that names it.
+        field: &'static str,
         /// Why.
         source: io::Error,
     },
@@ -146,6 +148,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let hangups = Hangups::new().map_err(AppError::Signals)?;
     let metrics = Arc::new(Metrics::new()?);
     build::measure(&metrics, &loaded.config);
+    // A start that finds them taken must leave nothing behind: no new ledger, no journal.
+    let data = Address::take("server.listen", loaded.config.server.listen)?;
+    let control = Address::take("admin.listen", loaded.config.admin.listen)?;
+    let (data_address, admin_address) = (data.get(), control.get());
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
     let config = loaded.config.clone();
     let files = loaded.warnings.files.clone();
@@ -207,9 +213,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let data_params = build::listener_params(build::DATA, &config.server, &metrics);
     let data_terms = Terms::new(tls.as_ref(), data_params);
     let admin_params = build::listener_params(build::ADMIN, &config.server, &metrics);
-    let data = bind("server", config.server.listen, data_terms.clone())?;
-    let admin_listener = bind("admin", config.admin.listen, Terms::new(None, admin_params))?;
-    let (data_address, admin_address) = (data.1, admin_listener.1);
+    let data = data.listen(data_terms.clone())?;
+    let control = control.listen(Terms::new(None, admin_params))?;
     let secure = tls.is_some();
 
     let replaced = stack.clone();
@@ -257,8 +262,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         model: build::example_model(&config),
     });
 
-    let serving = tokio::spawn(data.0.serve(stack, data_drain.clone()));
-    let administering = tokio::spawn(admin_listener.0.serve(admin, admin_drain.clone()));
+    let serving = tokio::spawn(data.serve(stack, data_drain.clone()));
+    let administering = tokio::spawn(control.serve(admin, admin_drain.clone()));
     let reloading = keep_current(Arc::clone(&reloader), files, hangups);
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -306,22 +311,6 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     // Last of all, when nobody has anything to write down any more.
     let _ = tokio::task::spawn_blocking(move || stores.ledger.close()).await;
     Ok(())
-}
-
-fn bind(
-    section: &'static str,
-    address: SocketAddr,
-    terms: Terms,
-) -> Result<(Listener, SocketAddr), AppError> {
-    let bound = Listener::bind(address, terms).and_then(|listener| {
-        let address = listener.address()?;
-        Ok((listener, address))
-    });
-    bound.map_err(|source| AppError::Bind {
-        address,
-        section,
-        source,
-    })
 }
 
 /// Reloads at each SIGHUP, and when the files of the configuration have changed.

@@ -23,7 +23,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may be silent before the kernel asks whether the client is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
-/// A bound address.
+/// An address that is taken: nobody else can listen on it, and whoever connects is refused until it is listened on.
+pub struct Bound {
+    socket: StdListener,
+    address: SocketAddr,
+}
+
+/// An address that is listened on.
 pub struct Listener {
     listener: TcpListener,
     spawner: Spawner,
@@ -58,12 +64,12 @@ impl Terms {
     }
 }
 
-impl Listener {
-    /// Binds `address`. Must be called inside a tokio runtime.
+impl Bound {
+    /// Takes `address`; of port 0 a free one.
     ///
     /// # Errors
     /// The system's, such as an address that is in use.
-    pub fn bind(address: SocketAddr, terms: Terms) -> io::Result<Self> {
+    pub fn new(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -75,25 +81,35 @@ impl Listener {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(StdListener::from(socket))?;
+        let socket = StdListener::from(socket);
         Ok(Self {
-            listener,
+            address: socket.local_addr()?,
+            socket,
+        })
+    }
+
+    /// Returns the address that is really taken, where port 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets clients connect. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The system's, such as an address that another one that had it, too, began to listen on first.
+    pub fn listen(self, terms: Terms) -> io::Result<Listener> {
+        SockRef::from(&self.socket).listen(BACKLOG)?;
+        Ok(Listener {
+            listener: TcpListener::from_std(self.socket)?,
             spawner: Spawner {
                 name: terms.current.load().1.name,
                 terms,
             },
         })
     }
+}
 
-    /// Returns the address that is really bound, where port 0 was asked for.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
+impl Listener {
     /// Serves until the drain begins; the connections' tasks are the drain's.
     pub async fn serve<S: HttpService>(self, service: S, drain: Drain) {
         let max_connections = self.spawner.terms.current.load().1.max_connections;

@@ -21,7 +21,7 @@ use http::StatusCode;
 
 pub use current::Current;
 pub use drain::Drain;
-pub use listener::{Listener, Terms};
+pub use listener::{Bound, Listener, Terms};
 pub use request::{HttpService, PeerAddr, RequestBody};
 pub use tls::{Tls, TlsError};
 

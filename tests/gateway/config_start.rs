@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tokio::net::TcpListener;
 
-use crate::support::ADMIN_TOKEN;
+use crate::support::{ADMIN_TOKEN, eventually};
 use crate::support::answers::{ask, chat};
 use crate::support::gateway::{Config, Ended, run, weir};
 use crate::support::upstream::Upstream;
@@ -311,16 +311,27 @@ async fn check_is_content_with_the_files_of_the_repository() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn a_port_in_use_is_named_and_nothing_is_made() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    for (data, admin) in [(port, 0), (0, port)] {
+    for (data, admin, field) in [(port, 0, "server.listen"), (0, port, "admin.listen")] {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{data}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\ntoken = \"admin-token-12345\"\n{REMOTE}[[key]]\nname = \"k\"\nsecret = \"12345678\"\n"
         );
-        let ended = with_config("serve", &text).await;
+        let (dir, data_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = dir.path().join("weir.toml");
+        std::fs::write(&file, text).unwrap();
+        let mut weir = weir(dir.path());
+        weir.env("WEIR_DATA_DIR", data_dir.path());
+        weir.arg("serve").arg("--config").arg(&file);
+        let ended = run(weir).await;
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
-        assert!(ended.stderr.contains(&port.to_string()), "{}", ended.stderr);
+        let told = format!("cannot listen on 127.0.0.1:{port} ({field}): ");
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        for (folder, files) in [(&dir, 1), (&data_dir, 0)] {
+            let found: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+            assert_eq!(found.len(), files, "{found:?}");
+        }
     }
 }
 
@@ -358,14 +369,19 @@ async fn a_made_key_is_shown_with_a_line_that_works() {
     let upstream = Upstream::answering(chat()).await;
     let gateway = Config::over(&upstream).without_key().start().await;
     // No key in the file: one is made for this run and printed, with a curl line that can be pasted.
-    let output = gateway.output();
-    let line = output
-        .lines()
-        .skip_while(|l| !l.trim_start().starts_with("curl "))
-        .take_while(|l| !l.trim().is_empty())
-        .collect::<Vec<_>>()
-        .join("\n");
-    assert!(!line.is_empty(), "no curl line in\n{output}");
+    // The lines that tell the addresses come first.
+    let (output, line) = eventually("the curl line is printed", async || {
+        let output = gateway.output();
+        let line = output
+            .lines()
+            .skip_while(|l| !l.trim_start().starts_with("curl "))
+            .take_while(|l| !l.trim().is_empty())
+            .collect::<Vec<_>>()
+            .join("\n");
+        let is_whole = output.contains(&format!("{line}\n"));
+        (!line.is_empty() && is_whole).then_some((output, line))
+    })
+    .await;
     assert!(
         output.contains(&gateway.admin().to_string()),
         "the admin address is told"
