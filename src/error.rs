@@ -79,6 +79,7 @@ impl Explain for GatewayError {
             Self::Accounting(error) => accounting::accounting(error),
             Self::Cache(CacheError::NotKept) => not_kept(),
             Self::Cache(CacheError::KeyReused) => key_reused(),
+            Self::Cache(CacheError::KeyAmbiguous) => key_ambiguous(),
             Self::Cache(CacheError::TooLate) => too_late(),
             Self::Dispatch(error) => upstream::dispatch(error),
             Self::Stream(error) => upstream::stream(*error),
@@ -124,6 +125,17 @@ fn key_reused() -> Explanation {
         "idempotency_key_reused",
         Cause::ClientKeyReused,
         "This `Idempotency-Key` was used for a request with another path, header or body. Send another key, or the same request.",
+    )
+    .final_word()
+}
+
+fn key_ambiguous() -> Explanation {
+    explain(
+        400,
+        INVALID_REQUEST,
+        "idempotency_key_ambiguous",
+        Cause::ClientMalformed,
+        "More than one `Idempotency-Key` header. Send one key for each request.",
     )
     .final_word()
 }

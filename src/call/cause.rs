@@ -32,7 +32,7 @@ causes! {
     ClientWrongKey = "client_wrong_key",
     /// The key has expired.
     ClientExpiredKey = "client_expired_key",
-    /// The bytes are no HTTP request, or its body broke off.
+    /// The bytes are no HTTP request, a header stands there twice that may not, or the body broke off.
     ClientMalformed = "client_malformed",
     /// The path does not take the method.
     ClientMethod = "client_method",

@@ -90,6 +90,23 @@ async fn an_idempotency_key_stands_for_one_request() {
 }
 
 #[tokio::test]
+async fn two_idempotency_keys_are_refused_where_they_would_mean_something() {
+    let upstream = Upstream::answering(chat()).await;
+    for (cache, status) in [(CACHE, 400), ("", 200)] {
+        let gateway = Config::over(&upstream).table(cache).start().await;
+        let client = gateway.client().with_header("idempotency-key", "order-1");
+        let two = client.with_header("idempotency-key", "order-2");
+        let answer = two.chat(ask()).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        if status == 400 {
+            answer.error(400, "invalid_request_error", "idempotency_key_ambiguous");
+            assert!(answer.text().contains("`Idempotency-Key`"));
+        }
+    }
+    assert_eq!(upstream.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn a_retry_joins_a_stream_that_goes_on() {
     let gate = Gate::new();
     let held = gate.clone();

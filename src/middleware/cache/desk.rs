@@ -129,7 +129,7 @@ impl<E> Desk<E> {
     /// Says what is done about a call, and finds its answer where that is there already.
     ///
     /// # Errors
-    /// [`CacheError::KeyReused`]
+    /// [`CacheError::KeyReused`], [`CacheError::KeyAmbiguous`]
     pub(super) fn look_up(&self, call: &Call) -> Result<LookedUp, CacheError> {
         let most = self.params.cache.bounds().entry;
         let (ask, why) = match self.params.rules.judge(call, most, &*self.ways) {
@@ -156,7 +156,7 @@ impl<E> Desk<E> {
 
     /// Says which call it is, and that its `Idempotency-Key` is no other one's.
     fn identify(&self, call: &Call) -> Result<Option<Identity>, CacheError> {
-        let identity = self.params.identify(call, &*self.ways);
+        let identity = self.params.identify(call, &*self.ways)?;
         if let Some((identity, retries)) = identity.as_ref().zip(self.params.retries.as_ref())
             && let Some(name) = &identity.name
         {

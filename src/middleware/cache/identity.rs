@@ -3,11 +3,11 @@
 //! It says so by an `Idempotency-Key`, or as the SDKs do by `x-stainless-retry-count`. What counts as the same is narrower
 //! than for answers that are kept: the bytes of the body, all headers that may change the answer and `cache-control`.
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::control::Control;
 use super::key::{Pieces, counting_headers};
-use super::{Params, Ways};
+use super::{CacheError, Params, Ways};
 use crate::call::{Call, Caller, Keeps};
 use crate::store::cache::Key;
 
@@ -34,9 +34,12 @@ pub(super) struct Identity {
 
 impl Identity {
     /// Returns which call it is.
-    pub(super) fn of(call: &Call, body: &[u8]) -> Self {
+    ///
+    /// # Errors
+    /// [`CacheError::KeyAmbiguous`]
+    pub(super) fn of(call: &Call, body: &[u8]) -> Result<Self, CacheError> {
         let headers = &call.head.headers;
-        let name = name(headers);
+        let name = name(headers)?;
         let mut pieces = of_caller(VERSION, &call.caller, body.len());
         pieces.add(call.head.target.as_str().as_bytes());
         pieces.add(name.unwrap_or_default());
@@ -50,27 +53,35 @@ impl Identity {
         }
         // Behind it nothing follows but the body: no header can be taken for that.
         pieces.add(b"");
-        Self {
+        Ok(Self {
             call: pieces.digest_with(body),
             name: name.map(|name| of_caller(NAME, &call.caller, name.len()).digest_with(name)),
             asks_again: asks_again(headers),
             may_ask_again: name.is_some() || headers.contains_key(RETRY_COUNT),
-        }
+        })
     }
 }
 
 impl Params {
     /// Returns which call it is, where its client may get its answer again.
-    pub(super) fn identify(&self, call: &Call, ways: &dyn Ways) -> Option<Identity> {
-        let _ = self.retries.as_ref()?;
-        let (bytes, _) = call.json()?;
+    ///
+    /// # Errors
+    /// [`CacheError::KeyAmbiguous`]
+    pub(super) fn identify(
+        &self,
+        call: &Call,
+        ways: &dyn Ways,
+    ) -> Result<Option<Identity>, CacheError> {
+        let (Some(_), Some((bytes, _))) = (&self.retries, call.json()) else {
+            return Ok(None);
+        };
         let is_off =
             call.caller.keeps == Some(Keeps::Nothing) || self.rules.are_off_for(call, ways);
         let most = self.cache.bounds().entry;
         if is_off || bytes.len() as u64 > most || Control::of(&call.head.headers).no_store {
-            return None;
+            return Ok(None);
         }
-        Some(Identity::of(call, bytes))
+        Identity::of(call, bytes).map(Some)
     }
 }
 
@@ -78,12 +89,18 @@ impl Params {
 pub(super) fn asks_again(headers: &HeaderMap) -> bool {
     let count = headers.get(RETRY_COUNT);
     let tries = count.and_then(|count| count.to_str().ok()?.parse::<u32>().ok());
-    name(headers).is_some() || tries.is_some_and(|tries| tries > 0)
+    let mut names = headers.get_all(IDEMPOTENCY_KEY).iter();
+    names.any(|name| !name.is_empty()) || tries.is_some_and(|tries| tries > 0)
 }
 
-fn name(headers: &HeaderMap) -> Option<&[u8]> {
-    let name = headers.get(IDEMPOTENCY_KEY).map(|name| name.as_bytes());
-    name.filter(|name| !name.is_empty())
+/// Returns the client's name for its call. Of two names either could be the one that it asks again by.
+fn name(headers: &HeaderMap) -> Result<Option<&[u8]>, CacheError> {
+    let mut names = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let name = names.next().map(HeaderValue::as_bytes);
+    match names.next() {
+        None => Ok(name.filter(|name| !name.is_empty())),
+        Some(_) => Err(CacheError::KeyAmbiguous),
+    }
 }
 
 /// Begins with what is this key's alone, and not another one's that had its name before.

@@ -58,6 +58,9 @@ pub enum CacheError {
     /// Its `Idempotency-Key` stands for another call.
     #[error("its idempotency key was used for another call")]
     KeyReused,
+    /// It has several `Idempotency-Key` headers.
+    #[error("several idempotency keys")]
+    KeyAmbiguous,
     /// The call that it has joined has not answered in the time that its client gives it.
     #[error("the answer that it waits for has not begun in time")]
     TooLate,

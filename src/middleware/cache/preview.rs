@@ -40,9 +40,15 @@ pub fn preview(
     };
     let (shared, counts_saved) = (params.shared.clone(), params.counts_saved);
     let only_if_cached = Control::of(&call.head.headers).only_if_cached;
-    let own = params.identify(call, ways);
-    let own = own.zip(params.retries.as_ref());
-    let own = own.and_then(|(identity, retries)| of_own(&identity, &retries.store, counts_saved));
+    let own = match params.identify(call, ways) {
+        Ok(identity) => identity
+            .zip(params.retries.as_ref())
+            .and_then(|(identity, retries)| of_own(&identity, &retries.store, counts_saved)),
+        Err(error) => {
+            let reason = "it has more than one `Idempotency-Key`".to_owned();
+            Some(Preview::refused(error, reason))
+        }
+    };
     async move {
         if let Some(own) = own {
             return own;
@@ -81,6 +87,13 @@ impl Preview {
         }
     }
 
+    fn refused(error: CacheError, reason: String) -> Self {
+        Self {
+            refused: Some(error),
+            ..Self::none("bypass", reason)
+        }
+    }
+
     fn miss(ask: &Ask, reason: String) -> Self {
         Self {
             refused: ask.control.only_if_cached.then_some(CacheError::NotKept),
@@ -95,10 +108,7 @@ fn of_own(identity: &Identity, retries: &Retries, counts_saved: bool) -> Option<
     let name = identity.name.as_ref();
     if name.is_some_and(|name| retries.check(name, &identity.call).is_err()) {
         let reason = "its `Idempotency-Key` was used for another call".to_owned();
-        return Some(Preview {
-            refused: Some(CacheError::KeyReused),
-            ..Preview::none("bypass", reason)
-        });
+        return Some(Preview::refused(CacheError::KeyReused, reason));
     }
     let entry = identity.asks_again.then(|| retries.get(&identity.call))??;
     let left = entry.fresh_for().unwrap_or_default().as_secs();

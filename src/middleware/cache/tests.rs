@@ -47,6 +47,7 @@ impl Explain for Failed {
         let status = match self {
             Self::Cache(CacheError::NotKept | CacheError::TooLate) => StatusCode::GATEWAY_TIMEOUT,
             Self::Cache(CacheError::KeyReused) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Cache(CacheError::KeyAmbiguous) => StatusCode::BAD_REQUEST,
             Self::Upstream => StatusCode::BAD_GATEWAY,
         };
         Explanation {

@@ -217,6 +217,29 @@ async fn an_idempotency_key_stands_for_one_call() {
 }
 
 #[tokio::test]
+async fn of_two_idempotency_keys_none_is_taken() {
+    let gateway = retrying();
+    let two = |second: &'static str, control| {
+        let mut call = with(call_of("a", RANDOM, control), &[("idempotency-key", "k")]);
+        let second = HeaderValue::from_static(second);
+        call.head.headers.append("idempotency-key", second);
+        call
+    };
+    let error = CacheError::KeyAmbiguous;
+    for second in ["k", "other", ""] {
+        let (refused, _) = ask(&gateway.calls, two(second, None)).await;
+        assert_eq!(refused.err(), Some(Failed::Cache(error)), "{second:?}");
+        let params = params_with(&gateway);
+        let seen = preview(&params, &two(second, None), &One).await;
+        assert_eq!(seen.refused, Some(error), "{second:?}");
+    }
+    // Where nothing is kept for whoever asks again, keys are the upstream's business.
+    let unstored = two("other", Some("no-store"));
+    assert!(ask(&gateway.calls, unstored).await.0.is_ok());
+    assert_eq!(gateway.upstream.calls(), 1);
+}
+
+#[tokio::test]
 async fn a_key_under_way_is_taken_too() {
     let Gateway {
         calls, upstream, ..
