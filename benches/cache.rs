@@ -138,9 +138,8 @@ fn call(text: &str, caller: &Arc<Caller>) -> Call {
 fn misses(c: &mut Criterion) {
     let runtime = runtime();
     let caller = Arc::new(Caller {
-        key: "alice".into(),
         team: Some("research".into()),
-        ..Caller::default()
+        ..Caller::configured("alice")
     });
     let bare = tower::service_fn(|_: Call| async {
         let body = Bytes::from_static(CHAT.as_bytes());

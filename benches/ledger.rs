@@ -46,9 +46,8 @@ fn call() -> Call {
     let bytes = Bytes::from_static(BODY);
     let members = inspect(&bytes, 128).unwrap();
     let caller = Caller {
-        key: "alice".into(),
         team: Some("research".into()),
-        ..Caller::default()
+        ..Caller::configured("alice")
     };
     Call {
         caller: Arc::new(caller),

@@ -38,7 +38,7 @@ use crate::openai::json::Members;
 use crate::pattern::Pattern;
 
 /// Who calls: what a gateway key says of its holder. Never holds the key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Caller {
     /// The key's name.
     pub key: Arc<str>,
@@ -46,7 +46,7 @@ pub struct Caller {
     pub key_origin: Origin,
     /// The team that the key belongs to.
     pub team: Option<Arc<str>>,
-    /// Which team it is of those that have had the name.
+    /// Which team it is of those that have had the name; without a team it says nothing.
     pub team_origin: Origin,
     /// Allow-lists of models, the key's and its team's: a model must match each of them.
     pub models: Vec<Vec<Pattern>>,
@@ -55,6 +55,18 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// Returns a caller with a key of the configuration, of no team, with no bounds.
+    pub fn configured(key: impl Into<Arc<str>>) -> Self {
+        Self {
+            key: key.into(),
+            key_origin: Origin::Configured,
+            team: None,
+            team_origin: Origin::Configured,
+            models: Vec::new(),
+            keeps: None,
+        }
+    }
+
     /// Returns whether every allow-list has the model.
     pub fn may_use(&self, model: &str) -> bool {
         self.models

@@ -14,7 +14,7 @@ use http::request::Parts as HeadParts;
 use http_body_util::Full;
 
 use crate::admin::Question;
-use crate::call::{Authenticated, Call, Caller, Record, RequestId};
+use crate::call::{Authenticated, Call, Caller, Origin, Record, RequestId};
 use crate::error::GatewayError;
 use crate::middleware::accounting::{AccountingError, Books};
 use crate::middleware::admission::{self, Rooms, Rules, Whose};
@@ -158,8 +158,7 @@ impl Explainer {
             };
             api::read(request, self.api)
         };
-        let own = caller.cloned();
-        let own = own.unwrap_or_default();
+        let own = caller.cloned().unwrap_or_else(|| Arc::new(unknown()));
         match read(&own).await {
             Err(denied @ ApiError::ModelNotAllowed { .. }) => {
                 let unbound = Arc::new(unbound(&own));
@@ -235,6 +234,18 @@ impl Findings {
         };
         self.refuse(error.map(GatewayError::from));
         Some(known)
+    }
+}
+
+/// Returns who calls with a key that is not known: there is no name to keep anything under, and no bound to judge by.
+fn unknown() -> Caller {
+    Caller {
+        key: "".into(),
+        key_origin: Origin::Configured,
+        team: None,
+        team_origin: Origin::Configured,
+        models: Vec::new(),
+        keeps: None,
     }
 }
 

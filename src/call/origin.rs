@@ -5,11 +5,10 @@
 /// A name outlives its holder: a team that was deleted can be made again, for others; and what the configuration no longer
 /// has can be made at run time. What is kept for one holder (answers, calls under way, what an `Idempotency-Key` stands for)
 /// is not the next one's. What is *told* by name (ledger, metrics, budgets, purges) stays with the name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// It stands in the configuration. There a name means one holder, whatever secret it has: whoever writes the file knows
     /// whom it means.
-    #[default]
     Configured,
     /// It was made at run time, so many microseconds after 1970. With another secret, after a rotation, it is the same one;
     /// so it is at all gateways that share what is made.

@@ -251,10 +251,7 @@ mod tests {
     const KEY: &[u8] = b"sk-alice-0123456789";
 
     fn keyring(paths: &[&str], expires: Option<SystemTime>) -> Keyring {
-        let caller = Caller {
-            key: "alice".into(),
-            ..Caller::default()
-        };
+        let caller = Caller::configured("alice");
         let paths = paths
             .iter()
             .map(|path| Pattern::parse(path).unwrap())

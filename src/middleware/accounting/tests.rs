@@ -136,9 +136,8 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
     let bytes = Bytes::from_static(body.as_bytes());
     let members = inspect(&bytes, 128).unwrap();
     let caller = Caller {
-        key: "alice".into(),
         team: Some("research".into()),
-        ..Caller::default()
+        ..Caller::configured("alice")
     };
     Call {
         caller: Arc::new(caller),

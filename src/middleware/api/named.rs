@@ -127,9 +127,8 @@ mod tests {
     fn caller(models: &[&str]) -> Caller {
         let models = models.iter().map(|model| Pattern::parse(model).unwrap());
         Caller {
-            key: "alice".into(),
             models: vec![models.collect()],
-            ..Caller::default()
+            ..Caller::configured("alice")
         }
     }
 

@@ -272,9 +272,8 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
     }
     Call {
         caller: Arc::new(Caller {
-            key: "alice".into(),
             team: Some(team.into()),
-            ..Caller::default()
+            ..Caller::configured("alice")
         }),
         endpoint: Endpoint::ChatCompletions,
         model: Some("m".into()),

@@ -28,9 +28,8 @@ impl From<Infallible> for Failure {
 fn call(endpoint: Endpoint) -> Call {
     Call {
         caller: Arc::new(Caller {
-            key: "alice".into(),
             team: Some("research".into()),
-            ..Caller::default()
+            ..Caller::configured("alice")
         }),
         endpoint,
         model: None,

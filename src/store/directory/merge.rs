@@ -233,7 +233,8 @@ impl Entries {
                 key: Arc::clone(&terms.name),
                 key_origin: origin,
                 team: terms.team.clone(),
-                team_origin: team_origin.unwrap_or_default(),
+                // A team that is away was the configuration's: one that was made is not deleted while it has keys.
+                team_origin: team_origin.unwrap_or(Origin::Configured),
                 models: lists.into_iter().flatten().cloned().collect(),
                 keeps: Keeps::of_key(terms.cache, team.and_then(|team| team.cache)),
             }),

@@ -24,10 +24,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
     let bytes = Bytes::from(body.to_string());
     let now = Instant::now();
     Call {
-        caller: Arc::new(Caller {
-            key: "tests".into(),
-            ..Caller::default()
-        }),
+        caller: Arc::new(Caller::configured("tests")),
         model: Some("poet".into()),
         stream: body["stream"] == true,
         report_usage: false,

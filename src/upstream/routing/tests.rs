@@ -325,10 +325,7 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
     let bytes = Bytes::from_static(body.as_bytes());
     let members = json::inspect(&bytes, 16).unwrap();
     Call {
-        caller: Arc::new(Caller {
-            key: "k".into(),
-            ..Caller::default()
-        }),
+        caller: Arc::new(Caller::configured("k")),
         endpoint: Path::ChatCompletions,
         model: Some("m".into()),
         stream: members.stream(&bytes).unwrap(),

@@ -8,11 +8,10 @@ use crate::call::Origin;
 fn by(key_origin: Origin, team: Option<Origin>, call: Call) -> Call {
     Call {
         caller: Arc::new(Caller {
-            key: "alice".into(),
             key_origin,
             team: team.map(|_| "a".into()),
-            team_origin: team.unwrap_or_default(),
-            ..Caller::default()
+            team_origin: team.unwrap_or(Origin::Configured),
+            ..Caller::configured("alice")
         }),
         ..call
     }

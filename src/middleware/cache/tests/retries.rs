@@ -108,9 +108,8 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     assert_eq!(text(&calls, tried(RANDOM, "2")).await.0, first);
     let mut foreign = tried(RANDOM, "1");
     foreign.caller = Arc::new(Caller {
-        key: "bob".into(),
         team: Some("a".into()),
-        ..Caller::default()
+        ..Caller::configured("bob")
     });
     let other_body = r#"{"model":"m","messages":[],"top_p":1}"#;
     let beta = with(tried(RANDOM, "1"), &[("openai-beta", "x")]);
@@ -118,10 +117,9 @@ async fn a_retry_gets_the_answer_that_was_just_given_and_nobody_else_does() {
     let unstored = with(unstored, &[("x-stainless-retry-count", "1")]);
     let mut refusing = tried(RANDOM, "1");
     refusing.caller = Arc::new(Caller {
-        key: "alice".into(),
         team: Some("a".into()),
         keeps: Some(crate::call::Keeps::Nothing),
-        ..Caller::default()
+        ..Caller::configured("alice")
     });
     for (number, other) in [
         foreign,
