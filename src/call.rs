@@ -23,7 +23,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
 pub use self::cached::{Cached, Keeps, Looked, Sharing};
-pub use self::cause::Cause;
+pub use self::cause::{Blame, Cause};
 pub use self::content::{Content, Message};
 pub use self::estimate::{Estimate, Priced, Room};
 pub use self::inbound::{Authenticated, Routed};

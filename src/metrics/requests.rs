@@ -222,7 +222,7 @@ impl Metrics {
 
 /// Returns who is to blame, and the cause.
 fn blamed(cause: Option<Cause>) -> [&'static str; 2] {
-    cause.map_or([NONE, ""], |cause| [cause.blame(), cause.as_str()])
+    cause.map_or([NONE, ""], |cause| [cause.blame().as_str(), cause.as_str()])
 }
 
 /// Returns the seconds that a whole stream took for each token after the first.
