@@ -55,7 +55,7 @@ pub struct Reservation {
     /// Those of its holders.
     accounts: Vec<Arc<Account>>,
     /// The number of the first counter that it was not reserved at: one that came later reads the call's row in the ledger.
-    before: u64,
+    first_unreserved: u64,
     amount: Amount,
     /// What its row says of it as long as it is open, when there is one.
     entered: Option<Amount>,
@@ -133,7 +133,7 @@ impl Budgets {
             at,
         } = *charge;
         // Before the accounts are looked up: they have all counters of smaller numbers. What came since is caught up with.
-        let before = NEXT.load(Ordering::Acquire);
+        let first_unreserved = NEXT.load(Ordering::Acquire);
         let all = self.accounts.load();
         let holders = [
             Some(Holder::Key(Arc::clone(key))),
@@ -155,14 +155,14 @@ impl Budgets {
         for (holder, counters) in &mut locked {
             let refused = counters
                 .iter_mut()
-                .filter(|counter| counter.number < before && counter.is_seeded)
+                .filter(|counter| counter.number < first_unreserved && counter.is_seeded)
                 .find_map(|counter| refuse(counter, holder));
             if let Some(spent) = refused {
                 return Err(Box::new(spent));
             }
         }
         for (_, counters) in &mut locked {
-            for counter in counters.iter_mut().filter(|c| c.number < before) {
+            for counter in counters.iter_mut().filter(|c| c.number < first_unreserved) {
                 counter.reserved = counter.reserved.saturating_add(counter.budget.of(&amount));
             }
         }
@@ -171,7 +171,7 @@ impl Budgets {
             holders,
             all: Arc::clone(&self.accounts),
             accounts,
-            before,
+            first_unreserved,
             amount,
             entered: None,
             at,
@@ -239,7 +239,7 @@ impl Reservation {
         let mut warning: Option<Balance> = None;
         for account in &self.accounts {
             let mut counters = account.counters();
-            let counts = |c: &&mut Counter| c.number < self.before && c.is_seeded;
+            let counts = |c: &&mut Counter| c.number < self.first_unreserved && c.is_seeded;
             for counter in counters.iter_mut().filter(counts) {
                 let balance = counter.balance(&account.holder, self.at);
                 let is_near =
@@ -259,7 +259,7 @@ impl Reservation {
         self.entered = Some(row);
         // Whatever has a greater number reads the ledger from now on.
         let next = NEXT.load(Ordering::Acquire);
-        let came = self.before..next;
+        let came = self.first_unreserved..next;
         if came.is_empty() {
             return;
         }
@@ -271,7 +271,7 @@ impl Reservation {
                 counter.reserved = counter.reserved.saturating_add(reserved);
             }
         }
-        self.before = next;
+        self.first_unreserved = next;
     }
 
     /// Finds accounts of its holders that have come since.
@@ -291,19 +291,19 @@ impl Reservation {
 
     /// Keeps room for more, at every budget or at none, and returns whether it was there.
     pub fn take_more(&mut self, more: Amount, now: Timestamp) -> bool {
-        let before = self.before;
+        let first_unreserved = self.first_unreserved;
         let mut locked: Vec<_> = self
             .accounts
             .iter()
             .map(|account| (&account.holder, account.counters()))
             .collect();
         let has_room = locked.iter_mut().all(|(holder, counters)| {
-            let mut reserved_at = counters.iter_mut().filter(|c| c.number < before);
+            let mut reserved_at = counters.iter_mut().filter(|c| c.number < first_unreserved);
             reserved_at.all(|counter| !counter.is_seeded || counter.has_room(holder, &more, now))
         });
         if has_room {
             for (_, counters) in &mut locked {
-                for counter in counters.iter_mut().filter(|c| c.number < before) {
+                for counter in counters.iter_mut().filter(|c| c.number < first_unreserved) {
                     counter.reserved = counter.reserved.saturating_add(counter.budget.of(&more));
                 }
             }
@@ -325,14 +325,14 @@ impl Reservation {
     }
 
     fn end(&mut self, used: Option<Amount>) {
-        if used.is_some() && NEXT.load(Ordering::Acquire) != self.before {
+        if used.is_some() && NEXT.load(Ordering::Acquire) != self.first_unreserved {
             self.find_accounts();
         }
         for account in self.accounts.drain(..) {
             let mut counters = account.counters();
             for counter in counters.iter_mut() {
                 let used = used.as_ref().map(|used| counter.budget.of(used));
-                let used = match counter.number < self.before {
+                let used = match counter.number < self.first_unreserved {
                     true => {
                         let reserved = counter.budget.of(&self.amount);
                         counter.reserved = counter.reserved.saturating_sub(reserved);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 
 use super::budget::{Amount, Budget, Holder};
-use super::sharing::{Before, Known, Others, Taken};
+use super::sharing::{Floor, Known, Others, Taken};
 
 /// A budget that has no room for a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,17 +49,19 @@ pub(super) struct Counter {
     pub(super) budget: Budget,
     /// Whether what was used before it came is counted in. As long as it is not, calls are counted and none is refused.
     pub(super) is_seeded: bool,
+    /// What is reserved for calls under way, in the budget's own unit.
     pub(super) reserved: u64,
-    /// What was used, by the time at which a bucket begins (seconds since 1970), the oldest first.
+    /// What was used, in the budget's own unit, by the time at which a bucket begins (seconds since 1970), the oldest first.
     pub(super) used: VecDeque<(i64, u64)>,
-    /// What other gateways were last known to have.
+    /// What all other gateways together were last heard to have.
     pub(super) others: Option<Others>,
-    /// What they had used before that was lost, where they have not told as much again.
-    pub(super) before: Option<Before>,
-    /// The same by gateway, as it was heard last.
+    /// The least that they count as having used; `None`: what they were last heard to have counts alone.
+    pub(super) floor: Option<Floor>,
+    /// What each of them was last heard to have.
     pub(super) known: Known,
-    /// The number of the last report of it to them, and the last that they are known to have heard.
+    /// The number of the last report to them; 0: there was none.
     pub(super) sent: u64,
+    /// The number of the last report that they are known to have heard, and what it said; 0: they have heard none.
     pub(super) told: (u64, Taken),
 }
 
@@ -93,7 +95,7 @@ impl Counter {
             reserved: 0,
             used: VecDeque::new(),
             others: None,
-            before: None,
+            floor: None,
             known: Known::default(),
             sent: 0,
             told: Default::default(),

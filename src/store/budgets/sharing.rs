@@ -5,8 +5,8 @@
 //! which the process does, in microseconds, and grow by one: those of a later run on the same ledger are greater.
 //!
 //! What each of the others was last heard to have is remembered, and brought back where it got lost: see [`Known`]. What all
-//! of them were heard to have used is heard more often than that: where it was more than is brought back, it counts until they
-//! tell as much again.
+//! of them together have used is heard more often than that: where it was more than is brought back, it is the least that they
+//! count as having used until they tell as much again, see [`Floor`].
 
 mod report;
 
@@ -37,33 +37,42 @@ pub struct Charge<'a> {
     pub at: Timestamp,
 }
 
-/// What was heard of others.
+/// What all others together were last heard to have.
 #[derive(Clone, Debug)]
 pub(super) struct Others {
     taken: Taken,
     /// The number of the report that this was the answer to.
     number: u64,
+    /// When the calendar's period began that it is of, in seconds since 1970; 0 where there is none.
     period: i64,
+    /// When it stops counting; `None`: with the period.
     until: Option<Timestamp>,
     /// In which epoch it was heard; empty: that was not known.
     epoch: Arc<str>,
 }
 
-/// What others were heard to have used before it was lost where reports come together.
+/// The least that all others together count as having used: as much as they were heard to have, before that was lost where
+/// reports come together. It is gone once they are heard to have used as much again.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
+pub(super) struct Floor {
+    /// In the budget's own unit.
     used: u64,
+    /// When the calendar's period began that it is of, in seconds since 1970; 0 where there is none.
     period: i64,
+    /// When it stops counting; `None`: with the period.
     until: Option<Timestamp>,
 }
 
 /// What makes budgets shared ones.
 #[derive(Debug)]
 pub(super) struct Sharing {
+    /// The id of this gateway's ledger.
     ledger: Arc<str>,
+    /// The number of the next report.
     number: AtomicU64,
     /// Whose budgets others are to hear of: as many as there are holders of budgets.
     dirty: Mutex<HashSet<Holder>>,
+    /// Woken when another is to be heard of.
     changed: Notify,
 }
 
@@ -71,7 +80,7 @@ pub(super) struct Sharing {
 const LONG: Duration = Duration::from_secs(400 * 24 * 3600);
 /// How long a report is kept beyond the time that it is for: clocks may differ.
 const GRACE: Duration = Duration::from_secs(24 * 3600);
-/// How long what was used before a loss counts in a window that rolls: by then each of the others has told anew what it has,
+/// How long a floor counts in a window that rolls: by then each of the others has told anew what it has,
 /// and perhaps less.
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// More is told as so much. Whoever adds up reports does so in doubles: sums of more than 2^53 (nine million dollars in
@@ -79,6 +88,7 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 const MOST: u64 = 1 << 62;
 
 impl Sharing {
+    /// Returns the number of the next report.
     fn next(&self) -> u64 {
         self.number.fetch_add(1, Ordering::Relaxed)
     }
@@ -218,7 +228,7 @@ impl Reservation {
         let mut reports = Vec::new();
         for account in &self.accounts {
             let mut counters = account.counters();
-            let counts = |c: &&mut Counter| c.number < self.before && c.is_seeded;
+            let counts = |c: &&mut Counter| c.number < self.first_unreserved && c.is_seeded;
             for counter in counters.iter_mut().filter(counts) {
                 let want = counter.budget.of(&self.amount);
                 counter.sent = sharing.next();
@@ -232,35 +242,37 @@ impl Reservation {
 // === impl Counter ===
 
 impl Counter {
-    /// Returns what others were last known to have.
+    /// Returns what all others together count as having: what was last heard of them, and no less used than the floor.
     pub(super) fn others(&self, now: Timestamp) -> Taken {
         let others = self.others.as_ref();
         let others = others.filter(|others| self.counts(others.period, others.until, now));
         let taken = others.map_or_else(Taken::default, |others| others.taken);
         Taken {
-            used: taken.used.max(self.used_before(now)),
+            used: taken.used.max(self.floor(now)),
             ..taken
         }
     }
 
-    fn used_before(&self, now: Timestamp) -> u64 {
-        let before = self
-            .before
+    /// Returns the least that all others together count as having used, in the budget's own unit; 0 without a floor.
+    fn floor(&self, now: Timestamp) -> u64 {
+        let floor = self
+            .floor
             .filter(|it| self.counts(it.period, it.until, now));
-        before.map_or(0, |before| before.used)
+        floor.map_or(0, |floor| floor.used)
     }
 
+    /// Returns whether what was heard in a period, and counts until then, still does.
     fn counts(&self, period: i64, until: Option<Timestamp>, now: Timestamp) -> bool {
         period == self.budget.period(now) && until.is_none_or(|until| now < until)
     }
 
-    /// Has what others were last known to have used count on, whatever they are said to have used now.
-    fn keep_what_was_heard(&mut self, now: Timestamp) {
+    /// Makes what others count as having used now the floor, whatever they will be said to have used.
+    fn raise_floor(&mut self, now: Timestamp) {
         let used = self.others(now).used;
         let rolls = self.budget.calendar(now).is_none() && self.budget.length().is_some();
         let caught_up = now.checked_add(CATCH_UP).ok().filter(|_| rolls);
         let over = self.others.as_ref().and_then(|others| others.until);
-        self.before = (used > 0).then(|| Before {
+        self.floor = (used > 0).then(|| Floor {
             used,
             period: self.budget.period(now),
             until: caught_up.map(|time| over.map_or(time, |over| time.min(over))),
@@ -274,6 +286,7 @@ impl Counter {
         !is_known && self.others(now).used > 0
     }
 
+    /// Returns what this gateway has, as it is told.
     fn own(&mut self, now: Timestamp) -> Taken {
         Taken {
             used: self.used(now).min(MOST),
@@ -302,8 +315,8 @@ impl Counter {
         let heard_in = self.others.as_ref().map(|others| &others.epoch);
         // Should that be lost, the epoch is another one.
         let is_in_epoch = !known.epoch.is_empty() && heard_in == Some(&known.epoch);
-        let heard_before = match is_in_epoch {
-            true => self.used_before(now),
+        let others_floor = match is_in_epoch {
+            true => self.floor(now),
             false => self.others(now).used,
         };
         Report {
@@ -317,11 +330,12 @@ impl Counter {
             period: budget.period(now),
             counts_for: length.filter(|_| rest.is_none()),
             kept_for: rest.or(length).map_or(LONG, |time| time + GRACE),
-            heard_before,
+            others_floor,
             known,
         }
     }
 
+    /// Takes over what a report was answered, unless a later one was before it.
     fn learn(&mut self, report: &Report, answer: &Answer, now: Timestamp) {
         let heard = self.others.as_ref().map_or(0, |others| others.number);
         if report.number > heard {
@@ -334,9 +348,9 @@ impl Counter {
             let may_be_lost = epoch.is_empty() || heard_in.is_some_and(|it| *it != epoch);
             let used = answer.others.used;
             if may_be_lost && used < self.others(now).used {
-                self.keep_what_was_heard(now);
-            } else if self.before.is_some_and(|before| used >= before.used) {
-                self.before = None;
+                self.raise_floor(now);
+            } else if self.floor.is_some_and(|floor| used >= floor.used) {
+                self.floor = None;
             }
             self.others = Some(Others {
                 taken: answer.others,

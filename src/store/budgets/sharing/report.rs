@@ -9,7 +9,7 @@ use crate::store::budgets::Account;
 use crate::store::budgets::budget::Budget;
 use crate::store::budgets::counter::{Counter, Spent};
 
-/// What is taken of a budget, in its own unit.
+/// What is taken of a budget, in its own unit: tokens or nano-dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
     /// By calls that have ended.
@@ -29,18 +29,20 @@ pub struct Report {
     pub number: u64,
     /// What this gateway has.
     pub own: Taken,
-    /// What of it is for the call that asks.
+    /// What of it is for the call that asks, in the budget's own unit.
     pub want: u64,
-    /// What all may have together.
+    /// What all may have together, in the budget's own unit.
     pub size: u64,
-    /// When the calendar's period began, in seconds; 0 where there is none.
+    /// When the calendar's period began, in seconds since 1970; 0 where there is none.
     pub period: i64,
     /// How long it counts if nothing more is heard; `None`: as long as the period.
     pub counts_for: Option<Duration>,
     /// How long it is kept.
     pub kept_for: Duration,
-    /// What others were heard to have used before what they told was lost, or where nobody knows whether it was.
-    pub heard_before: u64,
+    /// The least that all others together count as having used, in the budget's own unit: what they were heard to have before
+    /// that was lost where reports come together, or where nobody knows whether it was.
+    pub others_floor: u64,
+    /// What this gateway remembers of each of the others.
     pub(super) known: Known,
 }
 
@@ -67,6 +69,7 @@ pub struct Known {
     entries: Arc<[(String, String)]>,
     /// The number of the report that this was the answer to.
     pub(super) number: u64,
+    /// When the calendar's period began that all of this is of, in seconds since 1970; 0 where there is none.
     pub(super) period: i64,
 }
 
@@ -118,19 +121,20 @@ impl Report {
     /// Notes that what was remembered is back, in this epoch. It may be less than was heard since.
     pub fn restored(&mut self, epoch: &str, now: Timestamp) {
         let was = std::mem::replace(&mut self.known.epoch, epoch.into());
-        let mut heard_before = 0;
+        let mut floor = 0;
         self.with_counter(|counter| {
             if counter.known.epoch == was {
                 counter.known.epoch = Arc::clone(&self.known.epoch);
             }
             if counter.budget.period(now) == self.period {
-                counter.keep_what_was_heard(now);
-                heard_before = counter.others(now).used;
+                counter.raise_floor(now);
+                floor = counter.others(now).used;
             }
         });
-        self.heard_before = self.heard_before.max(heard_before);
+        self.others_floor = self.others_floor.max(floor);
     }
 
+    /// Does something with the counter that this tells of, where it still is there.
     pub(super) fn with_counter(&self, with: impl FnOnce(&mut Counter)) {
         let mut counters = self.account.counters();
         let counter = counters
@@ -143,7 +147,7 @@ impl Report {
 
     /// Returns why there is no room for the call that asked.
     pub fn spent(&self, answer: &Answer, now: Timestamp) -> Box<Spent> {
-        let others_used = answer.others.used.max(self.heard_before);
+        let others_used = answer.others.used.max(self.others_floor);
         let used = self.own.used.saturating_add(others_used);
         Box::new(Spent {
             holder: self.account.holder.clone(),

@@ -95,7 +95,7 @@ pub(super) fn tell(command: &mut Cmd, report: &Report) {
     command.arg(report.size).arg(report.period);
     let counts_for = report.counts_for.unwrap_or_default();
     command.arg(millis(counts_for)).arg(millis(report.kept_for));
-    command.arg(report.epoch()).arg(report.heard_before);
+    command.arg(report.epoch()).arg(report.others_floor);
 }
 
 /// Reads what the functions say of budgets.
