@@ -1,32 +1,34 @@
 //! The hinge between HTTP and the stack's own types: an authenticated request becomes a [`Call`], a [`Reply`] becomes a
 //! response.
 //!
-//! Bodies of understood endpoints are read whole, within bounds of size, depth and time, and inspected; bodies of all
-//! other paths become streams that break when they stall or grow too large; what such a call says of its model is judged
-//! as far as it can be known (`named`). Headers that belong to the hop, or that could carry a secret of the client's, end
-//! here.
+//! Bodies of understood endpoints are read whole, within bounds of size, depth and time (`json_body`), and inspected;
+//! bodies of all other paths become streams that break when they stall or grow too large (`bounded`); what such a call says
+//! of its model is judged as far as it can be known (`named`). Headers that belong to the hop, or that could carry a secret
+//! of the client's, end here.
 
+mod bounded;
+mod json_body;
 mod named;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body::Body;
 use hyper::upgrade::OnUpgrade;
-use tokio::time::{Instant, Sleep, timeout_at};
+use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 
+use self::bounded::Bounded;
 use self::named::Beside;
 use crate::call::headers::keep_end_to_end;
 use crate::call::{
-    Authenticated, Call, CallBody, Head, Join, Record, Reply, ReplyBody, Upload, UploadBody,
-    UploadError, written_name,
+    Authenticated, Call, CallBody, Head, Record, Reply, ReplyBody, Upload, UploadError,
+    written_name,
 };
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json::{self, JsonError};
@@ -160,7 +162,7 @@ where
     let mut stream = false;
     let body = if endpoint.is_generation() {
         let began = Instant::now();
-        let bytes = read_json_body(&parts.headers, body, params).await?;
+        let bytes = json_body::read(&parts.headers, body, params).await?;
         let upload_time = began.elapsed();
         let members = json::inspect(&bytes, params.max_json_depth)?;
         let in_body = members.model(&bytes)?;
@@ -255,7 +257,7 @@ where
         .into());
     }
     let (body, model) = if named::is_looked_at(headers, length) {
-        let bytes = read_json_body(headers, body, params).await?;
+        let bytes = json_body::read(headers, body, params).await?;
         let model = judge(Beside::Json(&bytes))?;
         (named::replay(bytes), model)
     } else {
@@ -264,52 +266,6 @@ where
     };
     let body = Upload::new(body);
     Ok((CallBody::Stream { body, length }, model))
-}
-
-async fn read_json_body<B>(
-    headers: &HeaderMap,
-    mut body: B,
-    params: Params,
-) -> Result<Bytes, ApiError>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    if headers
-        .get(header::CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
-        return Err(ApiError::Encoded);
-    }
-    let too_large = UploadError::TooLarge {
-        limit: params.max_body,
-    };
-    let announced = body.size_hint().exact();
-    if announced.is_some_and(|length| length > params.max_body) {
-        return Err(too_large.into());
-    }
-    let overdue = Instant::now() + params.body_timeout;
-    let mut whole = Join::new(params.max_body);
-    loop {
-        let idle = Instant::now() + params.body_idle_timeout;
-        let frame = match timeout_at(idle.min(overdue), body.frame()).await {
-            Ok(None) => return Ok(whole.finish()),
-            Ok(Some(frame)) => frame.map_err(|_| UploadError::Broken)?,
-            Err(_) if idle < overdue => {
-                return Err(UploadError::Stalled {
-                    limit: params.body_idle_timeout,
-                }
-                .into());
-            }
-            Err(_) => {
-                return Err(ApiError::Overdue {
-                    limit: params.body_timeout,
-                });
-            }
-        };
-        whole
-            .push(frame.into_data().unwrap_or_default())
-            .map_err(|_| too_large)?;
-    }
 }
 
 const STAINLESS_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-timeout");
@@ -378,185 +334,5 @@ fn response(reply: Reply, record: &Record) -> Response<ReplyBody> {
     response
 }
 
-/// A pass-through body, guarded.
-struct Bounded<B> {
-    inner: B,
-    left: u64,
-    params: Params,
-    /// Runs while nothing comes.
-    idle: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
-}
-
-impl<B> Bounded<B>
-where
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
-{
-    fn new(inner: B, params: Params) -> Self {
-        Self {
-            inner,
-            left: params.max_upload,
-            params,
-            idle: None,
-            waiting: false,
-        }
-    }
-
-    fn boxed(self) -> UploadBody {
-        Box::pin(self)
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
-        let limit = self.params.body_idle_timeout;
-        let idle = self
-            .idle
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !self.waiting {
-            idle.as_mut().reset(Instant::now() + limit);
-            self.waiting = true;
-        }
-        idle.as_mut()
-            .poll(cx)
-            .map(|()| UploadError::Stalled { limit })
-    }
-}
-
-impl<B> Body for Bounded<B>
-where
-    B: Body<Data = Bytes> + Unpin + Send + 'static,
-{
-    type Data = Bytes;
-    type Error = UploadError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let this = &mut *self;
-        let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
-            Poll::Ready(frame) => frame,
-            Poll::Pending => return Poll::Ready(Some(Err(ready!(this.poll_idle(cx))))),
-        };
-        this.waiting = false;
-        Poll::Ready(match frame {
-            None => None,
-            Some(Err(_)) => Some(Err(UploadError::Broken)),
-            Some(Ok(frame)) => {
-                let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-                match this.left.checked_sub(size) {
-                    None => Some(Err(UploadError::TooLarge {
-                        limit: this.params.max_upload,
-                    })),
-                    Some(left) => {
-                        this.left = left;
-                        Some(Ok(frame))
-                    }
-                }
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use http_body_util::{Full, StreamBody};
-
-    use super::*;
-
-    const PARAMS: Params = Params {
-        max_body: 16,
-        max_upload: 16,
-        max_json_depth: 8,
-        body_idle_timeout: Duration::from_secs(10),
-        body_timeout: Duration::from_secs(30),
-    };
-
-    fn pieces(
-        pieces: Vec<(u64, &'static str)>,
-    ) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin + Send + 'static {
-        let stream = futures_util::stream::unfold(pieces.into_iter(), |mut pieces| async move {
-            let (secs, text) = pieces.next()?;
-            tokio::time::sleep(Duration::from_secs(secs)).await;
-            Some((Ok(Frame::data(Bytes::from_static(text.as_bytes()))), pieces))
-        });
-        StreamBody::new(Box::pin(stream))
-    }
-
-    #[tokio::test]
-    async fn a_body_in_one_piece_is_not_copied() {
-        let bytes = Bytes::from_static(b"{\"a\":1}");
-        let read = read_json_body(&HeaderMap::new(), Full::new(bytes.clone()), PARAMS)
-            .await
-            .unwrap();
-        assert_eq!(read.as_ptr(), bytes.as_ptr());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pieces_are_joined() {
-        let body = pieces(vec![(1, "{\"a\""), (1, ":"), (9, "1}")]);
-        assert_eq!(
-            read_json_body(&HeaderMap::new(), body, PARAMS)
-                .await
-                .unwrap(),
-            "{\"a\":1}"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn slow_bodies_run_out_of_time() {
-        let stalled =
-            read_json_body(&HeaderMap::new(), pieces(vec![(1, "{"), (11, "}")]), PARAMS).await;
-        assert!(matches!(
-            stalled,
-            Err(ApiError::Upload(UploadError::Stalled { .. }))
-        ));
-        let dripping = pieces(vec![(9, "{"), (9, " "), (9, " "), (9, "}")]);
-        assert!(matches!(
-            read_json_body(&HeaderMap::new(), dripping, PARAMS).await,
-            Err(ApiError::Overdue { .. })
-        ));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn large_bodies_are_refused_announced_or_not() {
-        let announced = Full::new(Bytes::from_static(b"12345678901234567"));
-        let too_large = |result| {
-            matches!(
-                result,
-                Err(ApiError::Upload(UploadError::TooLarge { limit: 16 }))
-            )
-        };
-        assert!(too_large(
-            read_json_body(&HeaderMap::new(), announced, PARAMS).await
-        ));
-        let unannounced = pieces(vec![(0, "123456789"), (0, "123456789")]);
-        assert!(too_large(
-            read_json_body(&HeaderMap::new(), unannounced, PARAMS).await
-        ));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn uploads_break_when_they_stall_or_grow() {
-        let stalled = Bounded::new(pieces(vec![(1, "a"), (11, "b")]), PARAMS)
-            .collect()
-            .await;
-        assert_eq!(
-            stalled.unwrap_err(),
-            UploadError::Stalled {
-                limit: PARAMS.body_idle_timeout
-            }
-        );
-        let large = Bounded::new(pieces(vec![(9, "123456789"), (9, "123456789")]), PARAMS)
-            .collect()
-            .await;
-        assert_eq!(large.unwrap_err(), UploadError::TooLarge { limit: 16 });
-    }
-}
+mod scripted;
