@@ -52,7 +52,8 @@ pub struct Facts {
     pub cached: Cached,
     /// Whether what it saved counts as tokens of limits and budgets all the same.
     pub counts_saved: bool,
-    /// What the call had used whose answer was kept for this one, where its upstream said so.
+    /// What the call had used whose answer was kept for this one, where its upstream said so. See
+    /// [`usage_of_kept`](Self::usage_of_kept).
     pub kept_usage: Option<Usage>,
     /// What the client is told of the cache; `None`: nobody has looked.
     pub cache_status: Option<HeaderValue>,
@@ -156,17 +157,17 @@ impl RequestId {
     pub fn fresh() -> Self {
         static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        const PREFIX: &str = "req_";
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let digits = (u128::from(*RUN) << 64) | u128::from(number);
-        let mut id = [0; PREFIX.len() + 32];
-        let (prefix, hex) = id.split_at_mut(PREFIX.len());
-        prefix.copy_from_slice(PREFIX.as_bytes());
-        // Each request has one: written by hand it costs a tenth.
-        for (place, digit) in hex.iter_mut().rev().enumerate() {
-            *digit = b"0123456789abcdef"[(digits >> (4 * place)) as usize & 15];
+        let mut id = String::with_capacity(36);
+        id.push_str("req_");
+        // Each request has one, and written by hand it costs a tenth.
+        for byte in RUN.to_be_bytes().into_iter().chain(number.to_be_bytes()) {
+            for digit in [byte >> 4, byte & 15] {
+                id.push(char::from(DIGITS[usize::from(digit)]));
+            }
         }
-        Self(str::from_utf8(&id).unwrap_or(PREFIX).into())
+        Self(id.into())
     }
 
     /// Takes a client's id when it is fit for a header and a log line.
@@ -190,6 +191,11 @@ impl std::fmt::Display for RequestId {
 // === impl Facts ===
 
 impl Facts {
+    /// Returns what had been used for the answer, where it is one that was kept: `None` where this call has one of its own.
+    pub fn usage_of_kept(&self) -> Option<Usage> {
+        self.kept_usage.filter(|_| self.cached.is_free())
+    }
+
     /// Returns what the upstream that answers has counted so far, where it is in this process.
     pub fn counted(&self) -> Option<Usage> {
         let mut latest = self.attempts.iter().rev();

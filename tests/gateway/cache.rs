@@ -78,6 +78,21 @@ async fn an_answer_is_kept_and_costs_nothing_again() {
 }
 
 #[tokio::test]
+async fn a_kept_answer_has_used_what_is_booked_for_it_also_where_its_usage_stands_twice() {
+    let answer = r#"{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2},"choices":[],"usage":{"prompt_tokens":900,"completion_tokens":50,"total_tokens":950}}"#;
+    let upstream = Upstream::answering(json_answer("200 OK", answer)).await;
+    let gateway = Config::over(&upstream).table(CACHE).start().await;
+    gateway.client().chat(ask()).await;
+    let hit = gateway.client().chat(ask()).await;
+    assert!(status(&hit).starts_with("weir; hit"));
+    let columns = "cache, input_tokens, output_tokens, provenance";
+    assert_eq!(
+        rows(&gateway, columns).await,
+        ["miss 900 50 upstream", "hit 900 50 upstream"]
+    );
+}
+
+#[tokio::test]
 async fn a_hit_takes_a_request_of_the_limits_and_no_tokens() {
     let upstream = Upstream::answering(chat()).await;
     let gateway = Config::over(&upstream)

@@ -213,7 +213,8 @@ fn complete(used: Used) -> End {
 }
 
 fn used_by_whole(bytes: &[u8], booking: &Booking) -> Used {
-    if let Some(kept) = booking.record.facts().kept_usage {
+    // The bytes are those of which it was read when they were kept.
+    if let Some(kept) = booking.record.facts().usage_of_kept() {
         return Used::Known(kept, Provenance::Upstream);
     }
     let usage = last_member(bytes, "usage").and_then(|range| bytes.get(range));

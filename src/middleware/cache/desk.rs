@@ -145,17 +145,20 @@ impl<E> Desk<E> {
         // Which call it is, is only asked where it may have been made before, or will be made now.
         let asks_again = asks_again(&call.head.headers);
         if asks_again {
-            quest.identity = self.identify(call)?;
+            quest.identity = self.checked_identity(call)?;
         }
         let found = self.find(&quest);
         if found.is_none() && !asks_again {
-            quest.identity = self.identify(call)?;
+            quest.identity = self.checked_identity(call)?;
         }
         Ok(LookedUp { quest, found })
     }
 
-    /// Says which call it is, and that its `Idempotency-Key` is no other one's.
-    fn identify(&self, call: &Call) -> Result<Option<Identity>, CacheError> {
+    /// Says which call it is.
+    ///
+    /// # Errors
+    /// [`CacheError::KeyReused`], [`CacheError::KeyAmbiguous`]
+    fn checked_identity(&self, call: &Call) -> Result<Option<Identity>, CacheError> {
         let identity = self.params.identify(call, &*self.ways)?;
         if let Some((identity, retries)) = identity.as_ref().zip(self.params.retries.as_ref())
             && let Some(name) = &identity.name

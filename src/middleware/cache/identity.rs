@@ -39,8 +39,8 @@ impl Identity {
     /// [`CacheError::KeyAmbiguous`]
     pub(super) fn of(call: &Call, body: &[u8]) -> Result<Self, CacheError> {
         let headers = &call.head.headers;
-        let name = name(headers)?;
-        let mut pieces = of_caller(VERSION, &call.caller, body.len());
+        let name = idempotency_key(headers)?;
+        let mut pieces = of_caller(VERSION, &call.caller);
         pieces.add(call.head.target.as_str().as_bytes());
         pieces.add(name.unwrap_or_default());
         for value in headers.get_all(header::CACHE_CONTROL) {
@@ -55,7 +55,7 @@ impl Identity {
         pieces.add(b"");
         Ok(Self {
             call: pieces.digest_with(body),
-            name: name.map(|name| of_caller(NAME, &call.caller, name.len()).digest_with(name)),
+            name: name.map(|name| of_caller(NAME, &call.caller).digest_with(name)),
             asks_again: asks_again(headers),
             may_ask_again: name.is_some() || headers.contains_key(RETRY_COUNT),
         })
@@ -94,7 +94,7 @@ pub(super) fn asks_again(headers: &HeaderMap) -> bool {
 }
 
 /// Returns the client's name for its call. Of two names either could be the one that it asks again by.
-fn name(headers: &HeaderMap) -> Result<Option<&[u8]>, CacheError> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, CacheError> {
     let mut names = headers.get_all(IDEMPOTENCY_KEY).iter();
     let name = names.next().map(HeaderValue::as_bytes);
     match names.next() {
@@ -104,8 +104,8 @@ fn name(headers: &HeaderMap) -> Result<Option<&[u8]>, CacheError> {
 }
 
 /// Begins with what is this key's alone, and not another one's that had its name before.
-fn of_caller(version: &[u8], caller: &Caller, length: usize) -> Pieces {
-    let mut pieces = Pieces::new(version, length);
+fn of_caller(version: &[u8], caller: &Caller) -> Pieces {
+    let mut pieces = Pieces::new(version);
     pieces.add(caller.key.as_bytes());
     pieces.add(&caller.key_origin.to_bytes());
     pieces

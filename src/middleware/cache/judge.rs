@@ -12,7 +12,7 @@ use super::flight::Whole;
 use super::key::key;
 use crate::call::{Call, Keeps};
 use crate::openai::endpoint::Endpoint;
-use crate::openai::json::{Members, each_element, each_member, top_level_member};
+use crate::openai::json::{Members, each_element, each_member};
 use crate::openai::sse::StreamObserver;
 use crate::openai::usage::Usage;
 use crate::store::cache::{Entry, Key};
@@ -175,7 +175,7 @@ impl Rules {
                 _ => "not-deterministic",
             });
         }
-        let Ok(key) = key(call, bytes, terms.scope, ways) else {
+        let Ok(key) = key(call, terms.scope, ways) else {
             return Verdict::Bypass("ambiguous");
         };
         let asked = control.max_age.filter(|_| control.asks());
@@ -312,15 +312,17 @@ fn text_in_order(
     is_done: impl Fn(Option<&[u8]>) -> bool,
 ) -> Option<Option<Usage>> {
     let mut is_error = false;
-    let mut status = None;
-    let is_object = each_member(bytes, &["error", "status"], |place, value| match place {
+    let (mut status, mut usage) = (None, None);
+    let names = ["error", "status", "usage"];
+    // Of one that is given twice the last counts, as it does in the books of the call that has paid.
+    let is_object = each_member(bytes, &names, |place, value| match place {
         0 => is_error |= value != b"null",
-        _ => status = Some(value),
+        1 => status = Some(value),
+        _ => usage = Some(value),
     });
     if !is_object || is_error || !is_done(status) {
         return None;
     }
-    let usage = top_level_member(bytes, "usage").and_then(|range| bytes.get(range));
     Some(usage.and_then(|usage| Usage::of_answer(usage, endpoint).ok()))
 }
 

@@ -89,7 +89,7 @@ impl<E: Send + 'static> Desk<E> {
         let shape = quest
             .ask
             .zip(small)
-            .map(|(ask, (bytes, _))| Shape::of(call, bytes, ask.scope, self.ways()));
+            .map(|(ask, _)| Shape::of(call, ask.scope, self.ways()));
         Prepared {
             primaries: match quest.ask {
                 Some(_) => self.ways().primaries(call),

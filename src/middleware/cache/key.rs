@@ -70,16 +70,18 @@ const HEADER_FAMILIES_LEFT_OUT: [&str; 11] = [
     "x-cloud-trace-",
 ];
 
-/// What a key is made of, besides the members of the body.
+/// What a key is made of, besides the members of the body. The numbers stand in keys, which gateways share: where one becomes
+/// another one, so does [`VERSION`]. None is that of a bracket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(super) enum Part {
-    Endpoint,
-    Scope,
-    Model,
-    Route,
-    Query,
-    Headers,
-    Stream,
+    Endpoint = 0,
+    Scope = 1,
+    Model = 2,
+    Route = 3,
+    Query = 4,
+    Headers = 5,
+    Stream = 6,
 }
 
 /// What is digested, in a row and at once: a digest that is fed many short pieces costs more than they are worth.
@@ -89,9 +91,9 @@ impl Pieces {
     /// Room for what most calls say besides their bodies.
     const HEAD: usize = 512;
 
-    /// Begins with what makes digests of another kind or version others, and with room for a body.
-    pub(super) fn new(version: &[u8], body: usize) -> Self {
-        let mut pieces = Self(Vec::with_capacity(Self::HEAD + body));
+    /// Begins with what makes digests of another kind or version others.
+    pub(super) fn new(version: &[u8]) -> Self {
+        let mut pieces = Self(Vec::with_capacity(Self::HEAD));
         pieces.add(version);
         pieces
     }
@@ -101,11 +103,10 @@ impl Pieces {
         self.0.push(kind);
     }
 
-    /// Adds a piece of a head, with its length: no two rows of pieces are one text.
+    /// Adds a piece, with its length: no two rows of pieces are one text.
     pub(super) fn add(&mut self, piece: &[u8]) {
-        // No head is so long that it does not fit.
         self.0
-            .extend_from_slice(&(piece.len() as u32).to_le_bytes());
+            .extend_from_slice(&(piece.len() as u64).to_le_bytes());
         self.0.extend_from_slice(piece);
     }
 
@@ -121,19 +122,16 @@ impl Pieces {
 ///
 /// # Errors
 /// [`CanonicalError::DuplicateKey`]: nobody knows what is asked for.
-pub(super) fn key(
-    call: &Call,
-    body: &[u8],
-    scope: Scope,
-    ways: &dyn Ways,
-) -> Result<Key, CanonicalError> {
-    let mut pieces = Pieces::new(VERSION, body.len());
+pub(super) fn key(call: &Call, scope: Scope, ways: &dyn Ways) -> Result<Key, CanonicalError> {
+    let body = call.json().map_or(&[][..], |(bytes, _)| bytes);
+    let mut pieces = Pieces::new(VERSION);
     parts(call, scope, ways, &mut |part, bytes| {
         pieces.mark(part as u8);
         pieces.add(bytes);
     });
     let is_left_out = |key: &[u8]| Part::is_left_out(&call.endpoint, key);
     // It begins with a bracket, which marks no piece.
+    pieces.0.reserve(body.len());
     canonical(body, is_left_out, &mut pieces.0)?;
     Ok(Key(*blake3::hash(&pieces.0).as_bytes()))
 }

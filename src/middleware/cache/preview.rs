@@ -138,11 +138,8 @@ fn of_kept(entry: &Entry, ask: &Ask, place: &str) -> Preview {
 
 /// Says what the answer that is nearest to a call differs in.
 fn nearest(params: &Params, call: &Call, ways: &dyn Ways) -> String {
-    let Some((bytes, _)) = call.json() else {
-        return "no answer is kept for it".to_owned();
-    };
     let scope = params.rules.terms_of(call, ways).scope;
-    let own = Shape::of(call, bytes, scope, ways);
+    let own = Shape::of(call, scope, ways);
     let entries = params.cache.entries();
     let differing = entries
         .iter()

@@ -8,7 +8,8 @@ pub(super) use crate::store::cache::Shape;
 
 impl Shape {
     /// Takes a call apart. Members are named as they are, all else by what it is.
-    pub(super) fn of(call: &Call, body: &[u8], scope: Scope, ways: &dyn Ways) -> Self {
+    pub(super) fn of(call: &Call, scope: Scope, ways: &dyn Ways) -> Self {
+        let body = call.json().map_or(&[][..], |(bytes, _)| bytes);
         let mut shape = Self::default();
         parts(call, scope, ways, &mut |part, bytes| {
             if part != Part::Headers {

@@ -183,8 +183,7 @@ fn call_with(endpoint: &Endpoint, text: &str) -> Option<Call> {
 }
 
 fn key_of(call: &Call) -> Key {
-    let (bytes, _) = call.json().unwrap();
-    key(call, bytes, Scope::Team, &One).unwrap()
+    key(call, Scope::Team, &One).unwrap()
 }
 
 /// The same with its members in the reverse order, space wherever that may be, and needless escapes.

@@ -583,3 +583,27 @@ async fn a_call_that_is_to_be_finished_goes_on_though_all_have_left() {
     assert_eq!(upstream.cancelled.load(Ordering::SeqCst), 0);
     assert_eq!(text(calls, streamed()).await.1, Cached::Hit);
 }
+
+#[tokio::test]
+async fn which_call_it_is_matters_where_it_may_have_been_made_before_or_is_made_now() {
+    let gateway = retrying();
+    let desk = Desk::<Failed>::new(params_with(&gateway), Arc::new(One));
+    let look_up = |call: &Call| {
+        let looked = desk.look_up(call).unwrap();
+        (looked.found.is_some(), looked.quest.identity.is_some())
+    };
+    let plain = || call_of("a", TEXT, None);
+    assert_eq!(look_up(&plain()), (false, true), "it is made now");
+    text(&gateway.calls, plain()).await;
+    assert_eq!(look_up(&plain()), (true, false));
+    for (name, value) in [("x-stainless-retry-count", "1"), ("idempotency-key", "k")] {
+        let mut again = plain();
+        let headers = &mut again.head.headers;
+        headers.insert(name, HeaderValue::from_static(value));
+        assert_eq!(look_up(&again), (true, true), "{name}");
+    }
+    let mut first = plain();
+    let headers = &mut first.head.headers;
+    headers.insert("x-stainless-retry-count", HeaderValue::from_static("0"));
+    assert_eq!(look_up(&first), (true, false));
+}
