@@ -89,6 +89,11 @@ impl Pattern {
         let Some((first, last)) = self.stars else {
             return *self.text == *name;
         };
+        // The names of a family begin alike, and differ where the beginnings of their patterns end.
+        let differs = |at: usize| name.as_bytes().get(at) != self.text.as_bytes().get(at);
+        if first.checked_sub(1).is_some_and(differs) {
+            return false;
+        }
         let (prefix, suffix) = (&self.text[..first], &self.text[last + 1..]);
         let name = name.strip_prefix(prefix);
         let Some(name) = name.and_then(|name| name.strip_suffix(suffix)) else {
@@ -107,14 +112,6 @@ impl Pattern {
             }
         }
         true
-    }
-
-    /// Returns whether a name may match, by one byte of it. The names of a family begin alike and differ where the beginnings of
-    /// their patterns end: of many patterns most are ruled out there.
-    #[inline]
-    fn may_match(&self, name: &str) -> bool {
-        let last = self.stars.and_then(|(first, _)| first.checked_sub(1));
-        last.is_none_or(|last| name.as_bytes().get(last) == self.text.as_bytes().get(last))
     }
 
     /// Returns whether this is one name rather than a pattern of many.

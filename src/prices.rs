@@ -44,10 +44,11 @@ pub struct PriceTable {
 /// All prices that are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prices {
-    /// The first in which a model is found counts, whatever the later ones say of it.
+    /// The first in which a model is found counts, whatever the later ones say of it. As they were read: by these the
+    /// configuration is checked.
     tables: Vec<PriceTable>,
-    /// The prices of each table, by the patterns of their models.
-    found: Vec<PatternMap<Price>>,
+    /// The same, for calls to look their models up in.
+    by_model: Vec<PatternMap<Price>>,
 }
 
 // === impl Price ===
@@ -92,18 +93,18 @@ impl Price {
 impl Prices {
     /// Returns the prices of these tables, of which an earlier one goes before all later ones.
     pub fn new(tables: Vec<PriceTable>) -> Self {
-        let found = tables
+        let by_model = tables
             .iter()
             .map(|table| table.prices.iter().cloned().collect());
         Self {
-            found: found.collect(),
+            by_model: by_model.collect(),
             tables,
         }
     }
 
     /// Returns a model's price, if it is known.
     pub fn of(&self, model: &str) -> Option<&Price> {
-        self.found.iter().find_map(|prices| prices.get(model))
+        self.by_model.iter().find_map(|prices| prices.get(model))
     }
 
     /// Returns what a model's answer cost, if its price is known.

@@ -85,7 +85,9 @@ struct Inner<M, const N: usize> {
     folded: Option<Family<IntCounter, 1>>,
     /// Stands in where no series can be made: for label names that are none, which a declaration would not have survived.
     spare: M,
+    /// Found by the values that they hold: whoever looks owns none, and no series has them twice.
     series: RwLock<HashTable<Arc<Series<M, N>>>>,
+    /// Quick, and with a seed of its own. What names chosen to collide could cost is bounded as the series are.
     hasher: DefaultHashBuilder,
 }
 
@@ -339,6 +341,23 @@ mod tests {
         assert_eq!(["stays", "goes"].map(values), [Some(1), None]);
         family.forget(&|label, _| label == "result");
         assert!(count(&family) > 0, "a closed label is never gone");
+    }
+
+    #[test]
+    fn what_is_made_anew_while_the_old_one_goes_stays() {
+        let (family, _) = family(10);
+        family.with(["t", "k", "hit"]).inc();
+        let once = std::cell::Cell::new(true);
+        family.keep(|_| {
+            // Another one removes it, and somebody needs it again, in the middle of that.
+            if once.take() {
+                family.keep(|_| false);
+                family.with(["t", "k", "hit"]).inc_by(7);
+            }
+            false
+        });
+        assert_eq!(family.with(["t", "k", "hit"]).get(), 7);
+        assert_eq!(count(&family), 1);
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn waited(time: Duration) -> Option<f64> {
 }
 
 /// Returns milliseconds, with three digits of their fraction.
-pub(super) fn millis(duration: Duration) -> f64 {
+fn millis(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 

@@ -241,12 +241,12 @@ fn server_timing(own: Duration, upstream: Option<Duration>) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("weir"))
 }
 
-/// Milliseconds with three decimals. No float is spelled for each answer.
+/// Spells milliseconds with three decimals, rounded as in the access log.
 struct Millis(Duration);
 
 impl std::fmt::Display for Millis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let micros = self.0.as_micros();
+        let micros = (self.0.as_nanos() + 500) / 1000;
         write!(f, "{}.{:03}", micros / 1000, micros % 1000)
     }
 }
@@ -312,5 +312,26 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        for (own, upstream, told) in [
+            (67_499, None, "weir;dur=0.067"),
+            (67_500, None, "weir;dur=0.068"),
+            (
+                0,
+                Some(1_234_567_891),
+                "weir;dur=0.000, upstream;dur=1234.568",
+            ),
+        ] {
+            let upstream = upstream.map(Duration::from_nanos);
+            assert_eq!(server_timing(Duration::from_nanos(own), upstream), told);
+        }
     }
 }

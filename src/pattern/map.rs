@@ -44,8 +44,7 @@ impl<T> PatternMap<T> {
     pub fn get(&self, name: &str) -> Option<&T> {
         self.exact.get(name).or_else(|| {
             let mut open = self.open.iter();
-            let (_, value) =
-                open.find(|(pattern, _)| pattern.may_match(name) && pattern.matches(name))?;
+            let (_, value) = open.find(|(pattern, _)| pattern.matches(name))?;
             Some(value)
         })
     }

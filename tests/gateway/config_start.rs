@@ -5,10 +5,10 @@ use std::process::Stdio;
 
 use tokio::net::TcpListener;
 
-use crate::support::{ADMIN_TOKEN, eventually};
 use crate::support::answers::{ask, chat};
 use crate::support::gateway::{Config, Ended, run, weir};
 use crate::support::upstream::Upstream;
+use crate::support::{ADMIN_TOKEN, eventually};
 
 /// Runs `weir COMMAND --config FILE` on this text, to its end.
 async fn with_config(command: &str, text: &str) -> Ended {

@@ -11,7 +11,6 @@ mod walk;
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::sync::Arc;
 
 pub use self::answer::{Answer, AnswerError, preferred_member, top_level_member, validate_object};
 pub(in crate::openai) use self::answer::{is_whole, members};
@@ -39,7 +38,7 @@ pub struct Members {
     /// The value of `n`.
     pub n: Option<Range<usize>>,
     /// The first ones, whatever they are called: who looks for others need not read a long body once more.
-    first: Arc<[Member]>,
+    noted: Vec<Member>,
     /// Whether there are more than those.
     has_more: bool,
 }
@@ -110,11 +109,11 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
         is_empty: true,
         ..Members::default()
     };
-    let mut first = Vec::with_capacity(16);
+    members.noted.reserve(8);
     while let Some(member) = object.next_member().map_err(refuse)? {
         members.is_empty = false;
-        match first.len() < NOTED {
-            true => first.push(member.clone()),
+        match members.noted.len() < NOTED {
+            true => members.noted.push(member.clone()),
             false => members.has_more = true,
         }
         let key = &bytes[member.key];
@@ -145,7 +144,6 @@ pub fn inspect(bytes: &[u8], max_depth: usize) -> Result<Members, JsonError> {
         }
     }
     object.leave().end().map_err(refuse)?;
-    members.first = first.into();
     Ok(members)
 }
 
@@ -158,7 +156,7 @@ impl Members {
             each_member(bytes, names, see);
             return;
         }
-        for Member { key, value } in &*self.first {
+        for Member { key, value } in &self.noted {
             let (Some(key), Some(value)) = (bytes.get(key.clone()), bytes.get(value.clone()))
             else {
                 continue;
