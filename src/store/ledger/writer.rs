@@ -4,8 +4,13 @@
 //! A row that cannot be written is kept and tried again once in a second, and with each commit that others ask for; the
 //! places of open rows bound how many those can be. While it is only that another program holds the file, the journal
 //! promises on, for as long as [`PATIENCE`].
+//!
+//! Here are the loop and the transaction. Those who wait are told in `telling`; `files` looks after what this process needs
+//! to write, and after what others know by that it lives.
 
-use std::io;
+mod files;
+mod telling;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,6 +19,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::files::{Entered, check};
+use super::Sync;
 use super::asked::{make, settle, unless_refused};
 use super::presence::{Lost, Presence};
 use super::queue::{Op, Queue, Taken};
@@ -21,7 +28,6 @@ use super::rows::Rows;
 use super::run::Run;
 use super::schema::{Opened, set_synced};
 use super::shared::Shared;
-use super::{LedgerError, Sync};
 
 /// How long after a commit rows that are owed are tried again, and it is looked whether the lock and the journal of this
 /// process are still there.
@@ -30,6 +36,7 @@ const ROUND: Duration = Duration::from_secs(1);
 /// How long another program may hold the file before that is a failure: who changes or copies it by hand is done sooner.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the thread has.
 pub(super) struct Writer {
     connection: Connection,
     run: Run,
@@ -49,17 +56,6 @@ pub(super) struct Writer {
     /// Since when nothing could be written.
     held_up: Option<Instant>,
     next_round: Instant,
-}
-
-/// How it stands with the lock and the journal of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entered {
-    /// They are there.
-    Yes,
-    /// They were gone for a moment, in which others may have taken it for dead.
-    Anew,
-    /// They are gone, and cannot be made.
-    No,
 }
 
 /// Why nothing was committed.
@@ -157,52 +153,14 @@ impl Writer {
                 self.succeeded(owed_before);
                 self.queue.committed();
                 self.open.extend(written.opened);
-                for (op, done) in all.into_iter().zip(written.done) {
-                    self.tell(op, done);
-                }
+                self.tell_all(all, written.done);
             }
             Err(error) => {
                 self.failed(&error);
-                // What is owed first: whoever is told of the failure sees it.
-                let is_row = |op: &Op| matches!(op, Op::Open { .. } | Op::Settle { .. });
-                let (rows, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_row);
-                rows.into_iter().for_each(|op| self.refuse(op));
-                let owed = self.owed.len() as u64;
-                self.shared.owed.store(owed, Ordering::Relaxed);
-                others.into_iter().for_each(|op| self.refuse(op));
+                self.refuse_all(all);
             }
         }
         self.last_commit = Some(Instant::now());
-    }
-
-    /// Looks whether others still know that this process lives, and what it has promised: `waiting` is not committed.
-    fn look(&mut self, waiting: &[Op]) {
-        if self.entered != Entered::No && self.run.is_there() {
-            return;
-        }
-        match self.renew(waiting) {
-            Ok(()) => {
-                self.entered = Entered::Anew;
-                tracing::warn!("the journal of this process was deleted, and is made anew");
-            }
-            Err(error) if self.entered != Entered::No => {
-                self.entered = Entered::No;
-                self.queue.lose_journal();
-                tracing::error!(%error, "the journal of this process was deleted, and cannot be made anew");
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// Makes lock and journal anew.
-    fn renew(&mut self, waiting: &[Op]) -> io::Result<()> {
-        let renewal = self.run.renew()?;
-        if !self.run.has_journal() {
-            return self.run.install(renewal);
-        }
-        let journal = renewal.journal()?;
-        let install = || self.run.install(renewal);
-        self.queue.renew(journal, waiting, install)
     }
 
     /// Writes all of it. The journal has kept what is owed, on the disk, too; it will not any more.
@@ -220,16 +178,6 @@ impl Writer {
             self.shared.dirty.store(true, Ordering::Release);
         }
         written
-    }
-
-    /// Copies what is committed into the file, out of a log that nobody else finds any more: a process that is killed would
-    /// lose it. Where another log has begun in its place, that is the file's, and nothing is copied.
-    fn save_log(&self) {
-        if self.log.as_ref().is_some_and(Presence::is_empty) {
-            let checkpoint = "PRAGMA wal_checkpoint(FULL)";
-            // Should it fail, it is tried again with the next commit.
-            let _ = self.connection.query_row(checkpoint, [], |_| Ok(()));
-        }
     }
 
     /// Writes all of it in one transaction.
@@ -282,77 +230,7 @@ impl Writer {
         Ok(Written { done, opened })
     }
 
-    fn tell(&mut self, op: Op, is_done: bool) {
-        let told = match is_done {
-            true => Ok(()),
-            false => Err(LedgerError::Unwritable),
-        };
-        match op {
-            Op::Open { done, .. } => {
-                if let Some(done) = done {
-                    let _ = done.send(told);
-                }
-            }
-            Op::Settle { settled, done } => {
-                match is_done {
-                    true => self.shared.rows.fetch_add(1, Ordering::Relaxed),
-                    false => self.shared.given_up.fetch_add(1, Ordering::Relaxed),
-                };
-                self.open.remove(&settled.serial);
-                drop(settled);
-                if let Some(done) = done {
-                    let _ = done.send(told);
-                }
-            }
-            Op::Change(change) => change.tell(Ok(())),
-            Op::Note { .. } => {}
-            Op::Committed { done, .. } => drop(done.send(Ok(()))),
-            Op::Barrier(call) => call(),
-        }
-    }
-
-    fn refuse(&mut self, op: Op) {
-        let error = LedgerError::Unwritable;
-        match op {
-            // Whoever waits is told, and opens nothing.
-            Op::Open {
-                done: Some(done), ..
-            } => drop(done.send(Err(error))),
-            promised @ Op::Open { done: None, .. } => self.owed.push(promised),
-            Op::Settle { mut settled, done } => {
-                if done.is_some_and(|done| done.send(Err(error)).is_ok()) {
-                    settled.entry.tell_unrecorded();
-                }
-                self.owed.push(Op::Settle {
-                    settled,
-                    done: None,
-                });
-            }
-            Op::Change(change) => change.tell(Err(error)),
-            Op::Note { .. } => {
-                self.shared.left_out.fetch_add(1, Ordering::Relaxed);
-            }
-            Op::Committed { done, settles } => {
-                let owed = self.owed.iter_mut().find_map(|owed| match owed {
-                    Op::Settle { settled, .. } if Some(settled.serial) == settles => Some(settled),
-                    _ => None,
-                });
-                match (settles, owed) {
-                    // Its row came with a commit before this one, and stands.
-                    (Some(_), None) => drop(done.send(Ok(()))),
-                    (_, owed) => {
-                        if done.send(Err(error)).is_ok()
-                            && let Some(settled) = owed
-                        {
-                            settled.entry.tell_unrecorded();
-                        }
-                    }
-                }
-            }
-            Op::Barrier(call) => call(),
-        }
-    }
-
+    /// Notes a commit, after which so many rows are not owed any more.
     fn succeeded(&mut self, owed: usize) {
         self.shared.commits.fetch_add(1, Ordering::Relaxed);
         if self.entered == Entered::Anew {
@@ -383,12 +261,6 @@ impl Writer {
     }
 }
 
-/// Looks whether the file and its log are where they were.
-fn check(file: &Presence, log: Option<&Presence>) -> Result<(), Lost> {
-    file.check()?;
-    log.map_or(Ok(()), |log| log.check().map_err(|_| Lost::Log))
-}
-
 // === impl WriteError ===
 
 impl WriteError {
@@ -404,12 +276,11 @@ impl WriteError {
 mod tests {
     use std::path::Path;
 
-    use tokio::sync::oneshot;
-
     use super::super::{Params, schema};
     use super::*;
 
-    fn writer(path: &Path) -> (Writer, Arc<Queue>, Arc<Shared>) {
+    /// Returns a writer to a new file that rounds are done with by hand, its queue, and what it shares.
+    pub(super) fn writer(path: &Path) -> (Writer, Arc<Queue>, Arc<Shared>) {
         let params = Params {
             path: path.to_owned(),
             sync: Sync::EverySecond,
@@ -421,26 +292,6 @@ mod tests {
         let queue = Arc::new(Queue::new(opened.journal.take()));
         let writer = Writer::new(opened, params.sync, Arc::clone(&queue), Arc::clone(&shared));
         (writer, queue, shared)
-    }
-
-    #[test]
-    fn a_row_that_stands_is_not_told_to_be_missing_when_a_later_commit_fails() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("weir.db");
-        let (mut writer, queue, _) = writer(&path);
-        let other = Connection::open(&path).unwrap();
-        other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let (done, mut told) = oneshot::channel();
-        let settles = Some(7);
-        queue.ask(Op::Committed { done, settles }).unwrap();
-        writer.round();
-        assert_eq!(told.try_recv(), Ok(Ok(())));
-        // What nobody knows of is not promised.
-        let (done, mut told) = oneshot::channel();
-        let settles = None;
-        queue.ask(Op::Committed { done, settles }).unwrap();
-        writer.round();
-        assert_eq!(told.try_recv(), Ok(Err(LedgerError::Unwritable)));
     }
 
     #[test]
