@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Booking, End, written_model};
+use super::{Booking, End};
 use crate::call::{Cached, Cause};
 use crate::metrics::Whose;
+use crate::middleware::accounting::entries::written_model;
 use crate::store::ledger::{Attempt, Counts};
 
 impl Booking {
