@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use super::answer::{Answer, Problem, json, text};
 use super::query::Query;
-use crate::report::{Usage, parse_time, to_csv};
+use crate::report::{Usage, check_span, parse_time, to_csv};
 use crate::store::ledger::{self, GroupBy, Reader};
 
 const PARAMETERS: &[&str] = &["from", "to", "group_by", "format", "key", "team"];
@@ -15,15 +15,7 @@ pub(super) async fn answer(reader: &Reader, query: Option<&str>) -> Result<Answe
     let mut query = Query::read(query, PARAMETERS)?;
     let from = query.parse("from", parse_time)?;
     let to = query.parse("to", parse_time)?;
-    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to <= from) {
-        let message = match to == from {
-            true => {
-                "is `from`, and what arrives at `to` is not counted any more: no time lies between them"
-            }
-            false => "lies before `from`",
-        };
-        return Err(Problem::invalid("to", message));
-    }
+    check_span(from, to, "`from`").map_err(|message| Problem::invalid("to", &message))?;
     let group_by = query.parse("group_by", |word| {
         GroupBy::parse(word).ok_or_else(|| format!("must be one of {}", GroupBy::WORDS.join(", ")))
     })?;

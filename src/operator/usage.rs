@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::gateway::{ask, encode};
 use super::{Failure, Place, Told, file};
-use crate::report::{Usage, parse_time, to_csv, to_table};
+use crate::report::{Usage, check_span, parse_time, to_csv, to_table};
 use crate::store::keys;
 use crate::store::ledger::{GroupBy, Query};
 
@@ -49,15 +49,8 @@ pub async fn usage(place: &Place, options: &UsageOptions) -> Result<Told, Failur
         time("--from", options.from.as_deref())?,
         time("--to", options.to.as_deref())?,
     );
-    if let Some((from, to)) = from.zip(to).filter(|(from, to)| to <= from) {
-        let message = match to == from {
-            true => format!(
-                "--from and --to are both {from}, and what arrives at --to is not counted any more: no time lies between them"
-            ),
-            false => format!("--to ({to}) lies before --from ({from})"),
-        };
-        return Err(Failure::mistake(message));
-    }
+    check_span(from, to, &named("--from", from))
+        .map_err(|message| Failure::mistake(format!("{} {message}", named("--to", to))))?;
     let mut note = None;
     let usage = match place {
         Place::Gateway { url, token } => {
@@ -144,6 +137,11 @@ fn query(options: &UsageOptions) -> Result<String, Failure> {
         }
     }
     Ok(query)
+}
+
+/// Names an option, and what it was read as.
+fn named(option: &str, time: Option<jiff::Timestamp>) -> String {
+    time.map_or_else(|| option.to_owned(), |time| format!("{option} ({time})"))
 }
 
 fn time(option: &str, text: Option<&str>) -> Result<Option<jiff::Timestamp>, Failure> {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use self::csv::to_csv;
 pub use self::plain::plain;
 pub use self::table::{Table, to_table};
-pub use self::time::parse_time;
+pub use self::time::{check_span, parse_time};
 use crate::store::ledger::{GroupBy, Report, Sums};
 
 /// The sums of each group, and of all of them.

@@ -1,5 +1,7 @@
 //! Times as people write them.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
 use jiff::civil::{Date, Time};
 use jiff::tz::Offset;
@@ -31,9 +33,42 @@ pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     })
 }
 
+/// Checks that time lies between the ends of a report. `from_name` is how the user wrote the first one.
+///
+/// # Errors
+/// What is to be said of the second one.
+pub fn check_span(
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+    from_name: &str,
+) -> Result<(), String> {
+    let Some((from, to)) = from.zip(to) else {
+        return Ok(());
+    };
+    match to.cmp(&from) {
+        Ordering::Greater => Ok(()),
+        Ordering::Equal => Err(format!(
+            "is {from_name}, and what arrives then is not counted any more: no time lies between them"
+        )),
+        Ordering::Less => Err(format!("lies before {from_name}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans() {
+        let time = |second| Timestamp::from_second(second).ok();
+        assert_eq!(check_span(time(1), time(2), "`from`"), Ok(()));
+        assert_eq!(check_span(None, time(0), "`from`"), Ok(()));
+        assert_eq!(check_span(time(9), None, "`from`"), Ok(()));
+        let empty = check_span(time(1), time(1), "`from`").unwrap_err();
+        assert!(empty.starts_with("is `from`, "), "{empty}");
+        let backwards = check_span(time(2), time(1), "--from");
+        assert_eq!(backwards, Err("lies before --from".to_owned()));
+    }
 
     #[test]
     fn times() {
