@@ -7,7 +7,7 @@ use super::{Usage, plain};
 
 const HEAD: &str = "requests,prompt_tokens,completion_tokens,cached_tokens,reasoning_tokens,cost,unpriced_requests,cache_hits,saved_tokens";
 
-/// Writes each group as a line; sums are for the reader to make.
+/// Writes each group as a line; sums are for the reader to make. A cost of which nothing is known is empty.
 pub fn to_csv(usage: &Usage) -> String {
     let mut csv = format!("{},{HEAD}\r\n", usage.group_by);
     for group in &usage.data {
@@ -21,7 +21,7 @@ pub fn to_csv(usage: &Usage) -> String {
             figures.completion_tokens,
             figures.cached_tokens,
             figures.reasoning_tokens,
-            field(&figures.cost),
+            figures.known_cost().map(field).unwrap_or_default(),
             figures.unpriced_requests,
             figures.cache_hits,
             figures.saved_tokens

@@ -1,4 +1,5 @@
-//! What was used, as people and programs read it: the admin API and `weir usage` say the same in JSON, CSV and a table.
+//! What was used, as people and programs read it: the admin API and `weir usage` say the same in JSON, CSV and a table, in
+//! the same order.
 
 mod csv;
 pub mod outlook;
@@ -13,6 +14,7 @@ pub use self::csv::to_csv;
 pub use self::plain::plain;
 pub use self::table::{Table, to_table};
 pub use self::time::{check_span, parse_time};
+use crate::money::Nanos;
 use crate::store::ledger::{GroupBy, Report, Sums};
 
 /// The sums of each group, and of all of them.
@@ -86,6 +88,15 @@ impl Usage {
             to: to.map(|time| time.to_string()),
             group_by: group_by.as_str().to_owned(),
         }
+    }
+}
+
+impl Figures {
+    /// Returns what is known of the cost: nothing where there are prices of none of what cost something. Where
+    /// `unpriced_requests` is more than 0, it is a part.
+    fn known_cost(&self) -> Option<&str> {
+        let is_zero = self.cost.parse().is_ok_and(|cost: Nanos| cost.is_zero());
+        (!is_zero || self.unpriced_requests == 0).then_some(&self.cost)
     }
 }
 

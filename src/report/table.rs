@@ -47,15 +47,15 @@ impl Table {
     }
 }
 
-/// Writes usage as a table, with the sums of all in its last line.
+/// Writes usage as a table, with the sums of all in its last line. A cost of which nothing is known is a dash.
 pub fn to_table(usage: &Usage) -> String {
     let name = usage.group_by.to_uppercase();
     let mut table = Table::new(&[
         (&name, false),
         ("REQUESTS", true),
         ("PROMPT", true),
-        ("CACHED", true),
         ("COMPLETION", true),
+        ("CACHED", true),
         ("REASONING", true),
         ("COST USD", true),
         ("UNPRICED", true),
@@ -66,13 +66,13 @@ pub fn to_table(usage: &Usage) -> String {
         let numbers = [
             figures.requests,
             figures.prompt_tokens,
-            figures.cached_tokens,
             figures.completion_tokens,
+            figures.cached_tokens,
             figures.reasoning_tokens,
         ];
         let mut fields = vec![name];
         fields.extend(numbers.map(|number| number.to_string()));
-        fields.push(figures.cost.clone());
+        fields.push(figures.known_cost().unwrap_or("-").to_owned());
         let numbers = [
             figures.unpriced_requests,
             figures.cache_hits,
@@ -92,7 +92,7 @@ pub fn to_table(usage: &Usage) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Group;
+    use crate::report::{Group, to_csv};
 
     #[test]
     fn columns_are_aligned_and_summed_up() {
@@ -119,11 +119,62 @@ mod tests {
             group_by: "key".into(),
         };
         let expected = "\
-KEY      REQUESTS  PROMPT  CACHED  COMPLETION  REASONING  COST USD  UNPRICED  CACHE HITS  SAVED TOKENS
-alice         120    1200       0         120          0  0.001234         0          12           120
-b\\u{1b}         3      30       0           3          0      0.00         0           0             3
-TOTAL         123    1230       0         123          0  0.001234         0          12           123
+KEY      REQUESTS  PROMPT  COMPLETION  CACHED  REASONING  COST USD  UNPRICED  CACHE HITS  SAVED TOKENS
+alice         120    1200         120       0          0  0.001234         0          12           120
+b\\u{1b}         3      30           3       0          0      0.00         0           0             3
+TOTAL         123    1230         123       0          0  0.001234         0          12           123
 ";
         assert_eq!(to_table(&usage), expected);
+    }
+
+    #[test]
+    fn a_cost_of_which_nothing_is_known_is_not_0() {
+        let group = |key: &str, cost: &str, unpriced| Group {
+            key: Some(key.into()),
+            figures: Figures {
+                requests: 2,
+                prompt_tokens: 3,
+                completion_tokens: 4,
+                cached_tokens: 5,
+                reasoning_tokens: 6,
+                cost: cost.into(),
+                unpriced_requests: unpriced,
+                cache_hits: 0,
+                saved_tokens: 0,
+            },
+        };
+        let usage = Usage {
+            data: vec![
+                group("unknown", "0.00", 2),
+                group("part", "1.50", 1),
+                group("free", "0.00", 0),
+            ],
+            total: group("", "1.50", 3).figures,
+            from: None,
+            to: None,
+            group_by: "key".into(),
+        };
+        let table = to_table(&usage);
+        let lines = table.lines().map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.join(" ")
+        });
+        let expected = [
+            "KEY REQUESTS PROMPT COMPLETION CACHED REASONING COST USD UNPRICED CACHE HITS SAVED TOKENS",
+            "unknown 2 3 4 5 6 - 2 0 0",
+            "part 2 3 4 5 6 1.50 1 0 0",
+            "free 2 3 4 5 6 0.00 0 0 0",
+            "TOTAL 2 3 4 5 6 1.50 3 0 0",
+        ];
+        assert!(lines.eq(expected), "{table}");
+        // In CSV they stand in the same order.
+        let csv = to_csv(&usage);
+        let expected = [
+            "key,requests,prompt_tokens,completion_tokens,cached_tokens,reasoning_tokens,cost,unpriced_requests,cache_hits,saved_tokens",
+            "unknown,2,3,4,5,6,,2,0,0",
+            "part,2,3,4,5,6,1.50,1,0,0",
+            "free,2,3,4,5,6,0.00,0,0,0",
+        ];
+        assert!(csv.lines().eq(expected), "{csv}");
     }
 }
