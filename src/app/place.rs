@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::access;
 use crate::config::{self, AdminConfig, Context};
-use crate::operator::{DEFAULT_URL, Failure, Place, Wanted};
+use crate::operator::{DEFAULT_URL, Failure, Place, Wanted, base_url};
 use crate::secret::Secret;
 use crate::store::directory::Configured;
 
@@ -18,8 +18,9 @@ const MAX_SECRET_FILE: u64 = 64 << 10;
 /// Decides where it is done.
 ///
 /// # Errors
-/// [`Failure`] when a file that is needed cannot be read.
+/// [`Failure`] when a file that is needed cannot be read, or the URL is none.
 pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
+    let wanted_url = wanted.url.as_deref().map(base_url).transpose()?;
     let load = || match &wanted.config {
         Some(path) => match config::load(Some(path), context) {
             Ok(loaded) => Ok(Some(loaded.config)),
@@ -39,7 +40,7 @@ pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
             .filter(|token| !token.is_empty())
             .map(Secret::new),
     };
-    if let (Some(url), Some(_)) = (&wanted.url, &token) {
+    if let (Some(url), Some(_)) = (&wanted_url, &token) {
         return Ok(Place::Gateway {
             url: url.clone(),
             token,
@@ -53,8 +54,7 @@ pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
     };
     Ok(Place::Gateway {
         token: token.or_else(configured_token),
-        url: wanted
-            .url
+        url: wanted_url
             .or_else(|| config.as_ref().map(|config| url(&config.admin)))
             .unwrap_or_else(|| DEFAULT_URL.to_owned()),
     })
@@ -63,10 +63,11 @@ pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
 /// Decides which running gateway is asked for its health. What is wrong with its configuration elsewhere does not matter.
 ///
 /// # Errors
-/// [`Failure`] when the configuration cannot be read, or does not say where.
+/// [`Failure`] when the configuration cannot be read, or does not say where, or the URL is none.
 pub fn admin_plane(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
     let token = (context.env)("WEIR_ADMIN_TOKEN").filter(|token| !token.is_empty());
     if let Some(url) = wanted.url {
+        let url = base_url(&url)?;
         let token = token.map(Secret::new);
         return Ok(Place::Gateway { url, token });
     }

@@ -1,7 +1,7 @@
 //! A running gateway, asked by its admin API.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -36,6 +36,32 @@ pub(super) fn encode(name: &str) -> String {
     utf8_percent_encode(name, RESERVED).to_string()
 }
 
+/// Reads the address of an admin plane as users write it: `http` or `https`, a host, and perhaps a port. What is asked for
+/// there is not theirs to say.
+///
+/// # Errors
+/// [`Failure`], with the address alone where something follows it.
+pub fn base_url(text: &str) -> Result<String, Failure> {
+    let uri: Uri = text.parse().map_err(|_| no_base_url(text))?;
+    let base = match (uri.scheme_str(), uri.authority()) {
+        (Some(scheme @ ("http" | "https")), Some(authority)) => format!("{scheme}://{authority}"),
+        _ => return Err(no_base_url(text)),
+    };
+    match (uri.path(), uri.query()) {
+        ("" | "/", None) => Ok(base),
+        _ => Err(Failure::mistake(format!(
+            "{text} is no base URL, since it names more than the admin plane; write {base}"
+        ))),
+    }
+}
+
+fn no_base_url(text: &str) -> Failure {
+    Failure::mistake(format!(
+        "{text} is no base URL; write one such as {}",
+        super::DEFAULT_URL
+    ))
+}
+
 /// Asks, with a body of JSON where there is one, and returns the answer's.
 pub(super) async fn ask(
     url: &str,
@@ -44,7 +70,7 @@ pub(super) async fn ask(
     path: &str,
     body: Option<String>,
 ) -> Result<Bytes, Failure> {
-    let uri = format!("{}/admin/v1/{path}", url.trim_end_matches('/'));
+    let uri = format!("{url}/admin/v1/{path}");
     let (status, body) = send(url, token, method, uri, body).await?;
     match status.is_success() {
         true => Ok(body),
@@ -71,12 +97,7 @@ pub(super) async fn send(
             concat!("weir/", env!("CARGO_PKG_VERSION")),
         )
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
-        .map_err(|_| {
-            Failure::mistake(format!(
-                "{url} is no base URL; write one such as {}",
-                super::DEFAULT_URL
-            ))
-        })?;
+        .map_err(|_| no_base_url(url))?;
     if let Some(token) = token {
         let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
         let mut value = value.map_err(|_| {
@@ -104,5 +125,31 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     Failure {
         message: format!("{message} ({})", status.as_u16()),
         is_users: !status.is_server_error(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_plane_is_named_by_its_address_alone() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8081", Some("http://127.0.0.1:8081")),
+            ("http://[::1]:8081/", Some("http://[::1]:8081")),
+            ("https://weir.internal", Some("https://weir.internal")),
+            ("http://a:8081/readyz", None),
+            ("http://a:8081//", None),
+            ("http://a:8081?x", None),
+            ("ftp://a", None),
+            ("a:8081", None),
+            ("/readyz", None),
+            ("http://", None),
+            ("", None),
+        ] {
+            assert_eq!(base_url(text).ok().as_deref(), expected, "{text}");
+        }
+        let refused = base_url("https://a:1/admin/v1?x=y").unwrap_err();
+        assert!(refused.is_users && refused.message.ends_with("; write https://a:1"));
     }
 }

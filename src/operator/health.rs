@@ -78,6 +78,6 @@ async fn ask(
     token: Option<&Secret>,
     wanted: Health,
 ) -> Result<(StatusCode, Bytes), Failure> {
-    let uri = format!("{}{}", url.trim_end_matches('/'), wanted.path());
+    let uri = format!("{url}{}", wanted.path());
     send(url, token, Method::GET, uri, None).await
 }

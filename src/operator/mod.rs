@@ -15,6 +15,7 @@ mod usage;
 use std::path::PathBuf;
 
 pub use self::explain::{ExplainOptions, explain};
+pub use self::gateway::base_url;
 pub use self::health::{Health, health};
 pub use self::keys::{KeysOptions, Op, keys};
 pub use self::usage::{Format, UsageOptions, usage};
@@ -30,7 +31,7 @@ pub const DEFAULT_URL: &str = "http://127.0.0.1:8081";
 pub enum Place {
     /// At a running gateway.
     Gateway {
-        /// The address of its admin plane.
+        /// The base URL of its admin plane, without a slash at its end.
         url: String,
         /// Its admin token.
         token: Option<Secret>,
@@ -64,7 +65,7 @@ impl From<String> for Told {
 pub struct Wanted {
     /// The configuration file.
     pub config: Option<PathBuf>,
-    /// The address of an admin plane.
+    /// The base URL of an admin plane.
     pub url: Option<String>,
     /// A file that holds the admin token.
     pub token_file: Option<PathBuf>,

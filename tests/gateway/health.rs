@@ -123,6 +123,10 @@ async fn where_no_gateway_is_the_message_says_what_is_there() {
         (&*silent, "does not answer within 2 s"),
         ("nonsense", "is no base URL"),
         ("http://", "is no base URL"),
+        (
+            "http://127.0.0.1:1/readyz",
+            "is no base URL, since it names more than the admin plane; write http://127.0.0.1:1\n",
+        ),
     ] {
         let (code, text) = health(&gateway, &["--url", url]).await;
         assert!(
