@@ -7,14 +7,12 @@ mod operate;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use self::explain::ExplainArgs;
 pub use self::health::HealthArgs;
-pub use self::operate::{
-    AtArgs, EditArgs, EditTeamArgs, KeysCommand, NewArgs, NewTeamArgs, RevokeArgs, RotateArgs,
-    TeamCommand, UsageArgs,
-};
+pub use self::operate::{KeysArgs, UsageArgs};
 use crate::chat;
 use crate::secret::Secret;
 
@@ -45,8 +43,7 @@ pub enum Command {
     /// Tell whether a running gateway takes calls: for health checks
     Health(HealthArgs),
     /// Gateway keys: made, listed, edited, rotated, revoked
-    #[command(subcommand)]
-    Keys(KeysCommand),
+    Keys(KeysArgs),
 }
 
 /// Which configuration to use.
@@ -117,13 +114,31 @@ In the file durations are written \"200ms\" \"30s\" \"5m\" \"1h\", sizes \"64KiB
 Exit codes: 0 fine, 1 your mistake (a bad configuration, a port taken), 2 an internal error.";
 
 impl Command {
+    /// Says what of the arguments excludes what else. Between what stands before a subcommand and what stands behind it, clap
+    /// finds no conflict.
+    fn contradiction(&self) -> Option<&'static str> {
+        match self {
+            Self::Usage(args) => args.contradiction(),
+            Self::Explain(args) => args.contradiction(),
+            Self::Keys(args) => args.contradiction(),
+            Self::Serve(_) | Self::Check(_) | Self::Chat(_) | Self::Health(_) => None,
+        }
+    }
+
     /// Reads the arguments of a run, the program's name first.
     ///
     /// # Errors
     /// The exit code, after a message was printed: 0 for help and version, 1 for a mistake.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, u8> {
-        match Cli::try_parse_from(args) {
-            Ok(cli) => Ok(cli.command.unwrap_or(Self::Serve(cli.serve))),
+        let read = Cli::try_parse_from(args).and_then(|cli| {
+            let command = cli.command.unwrap_or(Self::Serve(cli.serve));
+            match command.contradiction() {
+                None => Ok(command),
+                Some(why) => Err(Cli::command().error(ErrorKind::ArgumentConflict, why)),
+            }
+        });
+        match read {
+            Ok(command) => Ok(command),
             Err(error) => {
                 let mistake = error.use_stderr();
                 // A closed pipe is no reason to fail in another way.
@@ -134,13 +149,16 @@ impl Command {
     }
 }
 
+/// Returns the configuration file to load: the argument's, else the environment's.
+fn config_path(argument: Option<PathBuf>, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let variable = || env("WEIR_CONFIG").filter(|path| !path.is_empty());
+    argument.or_else(|| variable().map(PathBuf::from))
+}
+
 impl ConfigArgs {
     /// Returns the file to load: the argument's, else the environment's, else none for the built-in defaults.
     pub fn path(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
-        let variable = || env("WEIR_CONFIG").filter(|path| !path.is_empty());
-        self.config
-            .clone()
-            .or_else(|| variable().map(PathBuf::from))
+        config_path(self.config.clone(), env)
     }
 }
 
@@ -181,8 +199,6 @@ impl HashArgs {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Command, u8> {

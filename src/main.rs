@@ -40,7 +40,7 @@ fn main() -> ExitCode {
             let place = app::admin_plane(wanted, &context());
             operate_at(place, async |place| operator::health(place, health).await)
         }
-        Ok(Command::Keys(command)) => match command.options(&config::process_env) {
+        Ok(Command::Keys(args)) => match args.options(&config::process_env) {
             Ok((wanted, options)) => {
                 operate(wanted, async |place| operator::keys(place, options).await)
             }

@@ -6,17 +6,22 @@ use super::ConfigArgs;
 use crate::operator::{Health, Wanted};
 
 const HEALTH_HELP: &str = "\
-Asks /readyz, with --live /healthz, and waits two seconds at most. Of the configuration only [admin] is read; mistakes
-elsewhere do not matter.
+Asks /readyz, with --live /healthz, and waits two seconds at most. Of the configuration only [admin] is read, for where to
+ask and the token; mistakes elsewhere do not matter. With --url nothing of it is, and the token is $WEIR_ADMIN_TOKEN.
 Exit codes: 0 it takes calls (with --live: it is there), 1 it does not, or does not answer; why is told on standard error.";
 
 /// Which gateway to ask.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = HEALTH_HELP)]
 pub struct HealthArgs {
-    /// The admin plane of the gateway
+    /// The base URL of the gateway's admin plane
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
-    #[arg(long, visible_alias = "admin", value_name = "URL")]
+    #[arg(
+        long,
+        visible_alias = "admin",
+        value_name = "URL",
+        conflicts_with = "config"
+    )]
     url: Option<String>,
     /// Ask only whether it is there, be it without an upstream or at a stop: for those who end a process that is not well
     #[arg(long)]
@@ -41,5 +46,26 @@ impl HealthArgs {
             url: self.url,
             ..Wanted::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use crate::cli::Command;
+
+    #[test]
+    fn a_configuration_that_would_not_be_read_is_refused() {
+        let parse = |args: &[&str]| {
+            let args = ["weir", "health"].iter().chain(args);
+            Command::parse(args.map(OsString::from))
+        };
+        for url in ["--url", "--admin"] {
+            let both = parse(&[url, "http://x", "--config", "x"]);
+            assert_eq!(both.err(), Some(1), "{url}");
+            assert!(parse(&[url, "http://x"]).is_ok());
+        }
+        assert!(parse(&["--config", "x"]).is_ok());
     }
 }

@@ -601,6 +601,22 @@ async fn a_keys_life_from_a_terminal() {
         usage.contains("bob/b") && usage.contains("TOTAL"),
         "{usage}"
     );
+    // Where it is done stands on either side of what is done.
+    for args in [
+        &["keys", "--admin", &url, "list"][..],
+        &["keys", "list", "--admin", &url],
+        &["keys", "--json", "team", "--admin", &url, "list"],
+    ] {
+        let listed = cli(&gateway, args).await;
+        assert!(listed.status.success(), "{args:?}: {}", listed.stderr);
+    }
+    let readyz = format!("{url}/readyz");
+    for args in [&["keys", "list"][..], &["usage"], &["explain"]] {
+        let refused = cli(&gateway, &[args, &["--admin", &readyz]].concat()).await;
+        assert_eq!(refused.status.code(), Some(1));
+        let told = format!("write {url}\n");
+        assert!(refused.stderr.ends_with(&told), "{}", refused.stderr);
+    }
     // Without the token, and where nobody listens.
     let mut stranger = weir(gateway.dir.path());
     stranger.args(["keys", "list", "--admin", &url]);

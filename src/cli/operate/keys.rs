@@ -25,9 +25,18 @@ With --ledger the file itself is changed. A gateway that runs on it notices with
 configuration are known only where --config names it.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
+/// What to do about gateway keys, and where.
+#[derive(Args, Debug)]
+pub struct KeysArgs {
+    #[command(flatten)]
+    at: AtArgs,
+    #[command(subcommand)]
+    command: KeysCommand,
+}
+
 /// What can be done about gateway keys.
 #[derive(Debug, Subcommand)]
-pub enum KeysCommand {
+enum KeysCommand {
     /// Print the hash of a key, as the configuration takes it
     #[command(after_help = EXIT_HELP)]
     Hash(HashArgs),
@@ -36,7 +45,7 @@ pub enum KeysCommand {
     New(NewArgs),
     /// List all keys, those of the configuration too
     #[command(after_help = KEYS_HELP)]
-    List(AtArgs),
+    List,
     /// Change what is said of a key; what is not named stays as it is
     #[command(after_help = KEYS_HELP)]
     Edit(EditArgs),
@@ -53,13 +62,13 @@ pub enum KeysCommand {
 
 /// What can be done about teams.
 #[derive(Debug, Subcommand)]
-pub enum TeamCommand {
+enum TeamCommand {
     /// Make a team
     #[command(after_help = KEYS_HELP)]
     New(NewTeamArgs),
     /// List all teams, those of the configuration too
     #[command(after_help = KEYS_HELP)]
-    List(AtArgs),
+    List,
     /// Change what the keys of a team have in common; what is not named stays as it is
     #[command(after_help = KEYS_HELP)]
     Edit(EditTeamArgs),
@@ -68,11 +77,11 @@ pub enum TeamCommand {
     Delete(RevokeArgs),
 }
 
-/// Where it is done, and how the answer is written.
+/// Where it is done, and how the answer is written: before or behind what is done.
 #[derive(Args, Clone, Debug)]
-pub struct AtArgs {
+struct AtArgs {
     /// Write JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
     #[command(flatten)]
     place: PlaceArgs,
@@ -113,29 +122,25 @@ struct TermsArgs {
 
 /// A key to make.
 #[derive(Args, Clone, Debug)]
-pub struct NewArgs {
+struct NewArgs {
     /// Its name in logs, metrics and the ledger
     name: String,
     #[command(flatten)]
     terms: TermsArgs,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 /// A key to edit.
 #[derive(Args, Clone, Debug)]
-pub struct EditArgs {
+struct EditArgs {
     /// Its name or id
     name: String,
     #[command(flatten)]
     terms: TermsArgs,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 /// A key to rotate.
 #[derive(Args, Clone, Debug)]
-pub struct RotateArgs {
+struct RotateArgs {
     /// Its name or id
     name: String,
     /// How long the old secret stays valid; 0 for not at all
@@ -144,39 +149,31 @@ pub struct RotateArgs {
     /// Rotate also while a secret from before the last rotation is valid, and end that one now
     #[arg(long)]
     force: bool,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 /// A key to revoke, or a team to delete.
 #[derive(Args, Clone, Debug)]
-pub struct RevokeArgs {
+struct RevokeArgs {
     /// Its name (or a key's id)
     name: String,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 /// A team to make.
 #[derive(Args, Clone, Debug)]
-pub struct NewTeamArgs {
+struct NewTeamArgs {
     /// Its name in logs and the ledger
     name: String,
     #[command(flatten)]
     terms: CommonArgs,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 /// A team to edit.
 #[derive(Args, Clone, Debug)]
-pub struct EditTeamArgs {
+struct EditTeamArgs {
     /// Its name
     name: String,
     #[command(flatten)]
     terms: CommonArgs,
-    #[command(flatten)]
-    at: AtArgs,
 }
 
 fn expires(text: &str) -> Result<Value, String> {
@@ -198,36 +195,49 @@ fn or_none(
 
 // === what they come to ===
 
-impl KeysCommand {
+impl KeysArgs {
+    /// Says what of it excludes what else.
+    pub(in crate::cli) fn contradiction(&self) -> Option<&'static str> {
+        let AtArgs { json, place } = &self.at;
+        match &self.command {
+            KeysCommand::Hash(_) if *json || !place.is_empty() => Some(
+                "'hash' cannot be used with '--json', '--admin', '--token-file', '--config' or '--ledger': it asks nobody",
+            ),
+            _ => place.contradiction(),
+        }
+    }
+
     /// Returns where to do it, and what; or the key to hash.
     pub fn options(
         self,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<(Wanted, KeysOptions), HashArgs> {
-        let (op, at) = match self {
+        let AtArgs { json, place } = self.at;
+        let op = self.command.op()?;
+        Ok((place.wanted(env), KeysOptions { op, json }))
+    }
+}
+
+impl KeysCommand {
+    fn op(self) -> Result<Op, HashArgs> {
+        Ok(match self {
             Self::Hash(args) => return Err(args),
-            Self::New(args) => (Op::New(named(args.name, args.terms.form())), args.at),
-            Self::List(at) => (Op::List, at),
-            Self::Edit(args) => (Op::Edit(args.name, args.terms.form()), args.at),
+            Self::New(args) => Op::New(named(args.name, args.terms.form())),
+            Self::List => Op::List,
+            Self::Edit(args) => Op::Edit(args.name, args.terms.form()),
             Self::Rotate(args) => {
                 let rotation = Rotation {
                     grace: args.grace,
                     force: args.force,
                 };
-                (Op::Rotate(args.name, rotation), args.at)
+                Op::Rotate(args.name, rotation)
             }
-            Self::Revoke(args) => (Op::Revoke(args.name), args.at),
-            Self::Team(TeamCommand::New(args)) => {
-                (Op::NewTeam(named(args.name, args.terms.form())), args.at)
-            }
-            Self::Team(TeamCommand::List(at)) => (Op::ListTeams, at),
-            Self::Team(TeamCommand::Edit(args)) => {
-                (Op::EditTeam(args.name, args.terms.form()), args.at)
-            }
-            Self::Team(TeamCommand::Delete(args)) => (Op::DeleteTeam(args.name), args.at),
-        };
-        let AtArgs { json, place } = at;
-        Ok((place.wanted(env), KeysOptions { op, json }))
+            Self::Revoke(args) => Op::Revoke(args.name),
+            Self::Team(TeamCommand::New(args)) => Op::NewTeam(named(args.name, args.terms.form())),
+            Self::Team(TeamCommand::List) => Op::ListTeams,
+            Self::Team(TeamCommand::Edit(args)) => Op::EditTeam(args.name, args.terms.form()),
+            Self::Team(TeamCommand::Delete(args)) => Op::DeleteTeam(args.name),
+        })
     }
 }
 
@@ -299,12 +309,16 @@ mod tests {
         Command::parse(["weir"].iter().chain(args).map(OsString::from))
     }
 
-    fn op(args: &[&str]) -> Op {
+    fn options(args: &[&str]) -> (Wanted, KeysOptions) {
         let args = [&["keys"], args].concat();
-        let Ok(Command::Keys(command)) = parse(&args) else {
+        let Ok(Command::Keys(keys)) = parse(&args) else {
             panic!("{args:?}");
         };
-        command.options(&|_| None).unwrap().1.op
+        keys.options(&|_| None).unwrap()
+    }
+
+    fn op(args: &[&str]) -> Op {
+        options(args).1.op
     }
 
     fn form(json: Value) -> Map<String, Value> {
@@ -363,6 +377,23 @@ mod tests {
     }
 
     #[test]
+    fn where_it_is_done_stands_before_or_behind_what_is_done() {
+        const AT: [&str; 5] = ["--admin", "http://x", "--config", "a.toml", "--json"];
+        for (before, between, behind) in [
+            (&AT[..], &[][..], &[][..]),
+            (&[], &AT, &[]),
+            (&[], &[], &AT),
+            (&AT[..2], &AT[2..4], &AT[4..]),
+        ] {
+            let (wanted, options) =
+                options(&[before, &["team"], between, &["list"], behind].concat());
+            assert_eq!(wanted.url.as_deref(), Some("http://x"));
+            assert_eq!(wanted.config, Some("a.toml".into()));
+            assert!(options.json && options.op == Op::ListTeams);
+        }
+    }
+
+    #[test]
     fn mistakes_are_found_before_anybody_is_asked() {
         for args in [
             &["keys", "new"][..],
@@ -370,6 +401,10 @@ mod tests {
             &["keys", "new", "a", "--limit", "60 requests"],
             &["keys", "new", "a", "--expires", "soon"],
             &["keys", "rotate", "a", "--grace", "5"],
+            &["keys", "--admin", "http://x", "list", "--ledger", "x"],
+            &["keys", "--ledger", "x", "list", "--token-file", "x"],
+            &["keys", "--json", "hash", "12345678"],
+            &["keys", "hash", "--admin", "http://x", "12345678"],
         ] {
             assert_eq!(parse(args).err(), Some(1), "{args:?}");
         }

@@ -7,28 +7,26 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-pub use self::keys::{
-    AtArgs, EditArgs, EditTeamArgs, KeysCommand, NewArgs, NewTeamArgs, RevokeArgs, RotateArgs,
-    TeamCommand,
-};
+pub use self::keys::KeysArgs;
 pub use self::usage::UsageArgs;
-use super::ConfigArgs;
+use crate::cli::config_path;
 use crate::operator::Wanted;
 
 const PLACE: &str = "Where";
 
-/// Which running gateway does it.
+/// Which running gateway does it. Where there are subcommands, these stand before or behind them.
 #[derive(Args, Clone, Debug, Default)]
 pub(super) struct GatewayArgs {
-    /// The admin plane of a running gateway
+    /// The base URL of a running gateway's admin plane
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
-    #[arg(long, value_name = "URL", help_heading = PLACE)]
+    #[arg(long, global = true, value_name = "URL", help_heading = PLACE)]
     admin: Option<String>,
     /// A file with the admin token [default: $WEIR_ADMIN_TOKEN, else the configuration's]
-    #[arg(long, value_name = "FILE", help_heading = PLACE)]
+    #[arg(long, global = true, value_name = "FILE", help_heading = PLACE)]
     token_file: Option<PathBuf>,
-    #[command(flatten)]
-    config: ConfigArgs,
+    /// The configuration file, for the URL and the token where the options above leave them open [default: $WEIR_CONFIG]
+    #[arg(long, global = true, value_name = "FILE", help_heading = PLACE)]
+    config: Option<PathBuf>,
 }
 
 /// Where it is done.
@@ -36,15 +34,23 @@ pub(super) struct GatewayArgs {
 struct PlaceArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// The ledger's file itself instead of a running gateway
-    #[arg(long, value_name = "FILE", conflicts_with = "admin", help_heading = PLACE)]
+    /// The ledger's file itself instead of a running gateway; --config then tells the keys and teams that stand there
+    #[arg(long, global = true, value_name = "FILE", help_heading = PLACE)]
     ledger: Option<PathBuf>,
 }
 
 impl GatewayArgs {
+    /// Says what of it excludes what else.
+    pub(super) fn contradiction(&self) -> Option<&'static str> {
+        let is_all_said = self.admin.is_some() && self.token_file.is_some();
+        (is_all_said && self.config.is_some()).then_some(
+            "'--config <FILE>' cannot be used with both '--admin <URL>' and '--token-file <FILE>': nothing of it would be read",
+        )
+    }
+
     pub(super) fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {
-            config: self.config.path(env),
+            config: config_path(self.config, env),
             url: self.admin,
             token_file: self.token_file,
             ledger: None,
@@ -53,6 +59,23 @@ impl GatewayArgs {
 }
 
 impl PlaceArgs {
+    fn contradiction(&self) -> Option<&'static str> {
+        let asks_gateway = self.gateway.admin.is_some() || self.gateway.token_file.is_some();
+        let of_both = (asks_gateway && self.ledger.is_some()).then_some(
+            "'--ledger <FILE>' cannot be used with '--admin <URL>' or '--token-file <FILE>': no gateway would be asked",
+        );
+        of_both.or_else(|| self.gateway.contradiction())
+    }
+
+    fn is_empty(&self) -> bool {
+        let GatewayArgs {
+            admin,
+            token_file,
+            config,
+        } = &self.gateway;
+        admin.is_none() && token_file.is_none() && config.is_none() && self.ledger.is_none()
+    }
+
     fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {
             ledger: self.ledger,

@@ -46,6 +46,11 @@ fn group_by(word: &str) -> Result<GroupBy, String> {
 }
 
 impl UsageArgs {
+    /// Says what of it excludes what else.
+    pub(in crate::cli) fn contradiction(&self) -> Option<&'static str> {
+        self.place.contradiction()
+    }
+
     /// Returns where to ask, and what for.
     pub fn options(self, env: &dyn Fn(&str) -> Option<String>) -> (Wanted, UsageOptions) {
         let format = match (self.json, self.csv) {
@@ -77,6 +82,8 @@ mod tests {
             &["--by", "user"][..],
             &["--json", "--csv"],
             &["--admin", "http://x", "--ledger", "x"],
+            &["--token-file", "x", "--ledger", "x"],
+            &["--config", "x", "--admin", "http://x", "--token-file", "x"],
         ] {
             let args = ["weir", "usage"].iter().chain(args);
             let parsed = Command::parse(args.map(OsString::from));
