@@ -65,7 +65,10 @@ fn call() -> Call {
             target: "/v1/chat/completions".parse().unwrap(),
             headers: HeaderMap::new(),
         },
-        body: CallBody::Json { bytes, members },
+        body: CallBody::Json {
+            bytes,
+            members: Box::new(members),
+        },
         upgrade: None,
         record: Arc::new(Record::new(RequestId::fresh(), Instant::now())),
     }

@@ -135,7 +135,7 @@ pub enum CallBody {
         /// The bytes as they came.
         bytes: Bytes,
         /// Where the members that Weir understands stand in `bytes`.
-        members: Members,
+        members: Box<Members>,
     },
     /// A pass-through body on its way.
     Stream {

@@ -185,7 +185,10 @@ where
             facts.received = bytes.len() as u64;
             facts.upload_time = Some(upload_time);
         }
-        CallBody::Json { bytes, members }
+        CallBody::Json {
+            bytes,
+            members: Box::new(members),
+        }
     } else {
         let judge = |beside: Beside<'_>| match endpoint {
             Endpoint::PassThrough => {

@@ -159,7 +159,10 @@ fn call(endpoint: Endpoint, body: &'static str) -> Call {
             headers: HeaderMap::new(),
         },
         endpoint,
-        body: CallBody::Json { bytes, members },
+        body: CallBody::Json {
+            bytes,
+            members: Box::new(members),
+        },
         upgrade: None,
         record: Arc::new(Record::new(RequestId::fresh(), Instant::now())),
     }

@@ -289,7 +289,10 @@ fn call_of(team: &str, body: &str, control: Option<&'static str>) -> Call {
             target: "/v1/chat/completions".parse().unwrap(),
             headers,
         },
-        body: CallBody::Json { bytes, members },
+        body: CallBody::Json {
+            bytes,
+            members: Box::new(members),
+        },
         upgrade: None,
         record: Arc::new(Record::new(RequestId::fresh(), Instant::now())),
     }

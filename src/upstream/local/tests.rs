@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::call::{Caller, Head, Record, RequestId, StreamError};
-use crate::openai::json::Members;
 use crate::upstream::Timeouts;
 
 fn upstream() -> LocalUpstream {
@@ -39,7 +38,7 @@ fn call(endpoint: Endpoint, body: &Value) -> Call {
             headers: HeaderMap::new(),
         },
         body: CallBody::Json {
-            members: Members::default(),
+            members: Box::default(),
             bytes,
         },
         endpoint,

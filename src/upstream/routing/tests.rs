@@ -340,7 +340,10 @@ fn call_with(body: &'static str, headers: HeaderMap) -> Call {
             target: "/v1/chat/completions".parse().unwrap(),
             headers,
         },
-        body: CallBody::Json { bytes, members },
+        body: CallBody::Json {
+            bytes,
+            members: Box::new(members),
+        },
         upgrade: None,
         record: Arc::new(Record::new(RequestId::fresh(), std::time::Instant::now())),
     }
