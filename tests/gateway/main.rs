@@ -43,6 +43,7 @@ mod limits;
 mod local;
 mod metrics;
 mod models;
+mod names;
 mod pass_through;
 mod plain;
 mod read_only;
