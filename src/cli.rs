@@ -215,6 +215,20 @@ mod tests {
     }
 
     #[test]
+    fn help_tells_of_places_where_one_is_asked() {
+        let mut cli = Cli::command();
+        cli.build();
+        let keys = cli.find_subcommand_mut("keys").unwrap();
+        let mut help = |name| {
+            let command = keys.find_subcommand_mut(name).unwrap();
+            command.render_help().to_string()
+        };
+        assert!(help("list").contains("--admin <URL>"));
+        let hash = help("hash");
+        assert!(hash.contains("--new") && !hash.contains("--admin") && !hash.contains("--json"));
+    }
+
+    #[test]
     fn serving_is_the_default() {
         for args in [
             &["--config", "a.toml"][..],

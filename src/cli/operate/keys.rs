@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Arg, Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::PlaceArgs;
@@ -38,7 +38,7 @@ pub struct KeysArgs {
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Print the hash of a key, as the configuration takes it
-    #[command(after_help = EXIT_HELP)]
+    #[command(after_help = EXIT_HELP, args = of_no_use())]
     Hash(HashArgs),
     /// Make a key; it is shown this once
     #[command(after_help = KEYS_HELP)]
@@ -85,6 +85,13 @@ struct AtArgs {
     json: bool,
     #[command(flatten)]
     place: PlaceArgs,
+}
+
+/// Returns the options of all these commands for one that asks nobody: its help does not tell of what it refuses.
+fn of_no_use() -> Vec<Arg> {
+    let at = AtArgs::augment_args(clap::Command::new("at"));
+    let options = at.get_arguments().cloned();
+    options.map(|option| option.hide(true)).collect()
 }
 
 /// What keys and teams have in common.

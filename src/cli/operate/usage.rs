@@ -7,8 +7,7 @@ use crate::operator::{Format, UsageOptions, Wanted};
 use crate::store::ledger::GroupBy;
 
 const USAGE_HELP: &str = "\
-UNPRICED counts requests without a known price. COST is what the others cost, and \"-\" (in CSV empty) where nothing is known
-of it.
+COST USD is what is known of it: \"-\" (in CSV empty) where that is nothing. UNPRICED counts requests without a known price.
 Times are written 2026-11-25T21:00:00Z, 2026-11-25 (its first moment, UTC) or in seconds since 1970.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
