@@ -89,18 +89,24 @@ impl Params {
 pub(super) fn asks_again(headers: &HeaderMap) -> bool {
     let count = headers.get(RETRY_COUNT);
     let tries = count.and_then(|count| count.to_str().ok()?.parse::<u32>().ok());
-    let mut names = headers.get_all(IDEMPOTENCY_KEY).iter();
-    names.any(|name| !name.is_empty()) || tries.is_some_and(|tries| tries > 0)
+    names(headers).next().is_some() || tries.is_some_and(|tries| tries > 0)
 }
 
 /// Returns the client's name for its call. Of two names either could be the one that it asks again by.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&[u8]>, CacheError> {
-    let mut names = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let name = names.next().map(HeaderValue::as_bytes);
+    let mut names = names(headers);
+    let name = names.next();
     match names.next() {
-        None => Ok(name.filter(|name| !name.is_empty())),
+        None => Ok(name),
         Some(_) => Err(CacheError::KeyAmbiguous),
     }
+}
+
+/// Returns the names that say something: an empty one is none.
+fn names(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let names = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let names = names.map(HeaderValue::as_bytes);
+    names.filter(|name| !name.is_empty())
 }
 
 /// Begins with what is this key's alone, and not another one's that had its name before.

@@ -224,7 +224,7 @@ async fn of_two_idempotency_keys_none_is_taken() {
         call
     };
     let error = CacheError::KeyAmbiguous;
-    for second in ["k", "other", ""] {
+    for second in ["k", "other"] {
         let (refused, _) = ask(&gateway.calls, two(second, None)).await;
         assert_eq!(refused.err(), Some(Failed::Cache(error)), "{second:?}");
         let params = params_with(&gateway);
@@ -235,6 +235,33 @@ async fn of_two_idempotency_keys_none_is_taken() {
     let unstored = two("other", Some("no-store"));
     assert!(ask(&gateway.calls, unstored).await.0.is_ok());
     assert_eq!(gateway.upstream.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_empty_idempotency_key_is_none() {
+    let gateway = retrying();
+    let keyed = |names: &[&'static str]| {
+        let mut call = call_of("a", RANDOM, None);
+        for name in names {
+            let name = HeaderValue::from_static(name);
+            call.head.headers.append("idempotency-key", name);
+        }
+        call
+    };
+    // Without a name nothing says that it is asked for again.
+    for (names, upstream) in [(&[""][..], 1), (&["", ""], 2)] {
+        let (_, cached) = text(&gateway.calls, keyed(names)).await;
+        let seen = preview(&params_with(&gateway), &keyed(names), &One).await;
+        assert_eq!((cached, seen.refused), (Cached::Bypass, None), "{names:?}");
+        assert_eq!(gateway.upstream.calls(), upstream, "{names:?}");
+    }
+    // Beside one that says something they are nothing.
+    let (first, _) = text(&gateway.calls, keyed(&["k"])).await;
+    for names in [["", "k"], ["k", ""]] {
+        let again = text(&gateway.calls, keyed(&names)).await;
+        assert_eq!(again, (first.clone(), Cached::Hit), "{names:?}");
+    }
+    assert_eq!(gateway.upstream.calls(), 3);
 }
 
 #[tokio::test]
