@@ -148,10 +148,10 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let hangups = Hangups::new().map_err(AppError::Signals)?;
     let metrics = Arc::new(Metrics::new()?);
     build::measure(&metrics, &loaded.config);
-    // A start that finds them taken must leave nothing behind: no new ledger, no journal.
-    let data = Address::take("server.listen", loaded.config.server.listen)?;
-    let control = Address::take("admin.listen", loaded.config.admin.listen)?;
-    let (data_address, admin_address) = (data.get(), control.get());
+    // A start that finds others listening there must leave nothing behind: no new ledger, no journal.
+    let data_bound = Address::bind("[server] listen", loaded.config.server.listen)?;
+    let admin_bound = Address::bind("[admin] listen", loaded.config.admin.listen)?;
+    let (data_address, admin_address) = (data_bound.get(), admin_bound.get());
     let (data_drain, admin_drain) = (Drain::default(), Drain::default());
     let config = loaded.config.clone();
     let files = loaded.warnings.files.clone();
@@ -213,8 +213,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
     let data_params = build::listener_params(build::DATA, &config.server, &metrics);
     let data_terms = Terms::new(tls.as_ref(), data_params);
     let admin_params = build::listener_params(build::ADMIN, &config.server, &metrics);
-    let data = data.listen(data_terms.clone())?;
-    let control = control.listen(Terms::new(None, admin_params))?;
+    let data_listener = data_bound.listen(data_terms.clone())?;
+    let admin_listener = admin_bound.listen(Terms::new(None, admin_params))?;
     let secure = tls.is_some();
 
     let replaced = stack.clone();
@@ -262,8 +262,8 @@ pub async fn run(loaded: Loaded, source: Source) -> Result<(), AppError> {
         model: build::example_model(&config),
     });
 
-    let serving = tokio::spawn(data.serve(stack, data_drain.clone()));
-    let administering = tokio::spawn(control.serve(admin, admin_drain.clone()));
+    let serving = tokio::spawn(data_listener.serve(stack, data_drain.clone()));
+    let administering = tokio::spawn(admin_listener.serve(admin, admin_drain.clone()));
     let reloading = keep_current(Arc::clone(&reloader), files, hangups);
     let signal = tokio::select! {
         signal = signals.next() => signal,

@@ -1,23 +1,23 @@
-//! The addresses of both planes: taken, or found taken, before anything is made on disk; listened on when there is
-//! somebody to answer.
+//! The addresses of both planes: bound, or found listened on by others, before anything is made on disk; listened on when
+//! there is somebody to answer.
 
 use std::net::SocketAddr;
 
 use super::AppError;
 use crate::server::{Bound, Listener, Terms};
 
-/// An address that is taken, and by what it was asked for.
+/// An address that is bound, and by what it was asked for.
 pub(super) struct Address {
     field: &'static str,
     bound: Bound,
 }
 
 impl Address {
-    /// Takes the address that a field of the configuration names.
+    /// Binds the address that a field of the configuration names.
     ///
     /// # Errors
     /// [`AppError::Bind`]
-    pub(super) fn take(field: &'static str, address: SocketAddr) -> Result<Self, AppError> {
+    pub(super) fn bind(field: &'static str, address: SocketAddr) -> Result<Self, AppError> {
         match Bound::new(address) {
             Ok(bound) => Ok(Self { field, bound }),
             Err(source) => Err(AppError::Bind {
@@ -28,7 +28,7 @@ impl Address {
         }
     }
 
-    /// Returns the address that is really taken.
+    /// Returns the address that is really bound.
     pub(super) fn get(&self) -> SocketAddr {
         self.bound.address()
     }

@@ -137,7 +137,9 @@ fn addresses(server: &Server, admin: &Admin, reader: &mut Reader<'_>) {
 }
 
 fn collide(one: SocketAddr, two: SocketAddr) -> bool {
-    let same_host = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+    // A host of IPv4 is the same one when it is written as one of IPv6.
+    let (host, other) = (one.ip().to_canonical(), two.ip().to_canonical());
+    let same_host = host == other || host.is_unspecified() || other.is_unspecified();
     one.port() != 0 && one.port() == two.port() && same_host
 }
 
@@ -299,6 +301,10 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.1:80", true),
             ("0.0.0.0:80", "127.0.0.1:80", true),
             ("127.0.0.1:80", "[::]:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("[::ffff:0.0.0.0]:80", "127.0.0.2:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.2:80", false),
+            ("[::1]:80", "127.0.0.1:80", false),
             ("127.0.0.1:80", "127.0.0.2:80", false),
             ("127.0.0.1:80", "127.0.0.1:81", false),
             ("127.0.0.1:0", "127.0.0.1:0", false),

@@ -23,7 +23,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may be silent before the kernel asks whether the client is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(30);
 
-/// An address that is taken: nobody else can listen on it, and whoever connects is refused until it is listened on.
+/// An address on which nobody listened when it was bound. Whoever connects is refused until it is listened on. Another
+/// program that is about to listen may have bound it as well; whoever listens first has it.
 pub struct Bound {
     socket: StdListener,
     address: SocketAddr,
@@ -65,18 +66,18 @@ impl Terms {
 }
 
 impl Bound {
-    /// Takes `address`; of port 0 a free one.
+    /// Binds `address`; of port 0 a free one.
     ///
     /// # Errors
-    /// The system's, such as an address that is in use.
+    /// The system's, such as an address on which somebody listens.
     pub fn new(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
             Some(Protocol::TCP),
         )?;
-        // A restart must not wait for the connections of the last run to be forgotten. On Unix this never lets two
-        // listeners share an address.
+        // A restart must not wait for the connections of the last run to be forgotten. On Unix this never lets two listen on
+        // one address, though on Linux two that do not listen yet may have bound it.
         #[cfg(unix)]
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
@@ -88,7 +89,7 @@ impl Bound {
         })
     }
 
-    /// Returns the address that is really taken, where port 0 was asked for.
+    /// Returns the address that is really bound, where port 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

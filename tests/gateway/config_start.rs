@@ -314,7 +314,7 @@ async fn check_is_content_with_the_files_of_the_repository() {
 async fn a_port_in_use_is_named_and_nothing_is_made() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port();
-    for (data, admin, field) in [(port, 0, "server.listen"), (0, port, "admin.listen")] {
+    for (data, admin, field) in [(port, 0, "[server] listen"), (0, port, "[admin] listen")] {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{data}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\ntoken = \"admin-token-12345\"\n{REMOTE}[[key]]\nname = \"k\"\nsecret = \"12345678\"\n"
         );
