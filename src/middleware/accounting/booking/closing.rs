@@ -12,7 +12,7 @@ use crate::middleware::accounting::entries::written_model;
 use crate::store::ledger::{Entry, Provenance, Receipt, ServedFrom, Status, Times, Unrecorded};
 
 /// What was noted of a request on its way.
-struct Learnt {
+struct Noted {
     tries: Vec<Try>,
     /// The upstream that answered.
     upstream: Option<Arc<str>>,
@@ -31,7 +31,7 @@ struct Learnt {
 impl Booking {
     /// Settles the row, the budgets and the record. It will be written, whether the receipt is waited for or not.
     pub(in super::super) fn close(&mut self, end: End) -> Receipt {
-        let Learnt {
+        let Noted {
             tries,
             upstream,
             degraded,
@@ -40,7 +40,7 @@ impl Booking {
             times,
             received,
             http_status,
-        } = self.learnt(&end);
+        } = self.noted(&end);
         let bill = self.bill(end.used, tries, cached, known_as);
         self.note_use(cached, bill.answer.as_ref(), &bill.attempts);
         if !cached.is_free() {
@@ -80,11 +80,11 @@ impl Booking {
     }
 
     /// Returns what the layers further in have noted of it.
-    fn learnt(&self, end: &End) -> Learnt {
+    fn noted(&self, end: &End) -> Noted {
         let facts = self.record.facts();
         // A head that went before anybody had answered is that of a stream.
         let early = facts.head_first.then_some(StatusCode::OK.as_u16());
-        Learnt {
+        Noted {
             tries: facts.attempts.clone(),
             upstream: facts.upstream.clone(),
             degraded: facts.degraded,
