@@ -104,7 +104,7 @@ mod tests {
     use rusqlite::Connection;
     use tokio::sync::oneshot;
 
-    use super::super::tests::writer;
+    use super::super::by_hand::writer;
     use super::*;
 
     #[test]
