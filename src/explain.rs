@@ -14,7 +14,7 @@ use http::request::Parts as HeadParts;
 use http_body_util::Full;
 
 use crate::admin::Question;
-use crate::call::{Authenticated, Call, Caller, Origin, Record, RequestId};
+use crate::call::{Authenticated, Call, Caller, Record, RequestId};
 use crate::error::GatewayError;
 use crate::middleware::accounting::{AccountingError, Books};
 use crate::middleware::admission::{self, Rooms, Rules, Whose};
@@ -239,14 +239,7 @@ impl Findings {
 
 /// Returns who calls with a key that is not known: there is no name to keep anything under, and no bound to judge by.
 fn unknown() -> Caller {
-    Caller {
-        key: "".into(),
-        key_origin: Origin::Configured,
-        team: None,
-        team_origin: Origin::Configured,
-        models: Vec::new(),
-        keeps: None,
-    }
+    Caller::configured("")
 }
 
 /// Returns a caller who is the same, and may use every model.
