@@ -40,8 +40,14 @@ pub(super) fn encode(name: &str) -> String {
 /// there is not theirs to say.
 ///
 /// # Errors
-/// [`Failure`], with the address alone where something follows it.
+/// [`Failure`], with the address alone where something follows it, and without it where a password may be in it.
 pub fn base_url(text: &str) -> Result<String, Failure> {
+    if text.contains('@') {
+        return Err(Failure::mistake(format!(
+            "a base URL has no user and no password; write one such as {}, and the admin token into WEIR_ADMIN_TOKEN or a --token-file",
+            super::DEFAULT_URL
+        )));
+    }
     let uri: Uri = text.parse().map_err(|_| no_base_url(text))?;
     let base = match (uri.scheme_str(), uri.authority()) {
         (Some(scheme @ ("http" | "https")), Some(authority)) => format!("{scheme}://{authority}"),
@@ -78,8 +84,8 @@ pub(super) async fn ask(
     }
 }
 
-/// Sends a request, with a body of JSON where there is one, and returns what is answered. `url` is how the user wrote where
-/// to.
+/// Sends a request, with a body of JSON where there is one, and returns what is answered. `uri` is the whole of where to;
+/// `url` is its base, by which errors name it.
 pub(super) async fn send(
     url: &str,
     token: Option<&Secret>,
@@ -97,7 +103,7 @@ pub(super) async fn send(
             concat!("weir/", env!("CARGO_PKG_VERSION")),
         )
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
-        .map_err(|_| no_base_url(url))?;
+        .map_err(|error| Failure::mistake(format!("cannot ask {url}: {error}")))?;
     if let Some(token) = token {
         let value = HeaderValue::try_from(format!("Bearer {}", token.expose()));
         let mut value = value.map_err(|_| {
@@ -151,5 +157,14 @@ mod tests {
         }
         let refused = base_url("https://a:1/admin/v1?x=y").unwrap_err();
         assert!(refused.is_users && refused.message.ends_with("; write https://a:1"));
+        for text in [
+            "http://root:hunter2@a:1",
+            "root:hunter2@a:1",
+            "http://a/?hunter2@",
+        ] {
+            let Failure { message, is_users } = base_url(text).unwrap_err();
+            assert!(is_users && !message.contains("hunter2"), "{message}");
+            assert!(message.contains("no user and no password"), "{message}");
+        }
     }
 }
