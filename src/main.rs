@@ -35,6 +35,9 @@ fn main() -> ExitCode {
             })
         }
         Ok(Command::Health(args)) => {
+            if let Some(warning) = args.warning() {
+                complain(&plain_lines(&warning), 0);
+            }
             let health = args.health();
             let wanted = args.wanted(&config::process_env);
             let place = app::admin_plane(wanted, &context());

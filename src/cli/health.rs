@@ -16,12 +16,7 @@ Exit codes: 0 it takes calls (with --live: it is there), 1 it does not, or does 
 pub struct HealthArgs {
     /// The base URL of the gateway's admin plane
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
-    #[arg(
-        long,
-        visible_alias = "admin",
-        value_name = "URL",
-        conflicts_with = "config"
-    )]
+    #[arg(long, visible_alias = "admin", value_name = "URL")]
     url: Option<String>,
     /// Ask only whether it is there, be it without an upstream or at a stop: for those who end a process that is not well
     #[arg(long)]
@@ -37,6 +32,14 @@ impl HealthArgs {
             true => Health::Live,
             false => Health::Ready,
         }
+    }
+
+    /// Returns what is worth a word beforehand: a configuration that is named, and of which nothing is read. Health checks
+    /// outlive what they were written for, and a refusal would have a gateway ended that is well.
+    pub fn warning(&self) -> Option<String> {
+        let config = self.url.as_ref().and(self.config.config.as_ref())?;
+        let config = config.display();
+        Some(format!("{config} is not read: --url says where to ask"))
     }
 
     /// Returns where to ask.
@@ -56,16 +59,19 @@ mod tests {
     use crate::cli::Command;
 
     #[test]
-    fn a_configuration_that_would_not_be_read_is_refused() {
-        let parse = |args: &[&str]| {
+    fn a_configuration_that_is_not_read_is_named() {
+        let warning = |args: &[&str]| {
             let args = ["weir", "health"].iter().chain(args);
-            Command::parse(args.map(OsString::from))
+            match Command::parse(args.map(OsString::from)) {
+                Ok(Command::Health(args)) => args.warning(),
+                other => panic!("{other:?}"),
+            }
         };
         for url in ["--url", "--admin"] {
-            let both = parse(&[url, "http://x", "--config", "x"]);
-            assert_eq!(both.err(), Some(1), "{url}");
-            assert!(parse(&[url, "http://x"]).is_ok());
+            let both = warning(&[url, "http://x", "--config", "a.toml"]).unwrap();
+            assert!(both.starts_with("a.toml is not read"), "{both}");
+            assert_eq!(warning(&[url, "http://x"]), None);
         }
-        assert!(parse(&["--config", "x"]).is_ok());
+        assert_eq!(warning(&["--config", "a.toml"]), None);
     }
 }

@@ -110,6 +110,23 @@ async fn one_that_stops_or_has_no_upstream_is_not_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_configuration_beside_the_url_is_not_read_and_changes_nothing() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Gateway::over(&upstream).await;
+    let url = url(&gateway);
+    let closed = format!("http://127.0.0.1:{}", free_port());
+    for (url, code) in [(&url, 0), (&closed, 1)] {
+        let mut command = weir(gateway.dir.path());
+        command.args(["health", "--live", "--url", url, "--config", "missing.toml"]);
+        let told = run(command).await;
+        assert_eq!(told.status.code(), Some(code), "{}", told.stderr);
+        let warning = "weir: missing.toml is not read: --url says where to ask\n";
+        assert!(told.stderr.starts_with(warning), "{}", told.stderr);
+        assert_eq!(told.stderr == warning, code == 0, "{}", told.stderr);
+    }
+}
+
+#[tokio::test]
 async fn where_no_gateway_is_the_message_says_what_is_there() {
     let upstream = Upstream::answering(chat()).await;
     let gateway = Gateway::over(&upstream).await;
