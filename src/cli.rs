@@ -3,11 +3,11 @@
 mod explain;
 mod health;
 mod operate;
+mod sides;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 pub use self::explain::ExplainArgs;
@@ -114,30 +114,13 @@ In the file durations are written \"200ms\" \"30s\" \"5m\" \"1h\", sizes \"64KiB
 Exit codes: 0 fine, 1 your mistake (a bad configuration, a port taken), 2 an internal error.";
 
 impl Command {
-    /// Says what of the arguments excludes what else. Between what stands before a subcommand and what stands behind it, clap
-    /// finds no conflict.
-    fn contradiction(&self) -> Option<&'static str> {
-        match self {
-            Self::Usage(args) => args.contradiction(),
-            Self::Explain(args) => args.contradiction(),
-            Self::Keys(args) => args.contradiction(),
-            Self::Serve(_) | Self::Check(_) | Self::Chat(_) | Self::Health(_) => None,
-        }
-    }
-
     /// Reads the arguments of a run, the program's name first.
     ///
     /// # Errors
     /// The exit code, after a message was printed: 0 for help and version, 1 for a mistake.
     pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, u8> {
-        let read = Cli::try_parse_from(args).and_then(|cli| {
-            let command = cli.command.unwrap_or(Self::Serve(cli.serve));
-            match command.contradiction() {
-                None => Ok(command),
-                Some(why) => Err(Cli::command().error(ErrorKind::ArgumentConflict, why)),
-            }
-        });
-        match read {
+        let args: Vec<_> = args.into_iter().collect();
+        match Self::read(&args) {
             Ok(command) => Ok(command),
             Err(error) => {
                 let mistake = error.use_stderr();
@@ -146,6 +129,16 @@ impl Command {
                 Err(u8::from(mistake))
             }
         }
+    }
+
+    fn read(args: &[OsString]) -> Result<Self, clap::Error> {
+        let cli = Cli::try_parse_from(args)?;
+        let command = cli.command.unwrap_or(Self::Serve(cli.serve));
+        if let Self::Keys(keys) = &command {
+            keys.check(Cli::command())?;
+        }
+        sides::check(Cli::command(), args)?;
+        Ok(command)
     }
 }
 

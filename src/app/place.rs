@@ -18,7 +18,7 @@ const MAX_SECRET_FILE: u64 = 64 << 10;
 /// Decides where it is done.
 ///
 /// # Errors
-/// [`Failure`] when a file that is needed cannot be read, or the URL is none.
+/// [`Failure`] when a file that is needed cannot be read, or one is named of which nothing would be, or the URL is none.
 pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
     let wanted_url = wanted.url.as_deref().map(base_url).transpose()?;
     let load = || match &wanted.config {
@@ -41,6 +41,15 @@ pub fn place(wanted: Wanted, context: &Context<'_>) -> Result<Place, Failure> {
             .map(Secret::new),
     };
     if let (Some(url), Some(_)) = (&wanted_url, &token) {
+        if wanted.names_config {
+            let token = match &wanted.token_file {
+                Some(_) => "--token-file",
+                None => "WEIR_ADMIN_TOKEN",
+            };
+            return Err(mistake(format!(
+                "nothing would be read of the --config: --admin says where to ask, and the token is that of {token}; leave out what is not meant"
+            )));
+        }
         return Ok(Place::Gateway {
             url: url.clone(),
             token,

@@ -51,11 +51,6 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 impl ExplainArgs {
-    /// Says what of it excludes what else.
-    pub(super) fn contradiction(&self) -> Option<&'static str> {
-        self.gateway.contradiction()
-    }
-
     /// Returns where to ask, and what.
     pub fn options(self, env: &dyn Fn(&str) -> Option<String>) -> (Wanted, ExplainOptions) {
         let variable = || env("WEIR_KEY").filter(|key| !key.is_empty());

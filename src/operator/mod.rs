@@ -65,6 +65,8 @@ impl From<String> for Told {
 pub struct Wanted {
     /// The configuration file.
     pub config: Option<PathBuf>,
+    /// Whether an argument names the configuration file, and not the environment: somebody wants it read.
+    pub names_config: bool,
     /// The base URL of an admin plane.
     pub url: Option<String>,
     /// A file that holds the admin token.

@@ -264,3 +264,36 @@ async fn a_table_for_people_and_json_for_machines() {
     let by_config = run(command).await;
     assert!(by_config.status.success(), "{}", by_config.stderr);
 }
+
+#[tokio::test]
+async fn a_configuration_of_which_nothing_would_be_read_is_refused() {
+    let upstream = Upstream::answering(chat()).await;
+    let gateway = Gateway::over(&upstream).await;
+    let url = format!("http://{}", gateway.admin());
+    std::fs::write(gateway.dir.path().join("token"), ADMIN_TOKEN).unwrap();
+    let weir_usage = async |named: &[&str], variables: &[(&str, &str)]| {
+        let mut command = weir(gateway.dir.path());
+        command.args(["usage", "--admin", &url]).args(named);
+        command.envs(variables.iter().copied());
+        run(command).await
+    };
+    let config = ["--config", "weir.toml"];
+    let token = ("WEIR_ADMIN_TOKEN", ADMIN_TOKEN);
+    let of_file = [&config[..], &["--token-file", "token"]].concat();
+    for (named, variables, source) in [
+        (&config[..], &[token][..], "WEIR_ADMIN_TOKEN"),
+        (&of_file, &[], "--token-file"),
+    ] {
+        let refused = weir_usage(named, variables).await;
+        assert_eq!(refused.status.code(), Some(1));
+        let why = "nothing would be read of the --config: ";
+        assert!(
+            refused.stderr.contains(why) && refused.stderr.contains(source),
+            "{}",
+            refused.stderr
+        );
+    }
+    // What only the environment names may be left unread.
+    let asked = weir_usage(&[], &[token, ("WEIR_CONFIG", "missing.toml")]).await;
+    assert!(asked.status.success(), "{}", asked.stderr);
+}

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::PlaceArgs;
 use crate::call::Keeps;
+use crate::cli::sides::refusal;
 use crate::cli::{EXIT_HELP, HashArgs};
 use crate::operator::{KeysOptions, Op, Wanted};
 use crate::report::parse_time;
@@ -78,7 +79,7 @@ enum TeamCommand {
 }
 
 /// Where it is done, and how the answer is written: before or behind what is done.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 struct AtArgs {
     /// Write JSON
     #[arg(long, global = true)]
@@ -203,14 +204,17 @@ fn or_none(
 // === what they come to ===
 
 impl KeysArgs {
-    /// Says what of it excludes what else.
-    pub(in crate::cli) fn contradiction(&self) -> Option<&'static str> {
-        let AtArgs { json, place } = &self.at;
+    /// Judges what clap cannot, for the program whose command line it is.
+    ///
+    /// # Errors
+    /// Where it is done is said of what is done nowhere.
+    pub(in crate::cli) fn check(&self, program: clap::Command) -> Result<(), clap::Error> {
         match &self.command {
-            KeysCommand::Hash(_) if *json || !place.is_empty() => Some(
-                "'hash' cannot be used with '--json', '--admin', '--token-file', '--config' or '--ledger': it asks nobody",
-            ),
-            _ => place.contradiction(),
+            KeysCommand::Hash(_) if self.at != AtArgs::default() => {
+                let why = "'hash' cannot be used with '--json', '--admin', '--token-file', '--config' or '--ledger': it asks nobody";
+                Err(refusal(program, &["keys", "hash"], why.to_owned()))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -401,6 +405,58 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_on_both_sides_is_the_same() {
+        let told = |args: &[&str]| {
+            let args: Vec<_> = ["weir", "keys"]
+                .iter()
+                .chain(args)
+                .map(OsString::from)
+                .collect();
+            Command::read(&args).err().map(|error| error.to_string())
+        };
+        let ledgers = &[
+            "--ledger", "prod.db", "revoke", "alice", "--ledger", "test.db",
+        ];
+        let refused = told(ledgers).unwrap();
+        let why = "error: the argument '--ledger <FILE>' is 'prod.db' before 'revoke' and 'test.db' behind it\n";
+        assert!(refused.starts_with(why), "{refused}");
+        // The usage is that of what was asked for.
+        assert!(refused.contains("Usage: weir keys revoke "), "{refused}");
+        let deep = told(&["--config", "a", "team", "list", "--config", "b"]).unwrap();
+        assert!(
+            deep.contains("'a' before 'list' and 'b' behind it"),
+            "{deep}"
+        );
+        let admin = told(&[
+            "--admin",
+            "http://x",
+            "team",
+            "--admin",
+            "http://u:pw@x",
+            "list",
+        ])
+        .unwrap();
+        assert!(
+            admin.contains("'--admin <URL>'") && !admin.contains("pw"),
+            "{admin}"
+        );
+        let both = told(&["--admin", "http://x", "list", "--ledger", "x"]).unwrap();
+        assert!(
+            both.contains("'--admin <URL>' cannot be used with '--ledger <FILE>'"),
+            "{both}"
+        );
+        assert!(both.contains("Usage: weir keys list "), "{both}");
+        let hash = told(&["--json", "hash", "12345678"]).unwrap();
+        assert!(hash.contains("Usage: weir keys hash "), "{hash}");
+        for same in [
+            &["--ledger", "a", "list", "--ledger", "a"][..],
+            &["--json", "team", "--json", "list", "--json"],
+        ] {
+            assert_eq!(told(same), None, "{same:?}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_found_before_anybody_is_asked() {
         for args in [
             &["keys", "new"][..],
@@ -410,6 +466,7 @@ mod tests {
             &["keys", "rotate", "a", "--grace", "5"],
             &["keys", "--admin", "http://x", "list", "--ledger", "x"],
             &["keys", "--ledger", "x", "list", "--token-file", "x"],
+            &["keys", "list", "--token-file", "x", "--ledger", "x"],
             &["keys", "--json", "hash", "12345678"],
             &["keys", "hash", "--admin", "http://x", "12345678"],
         ] {

@@ -15,7 +15,7 @@ use crate::operator::Wanted;
 const PLACE: &str = "Where";
 
 /// Which running gateway does it. Where there are subcommands, these stand before or behind them.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct GatewayArgs {
     /// The base URL of a running gateway's admin plane
     /// [default: the one that the configuration says, else http://127.0.0.1:8081]
@@ -30,26 +30,25 @@ pub(super) struct GatewayArgs {
 }
 
 /// Where it is done.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 struct PlaceArgs {
     #[command(flatten)]
     gateway: GatewayArgs,
-    /// The ledger's file itself instead of a running gateway; --config then tells the keys and teams that stand there
-    #[arg(long, global = true, value_name = "FILE", help_heading = PLACE)]
+    /// The ledger's file itself instead of a running gateway; --config then tells the keys and teams of the configuration
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = PLACE,
+        conflicts_with_all = ["admin", "token_file"]
+    )]
     ledger: Option<PathBuf>,
 }
 
 impl GatewayArgs {
-    /// Says what of it excludes what else.
-    pub(super) fn contradiction(&self) -> Option<&'static str> {
-        let is_all_said = self.admin.is_some() && self.token_file.is_some();
-        (is_all_said && self.config.is_some()).then_some(
-            "'--config <FILE>' cannot be used with both '--admin <URL>' and '--token-file <FILE>': nothing of it would be read",
-        )
-    }
-
     pub(super) fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {
+            names_config: self.config.is_some(),
             config: config_path(self.config, env),
             url: self.admin,
             token_file: self.token_file,
@@ -59,23 +58,6 @@ impl GatewayArgs {
 }
 
 impl PlaceArgs {
-    fn contradiction(&self) -> Option<&'static str> {
-        let asks_gateway = self.gateway.admin.is_some() || self.gateway.token_file.is_some();
-        let of_both = (asks_gateway && self.ledger.is_some()).then_some(
-            "'--ledger <FILE>' cannot be used with '--admin <URL>' or '--token-file <FILE>': no gateway would be asked",
-        );
-        of_both.or_else(|| self.gateway.contradiction())
-    }
-
-    fn is_empty(&self) -> bool {
-        let GatewayArgs {
-            admin,
-            token_file,
-            config,
-        } = &self.gateway;
-        admin.is_none() && token_file.is_none() && config.is_none() && self.ledger.is_none()
-    }
-
     fn wanted(self, env: &dyn Fn(&str) -> Option<String>) -> Wanted {
         Wanted {
             ledger: self.ledger,

@@ -7,7 +7,8 @@ use crate::operator::{Format, UsageOptions, Wanted};
 use crate::store::ledger::GroupBy;
 
 const USAGE_HELP: &str = "\
-COST USD is what is known of it: \"-\" (in CSV empty) where that is nothing. UNPRICED counts requests without a known price.
+COST USD is what is known of it: \"-\" (in CSV empty) where some requests are unpriced and the others cost nothing.
+UNPRICED counts the requests that used tokens at a price that is not known; their cost is left out altogether.
 Times are written 2026-11-25T21:00:00Z, 2026-11-25 (its first moment, UTC) or in seconds since 1970.
 Exit codes: 0 fine, 1 your mistake, 2 an internal error.";
 
@@ -45,11 +46,6 @@ fn group_by(word: &str) -> Result<GroupBy, String> {
 }
 
 impl UsageArgs {
-    /// Says what of it excludes what else.
-    pub(in crate::cli) fn contradiction(&self) -> Option<&'static str> {
-        self.place.contradiction()
-    }
-
     /// Returns where to ask, and what for.
     pub fn options(self, env: &dyn Fn(&str) -> Option<String>) -> (Wanted, UsageOptions) {
         let format = match (self.json, self.csv) {
@@ -82,7 +78,6 @@ mod tests {
             &["--json", "--csv"],
             &["--admin", "http://x", "--ledger", "x"],
             &["--token-file", "x", "--ledger", "x"],
-            &["--config", "x", "--admin", "http://x", "--token-file", "x"],
         ] {
             let args = ["weir", "usage"].iter().chain(args);
             let parsed = Command::parse(args.map(OsString::from));
