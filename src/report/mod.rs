@@ -1,5 +1,6 @@
-//! What was used, as people and programs read it: the admin API and `weir usage` say the same in JSON, CSV and a table, in
-//! the same order.
+//! What was used, as people and programs read it: the admin API and `weir usage` say it in JSON, CSV and a table, with the
+//! same columns in the same order. A cost of which nothing is known is a dash in the table, empty in CSV, and 0 in JSON,
+//! where it is to be read with `unpriced_requests`.
 
 mod csv;
 pub mod outlook;
@@ -55,9 +56,9 @@ pub struct Figures {
     pub cached_tokens: u64,
     /// Generated tokens that clients did not see.
     pub reasoning_tokens: u64,
-    /// US dollars, as far as prices are known: a decimal number in a text, so that no reader makes a float of it.
+    /// US dollars, the sum of what is known: a decimal number in a text, so that no reader makes a float of it.
     pub cost: String,
-    /// How many of them used tokens at an unknown price.
+    /// How many of them used tokens at a price that is not known; their cost is left out altogether.
     pub unpriced_requests: u64,
     /// How many of them were answered from the cache, or by what another one was answered. 0 of a gateway that does not
     /// tell it.
@@ -92,8 +93,8 @@ impl Usage {
 }
 
 impl Figures {
-    /// Returns what is known of the cost: nothing where there are prices of none of what cost something. Where
-    /// `unpriced_requests` is more than 0, it is a part.
+    /// Returns what is known of the cost; nothing where some requests are unpriced and the others cost nothing, be it that
+    /// their price is 0. Where `unpriced_requests` is more than 0, it is a part.
     fn known_cost(&self) -> Option<&str> {
         let is_zero = self.cost.parse().is_ok_and(|cost: Nanos| cost.is_zero());
         (!is_zero || self.unpriced_requests == 0).then_some(&self.cost)

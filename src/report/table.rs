@@ -47,7 +47,8 @@ impl Table {
     }
 }
 
-/// Writes usage as a table, with the sums of all in its last line. A cost of which nothing is known is a dash.
+/// Writes usage as a table, with the sums of all in its last line. Where some requests are unpriced and the others cost
+/// nothing, the cost is a dash.
 pub fn to_table(usage: &Usage) -> String {
     let name = usage.group_by.to_uppercase();
     let mut table = Table::new(&[

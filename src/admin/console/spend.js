@@ -12,7 +12,7 @@ export async function refresh() {
     open("/metrics").then(async (response) => new Metrics(await response.text())),
   ]);
   const { total } = byKey;
-  byId("spend-total").textContent = dollars(total.cost);
+  byId("spend-total").textContent = dollars(knownCost(total));
   byId("spend-summary").textContent = [
     `for ${count(total.requests)} requests`,
     `${count(total.prompt_tokens)} prompt tokens`,
@@ -22,6 +22,11 @@ export async function refresh() {
   const living = keys.data.filter((key) => key.state !== "revoked" && key.state !== "shadowed");
   table(byId("spend-teams"), "team", teams.data.filter((team) => !team.shadowed), byTeam.data, metrics, "No team is configured.");
   table(byId("spend-keys"), "key", living, byKey.data, metrics, "There is no key.");
+}
+
+/** What is known of a cost, as `weir usage` shows it: nothing where some requests are unpriced and the others cost nothing. */
+export function knownCost({ cost, unpriced_requests }) {
+  return unpriced_requests > 0 && Number(cost) === 0 ? null : cost;
 }
 
 /** The beginning of a period. Days and months begin as budgets count them, in UTC. */
@@ -40,7 +45,7 @@ function table(body, holder, holders, used, metrics, nothing) {
   const names = [...new Set([...used.map((group) => group.key), ...terms.keys()])];
   const figures = new Map(used.map((group) => [group.key, group]));
   const rows = names.map((name) => {
-    const group = figures.get(name) ?? { requests: 0, prompt_tokens: 0, completion_tokens: 0, cost: "0" };
+    const group = figures.get(name) ?? { requests: 0, prompt_tokens: 0, completion_tokens: 0, cost: "0", unpriced_requests: 0 };
     const title = name ?? `no ${holder}`;
     const team = terms.get(name)?.team;
     return row([
@@ -48,7 +53,7 @@ function table(body, holder, holders, used, metrics, nothing) {
       ["Requests", count(group.requests), "number"],
       ["Prompt tokens", count(group.prompt_tokens), "number"],
       ["Generated", count(group.completion_tokens), "number"],
-      ["Cost", dollars(group.cost), "number"],
+      ["Cost", dollars(knownCost(group)), "number"],
       ["Budgets", budgets(holder, name, terms.get(name)?.budgets ?? [], metrics)],
     ]);
   });
