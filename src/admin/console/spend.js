@@ -25,7 +25,7 @@ export async function refresh() {
 }
 
 /** What is known of a cost, as `weir usage` shows it: nothing where some requests are unpriced and the others cost nothing. */
-export function knownCost({ cost, unpriced_requests }) {
+function knownCost({ cost, unpriced_requests }) {
   return unpriced_requests > 0 && Number(cost) === 0 ? null : cost;
 }
 
