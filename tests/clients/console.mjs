@@ -155,6 +155,22 @@ async function operate() {
   assert.equal(await spent.getByRole("meter").getAttribute("aria-valuenow"), "43");
   await page.unroute("**/metrics");
 
+  // A cost of which nothing is known is not shown as none, unlike one that is known to be 0.
+  for (const [unpriced, shown] of [[1, "–"], [0, "$0.00"]]) {
+    await page.route("**/admin/v1/usage?*", async (route) => {
+      const response = await route.fetch();
+      const usage = await response.json();
+      const figures = { cost: "0.00", unpriced_requests: unpriced };
+      [usage.total, ...usage.data].forEach((group) => Object.assign(group, figures));
+      await route.fulfill({ response, json: usage });
+    });
+    await view(page, "Overview");
+    await view(page, "Spend");
+    await spent.getByRole("cell", { name: shown, exact: true }).waitFor();
+    await page.locator("#spend-total").filter({ hasText: shown }).waitFor();
+    await page.unroute("**/admin/v1/usage?*");
+  }
+
   await view(page, "Keys");
   await page.getByRole("button", { name: `Revoke ${name}` }).click();
   await page.keyboard.press("Escape");
