@@ -121,3 +121,62 @@ fn shown(given: &Given<'_>) -> Option<String> {
     let text = values.join(" ");
     (!text.contains('@')).then_some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use crate::cli::Command;
+
+    #[test]
+    fn what_is_said_on_both_sides_is_the_same() {
+        let told = |args: &[&str]| {
+            let args: Vec<_> = ["weir", "keys"]
+                .iter()
+                .chain(args)
+                .map(OsString::from)
+                .collect();
+            Command::read(&args).err().map(|error| error.to_string())
+        };
+        let ledgers = &[
+            "--ledger", "prod.db", "revoke", "alice", "--ledger", "test.db",
+        ];
+        let refused = told(ledgers).unwrap();
+        let why = "error: the argument '--ledger <FILE>' is 'prod.db' before 'revoke' and 'test.db' behind it\n";
+        assert!(refused.starts_with(why), "{refused}");
+        // The usage is that of what was asked for.
+        assert!(refused.contains("Usage: weir keys revoke "), "{refused}");
+        let deep = told(&["--config", "a", "team", "list", "--config", "b"]).unwrap();
+        assert!(
+            deep.contains("'a' before 'list' and 'b' behind it"),
+            "{deep}"
+        );
+        let admin = told(&[
+            "--admin",
+            "http://x",
+            "team",
+            "--admin",
+            "http://u:pw@x",
+            "list",
+        ])
+        .unwrap();
+        assert!(
+            admin.contains("'--admin <URL>'") && !admin.contains("pw"),
+            "{admin}"
+        );
+        let both = told(&["--admin", "http://x", "list", "--ledger", "x"]).unwrap();
+        assert!(
+            both.contains("'--admin <URL>' cannot be used with '--ledger <FILE>'"),
+            "{both}"
+        );
+        assert!(both.contains("Usage: weir keys list "), "{both}");
+        let hash = told(&["--json", "hash", "12345678"]).unwrap();
+        assert!(hash.contains("Usage: weir keys hash "), "{hash}");
+        for same in [
+            &["--ledger", "a", "list", "--ledger", "a"][..],
+            &["--json", "team", "--json", "list", "--json"],
+        ] {
+            assert_eq!(told(same), None, "{same:?}");
+        }
+    }
+}
