@@ -461,7 +461,7 @@ async fn a_key_at_its_limit_or_its_budget_still_gets_what_is_there() {
             false => CACHE,
         };
         let key = crate::support::KEY;
-        let gateway = Config::over(&upstream)
+        let mut gateway = Config::over(&upstream)
             .table(hits)
             .without_key()
             .table(&format!(
@@ -484,13 +484,22 @@ async fn a_key_at_its_limit_or_its_budget_still_gets_what_is_there() {
             }
             assert!(status(&answer).starts_with("weir; hit"), "{bound}");
         }
-        let answer = gateway.client().chat(body).await;
+        let answer = gateway.client().chat(body.clone()).await;
         let expected = if counts_tokens { 429 } else { 200 };
         assert_eq!(answer.status, expected, "{bound}");
         assert_eq!(upstream.requests().len(), 1);
         let costs = rows(&gateway, "cost IS 0, tokens, cache").await;
-        let hits = costs.iter().filter(|row| *row == "1 0 hit").count();
+        let told = if counts_tokens { "1 5 hit" } else { "1 0 hit" };
+        let hits = costs.iter().filter(|row| *row == told).count();
         assert_eq!(hits > 20, !counts_tokens, "{costs:?}");
+        assert!(hits > 0, "{costs:?}");
+        if counts_tokens && bound.starts_with("budgets") {
+            // What was counted is counted after a restart, too: the memory is empty then, and the budget is not.
+            gateway.signal("TERM");
+            gateway.restart().await;
+            let answer = gateway.client().chat(body).await;
+            assert_eq!(answer.status, 429);
+        }
     }
 }
 

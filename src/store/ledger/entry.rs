@@ -81,6 +81,10 @@ pub enum ServedFrom {
     Cache,
     /// The attempt of an identical request.
     Joined,
+    /// As `Cache`, and its tokens count towards limits and budgets all the same.
+    CountedCache,
+    /// As `Joined`, and so do its tokens.
+    CountedJoined,
 }
 
 /// How a request ended and what it used.
@@ -225,18 +229,20 @@ impl Entry {
 
     /// Returns the tokens of all attempts and classes, which is what budgets count.
     pub fn tokens(&self) -> u64 {
-        if matches!(
-            self.served_from,
-            Some(ServedFrom::Cache | ServedFrom::Joined)
-        ) {
-            // They were used once, and by another request.
-            return 0;
-        }
         let billed = self.attempts.iter().filter_map(|attempt| attempt.counts);
-        match self.attempts.is_empty() {
+        let billed = billed.fold(0, |sum: u64, counts| {
+            sum.saturating_add(counts.usage.total())
+        });
+        let answer = self.counts.map_or(0, |counts| counts.usage.total());
+        match self.served_from {
+            // Those of the answer were used once, and by another request. What failed before it is this one's.
+            Some(ServedFrom::Cache | ServedFrom::Joined) => billed,
+            Some(ServedFrom::CountedCache | ServedFrom::CountedJoined) => {
+                billed.saturating_add(answer)
+            }
             // A row that is settled at its estimate names no attempts.
-            true => self.counts.map_or(0, |counts| counts.usage.total()),
-            false => billed.fold(0, |sum, counts| sum.saturating_add(counts.usage.total())),
+            Some(ServedFrom::Upstream) | None if self.attempts.is_empty() => answer,
+            Some(ServedFrom::Upstream) | None => billed,
         }
     }
 }
@@ -271,8 +277,8 @@ impl ServedFrom {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Upstream => "upstream",
-            Self::Cache => "cache",
-            Self::Joined => "joined",
+            Self::Cache | Self::CountedCache => "cache",
+            Self::Joined | Self::CountedJoined => "joined",
         }
     }
 }

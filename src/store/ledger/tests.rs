@@ -640,3 +640,30 @@ async fn refusals_are_rows_that_count_for_nothing_and_are_left_out_where_there_a
     assert_eq!(report, Report::default());
     ledger.close();
 }
+
+#[test]
+fn budgets_count_what_was_tried_in_vain_and_what_counts_though_others_have_paid() {
+    let tried = Attempt {
+        counts: Some(counts(3, 4)),
+        ..entry(Some(counts(3, 4))).attempts.remove(0)
+    };
+    let tokens = |served_from, attempts: Vec<Attempt>| {
+        let entry = Entry {
+            served_from: Some(served_from),
+            attempts,
+            ..entry(Some(counts(10, 20)))
+        };
+        entry.tokens()
+    };
+    for (served_from, alone, behind_a_try) in [
+        (ServedFrom::Upstream, 30, 7),
+        (ServedFrom::Cache, 0, 7),
+        (ServedFrom::Joined, 0, 7),
+        (ServedFrom::CountedCache, 30, 37),
+        (ServedFrom::CountedJoined, 30, 37),
+    ] {
+        assert_eq!(tokens(served_from, Vec::new()), alone, "{served_from:?}");
+        let behind = tokens(served_from, vec![tried.clone()]);
+        assert_eq!(behind, behind_a_try, "{served_from:?}");
+    }
+}

@@ -19,6 +19,8 @@ struct Noted {
     /// Whether the local model answered in the place of others.
     degraded: bool,
     cached: Cached,
+    /// Whether what others have paid for counts as tokens of limits and budgets all the same.
+    counts_saved: bool,
     /// The name by which the model is known that served it, where no try tells.
     known_as: Option<Arc<str>>,
     times: Times,
@@ -36,6 +38,7 @@ impl Booking {
             upstream,
             degraded,
             cached,
+            counts_saved,
             known_as,
             times,
             received,
@@ -53,10 +56,12 @@ impl Booking {
             http_status,
             error: error.map(|cause| cause.as_str().into()),
             uncounted: bill.total.is_none() && self.may_be_charged && bill.was_answered,
-            served_from: match cached {
-                Cached::Hit | Cached::Stale => Some(ServedFrom::Cache),
-                Cached::Joined => Some(ServedFrom::Joined),
-                Cached::Bypass | Cached::Miss => {
+            served_from: match (cached, counts_saved) {
+                (Cached::Hit | Cached::Stale, false) => Some(ServedFrom::Cache),
+                (Cached::Hit | Cached::Stale, true) => Some(ServedFrom::CountedCache),
+                (Cached::Joined, false) => Some(ServedFrom::Joined),
+                (Cached::Joined, true) => Some(ServedFrom::CountedJoined),
+                (Cached::Bypass | Cached::Miss, _) => {
                     (!bill.attempts.is_empty()).then_some(ServedFrom::Upstream)
                 }
             },
@@ -89,6 +94,7 @@ impl Booking {
             upstream: facts.upstream.clone(),
             degraded: facts.degraded,
             cached: facts.cached,
+            counts_saved: facts.counts_saved,
             known_as: facts.served_model.clone(),
             times: Times {
                 queue: facts.queue_time,

@@ -21,21 +21,23 @@ impl Booking {
             key: &self.key,
             model: model.as_deref(),
         };
-        if cached.is_free() {
-            if let Some(counts) = counts {
-                metrics.saved(&whose, &counts.usage, counts.cost);
-            }
-            return;
+        // What was tried before an answer came that others had paid for was used all the same.
+        let (saved, answer) = match cached.is_free() {
+            true => (counts, None),
+            false => (None, counts),
+        };
+        if let Some(saved) = saved {
+            metrics.saved(&whose, &saved.usage, saved.cost);
         }
-        if let Some(counts) = counts {
-            metrics.sized(model.as_deref(), &counts.usage);
+        if let Some(answer) = answer {
+            metrics.sized(model.as_deref(), &answer.usage);
         }
         let tries = attempts.iter().filter_map(|attempt| {
             let counts = attempt.counts?;
             Some((Some(&*attempt.upstream), counts))
         });
         // What nobody was tried for was used all the same, where it is known.
-        let untried = counts.filter(|_| attempts.is_empty());
+        let untried = answer.filter(|_| attempts.is_empty());
         let billed = tries.chain(untried.map(|counts| (None, *counts)));
         let mut is_unpriced = false;
         for (upstream, counts) in billed {
