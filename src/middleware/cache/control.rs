@@ -31,10 +31,8 @@ impl Control {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for value in headers.get_all(header::CACHE_CONTROL) {
-            // What is not even text says nothing.
-            let Ok(text) = value.to_str() else {
-                continue;
-            };
+            // What is not even text says nothing, and takes nothing of what stands beside it.
+            let text = String::from_utf8_lossy(value.as_bytes());
             for directive in text.split(',') {
                 let (name, argument) = match directive.split_once('=') {
                     Some((name, argument)) => (name.trim(), Some(argument.trim())),
@@ -105,6 +103,14 @@ mod tests {
         assert!(control.no_cache && control.only_if_cached && control.no_store);
         assert_eq!(of(&["max-stale=5, private"]), Control::default());
         assert_eq!(of(&[]), Control::default());
+    }
+
+    #[test]
+    fn what_is_no_text_takes_nothing_of_what_stands_beside_it() {
+        let mut headers = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xc3\xa9\xff, no-store").unwrap();
+        headers.append(header::CACHE_CONTROL, value);
+        assert!(Control::of(&headers).no_store);
     }
 
     #[test]
