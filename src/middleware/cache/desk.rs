@@ -278,6 +278,22 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         self.or_stale(result, fallback, &record)
     }
 
+    /// Gives a call that others have paid for the name by which its client may ask for it again.
+    ///
+    /// # Errors
+    /// [`CacheError::KeyReused`]
+    pub(super) fn name(&self, quest: &Quest, found: &Found) -> Result<(), CacheError> {
+        let known = quest.identity.zip(self.params.retries.as_ref());
+        if let Some((identity, retries)) = known
+            && let (Some(name), false) = (identity.name, found.is_its_own)
+        {
+            retries.store.claim(name, identity.call)?;
+            let keep = Some(retries.window);
+            retries.store.ended(&name, identity.call, keep);
+        }
+        Ok(())
+    }
+
     /// Answers a call by what is kept for it.
     pub(super) fn hit(&self, found: &Found, call: &Call) -> Reply {
         let entry = &*found.entry;

@@ -28,10 +28,9 @@ const LEFT_OUT: [&str; 8] = [
 const LEFT_OUT_OF_RESPONSES: [&str; 2] = ["model", "stream"];
 
 /// Headers that say something of the connection, of the client's library, or of who watches the request.
-static HEADERS_LEFT_OUT: [HeaderName; 24] = [
+static HEADERS_LEFT_OUT: [HeaderName; 23] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
-    header::ACCEPT_LANGUAGE,
     header::CACHE_CONTROL,
     header::CONTENT_LENGTH,
     header::CONTENT_TYPE,

@@ -171,8 +171,13 @@ where
             Err(error) => return Either::Left(ready(Err(error.into()))),
             // Nothing is waited for.
             Ok(LookedUp {
-                found: Some(found), ..
-            }) => return Either::Left(ready(Ok(self.desk.hit(&found, &call)))),
+                found: Some(found),
+                quest,
+            }) => {
+                let named = self.desk.name(&quest, &found);
+                let reply = named.map(|()| self.desk.hit(&found, &call));
+                return Either::Left(ready(reply.map_err(E::from)));
+            }
             Ok(LookedUp { quest, .. }) => quest,
         };
         let clone = self.inner.clone();

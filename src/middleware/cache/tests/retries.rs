@@ -634,3 +634,20 @@ async fn which_call_it_is_matters_where_it_may_have_been_made_before_or_is_made_
     headers.insert("x-stainless-retry-count", HeaderValue::from_static("0"));
     assert_eq!(look_up(&first), (true, false));
 }
+
+#[tokio::test]
+async fn a_name_is_its_call_s_also_where_another_one_s_answer_was_there() {
+    let gateway = retrying();
+    let named = |body: &str| {
+        let mut call = call_of("a", body, None);
+        let headers = &mut call.head.headers;
+        headers.insert("idempotency-key", HeaderValue::from_static("k"));
+        call
+    };
+    text(&gateway.calls, call_of("a", TEXT, None)).await;
+    let (_, cached) = text(&gateway.calls, named(TEXT)).await;
+    assert_eq!(cached, Cached::Hit);
+    let (reused, _) = ask(&gateway.calls, named(RANDOM)).await;
+    assert_eq!(reused.err(), Some(Failed::Cache(CacheError::KeyReused)));
+    assert_eq!(gateway.upstream.calls(), 1);
+}
