@@ -1,6 +1,6 @@
 //! What a passing stream generates, kept until it has to be counted.
 
-use super::estimate::twentieths;
+use super::estimate::HighGuess;
 use super::{Encoding, count, estimate};
 use crate::openai::endpoint::Endpoint;
 use crate::openai::json;
@@ -26,8 +26,8 @@ pub struct GeneratedText {
     shape: Option<Shape>,
     /// The tokens of what was let go, by estimate.
     folded: u64,
-    /// All of it, by a rough estimate, in twentieths of a token.
-    rough: u64,
+    /// All of it, by a rough estimate.
+    rough: HighGuess,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ impl GeneratedText {
             choices: Vec::new(),
             shape: None,
             folded: 0,
-            rough: 0,
+            rough: HighGuess::default(),
         }
     }
 
@@ -83,7 +83,7 @@ impl GeneratedText {
     }
 
     fn keep(&mut self, index: u64, raw: &[u8]) {
-        self.rough = self.rough.saturating_add(twentieths(raw));
+        self.rough.push(raw);
         let Some(choice) = self.choice(index) else {
             return;
         };
@@ -110,9 +110,9 @@ impl GeneratedText {
         self.folded == 0 && self.choices.iter().all(|choice| choice.raw.is_empty())
     }
 
-    /// Returns about how many tokens there are so far, without counting anything anew.
+    /// Returns about how many tokens there are so far, rather too many than too few, without counting anything anew.
     pub fn roughly(&self) -> u64 {
-        self.rough / 20
+        self.rough.tokens()
     }
 
     /// Returns the choices that anything was generated of.

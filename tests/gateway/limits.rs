@@ -388,9 +388,13 @@ async fn every_answer_tells_our_limits_in_the_place_of_the_upstreams() {
 
 /// A stream of so many words, a token each, that then waits for ever.
 async fn talking(words: usize) -> Upstream {
+    saying(" word", words).await
+}
+
+async fn saying(piece: &str, times: usize) -> Upstream {
     let mut events = STREAM_HEAD.as_bytes().to_vec();
-    for _ in 0..words {
-        events.extend(chunk(delta(" word")));
+    for _ in 0..times {
+        events.extend(chunk(delta(piece)));
     }
     Upstream::start(move |_| Script::new().send(events.clone()).stall()).await
 }
@@ -404,6 +408,27 @@ fn events(text: &str) -> Vec<Value> {
     assert_eq!(data.pop(), Some("[DONE]"), "{text}");
     let read = |data: &&str| serde_json::from_str(data).unwrap();
     data.iter().map(read).collect()
+}
+
+#[tokio::test]
+async fn a_stream_of_many_short_tokens_ends_no_later_than_prose() {
+    for piece in ["7 1 9 ", "春风吹", "w277-1110 ", "3f9a0c77", "wonderful "] {
+        let upstream = saying(piece, 2000).await;
+        let limits = "limits = { output_tokens_per_day = 600 }";
+        let alice = format!("[[key]]\nname = \"alice\"\nsecret = \"{KEY}\"\n{limits}\n");
+        let gateway = Config::over(&upstream)
+            .without_key()
+            .table(&alice)
+            .start()
+            .await;
+        let client = gateway.client();
+        let mut stream = client.stream("/v1/chat/completions", ask_stream()).await;
+        stream.rest().await;
+        let rows = gateway.ledger("SELECT error, provenance, output_tokens FROM request");
+        let tokens = rows[0].strip_prefix("policy_stopped counted ").unwrap();
+        let tokens: u64 = tokens.parse().unwrap();
+        assert!((560..=664).contains(&tokens), "{tokens} of {piece}");
+    }
 }
 
 #[tokio::test]
