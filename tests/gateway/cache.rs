@@ -617,6 +617,51 @@ async fn what_is_stale_is_served_when_the_upstream_fails() {
 }
 
 #[tokio::test]
+async fn a_try_that_may_be_billed_before_what_is_stale_is_told_alike_everywhere() {
+    let gate = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let fails = std::sync::Arc::clone(&gate);
+    let upstream = Upstream::start(move |_| {
+        match fails.load(std::sync::atomic::Ordering::SeqCst) {
+            // It has read the request, and nobody knows what it did.
+            true => Script::new().cut(),
+            false => Script::new().send(chat()),
+        }
+    })
+    .await;
+    let gateway = Config::over(&upstream)
+        .table("[cache]\nttl = \"1s\"\nstale_if_error = \"1h\"\n")
+        .retry("attempts = 0")
+        .start()
+        .await;
+    gateway.client().chat(ask()).await;
+    let wary = gateway
+        .client()
+        .with_header("cache-control", "only-if-cached");
+    eventually("the answer is stale", async || {
+        (wary.chat(ask()).await.status == 504).then_some(())
+    })
+    .await;
+    gate.store(true, std::sync::atomic::Ordering::SeqCst);
+    let stale = gateway.client().chat(ask()).await;
+    assert!(status(&stale).ends_with("; detail=stale-if-error"));
+    let columns = "tokens > 0, cost > 0, served_from";
+    let tried = gateway.ledger(&format!(
+        "SELECT {columns} FROM request WHERE cache = 'stale'"
+    ));
+    assert_eq!(tried, ["1 1 cache"]);
+    let metrics = gateway.metrics().await;
+    for (column, metric) in [
+        ("cost", "weir_cost_nanodollars_total{"),
+        ("tokens", "weir_tokens_total{"),
+    ] {
+        let told = metrics.lines().filter(|line| line.starts_with(metric));
+        let told = told.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        let booked = gateway.ledger(&format!("SELECT sum({column}) FROM request"));
+        assert_eq!(booked, [told.sum::<u64>().to_string()], "{column}");
+    }
+}
+
+#[tokio::test]
 async fn ten_times_what_there_is_room_for_passes_through() {
     let text = format!(
         r#"{{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{{"index":0,"message":{{"role":"assistant","content":"{}"}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}}}"#,

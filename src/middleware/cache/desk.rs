@@ -278,11 +278,11 @@ impl<E: From<CacheError> + Explain + Send + 'static> Desk<E> {
         self.or_stale(result, fallback, &record)
     }
 
-    /// Gives a call that others have paid for the name by which its client may ask for it again.
+    /// Notes the `Idempotency-Key` of a call that is answered by what others have paid for: it stands for this call from now on.
     ///
     /// # Errors
     /// [`CacheError::KeyReused`]
-    pub(super) fn name(&self, quest: &Quest, found: &Found) -> Result<(), CacheError> {
+    pub(super) fn note_name(&self, quest: &Quest, found: &Found) -> Result<(), CacheError> {
         let known = quest.identity.zip(self.params.retries.as_ref());
         if let Some((identity, retries)) = known
             && let (Some(name), false) = (identity.name, found.is_its_own)

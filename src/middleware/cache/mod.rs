@@ -174,7 +174,7 @@ where
                 found: Some(found),
                 quest,
             }) => {
-                let named = self.desk.name(&quest, &found);
+                let named = self.desk.note_name(&quest, &found);
                 let reply = named.map(|()| self.desk.hit(&found, &call));
                 return Either::Left(ready(reply.map_err(E::from)));
             }

@@ -367,14 +367,17 @@ async fn whatever_could_change_the_answer_is_another_call() {
     let mut other = call_of("a", TEXT, None);
     other.model = Some("n".into());
     text(&calls, other).await;
-    let mut header = call_of("a", TEXT, None);
-    let headers = &mut header.head.headers;
-    headers.insert("openai-beta", HeaderValue::from_static("x"));
-    text(&calls, header).await;
+    // What an upstream sees that may change its answer.
+    for name in ["openai-beta", "accept-language"] {
+        let mut header = call_of("a", TEXT, None);
+        let headers = &mut header.head.headers;
+        headers.insert(name, HeaderValue::from_static("x"));
+        text(&calls, header).await;
+    }
     let mut query = call_of("a", TEXT, None);
     query.head.target = "/v1/chat/completions?x=1".parse().unwrap();
     text(&calls, query).await;
-    assert_eq!(upstream.calls(), bodies.len() + 4);
+    assert_eq!(upstream.calls(), bodies.len() + 5);
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ pub enum Status {
     Refused,
 }
 
-/// Where an answer came from.
+/// Where an answer came from. Journals number them in this order: what is new stands at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServedFrom {
     /// An attempt of its own.
